@@ -1,0 +1,206 @@
+"""The reference encoder: an OpenCLIP vision tower whose every token is normalised and projected.
+
+The released models use ViT-H/14 (laion2b_s32b_b79k). Plain CLIP projects the class token only; this family projects all
+tokens, so that the cross-attention sees 1 + N tokens of the text-image space (released code; FACTS section 5).
+The tower is open_clip's own, batch first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+FIT_MODES = ("stretch", "pad", "crop")
+
+# Width of the tower -> width of one attention head, for files that do not say it (ViT-B, L, H, bigG).
+KNOWN_HEAD_WIDTHS = {768: 64, 1024: 64, 1280: 80, 1664: 104}
+
+# Where a tower may stand in a file: bare, in a CLIP of open_clip, in the released inference object.
+PREFIXES = ("", "visual.", "cond_stage_model.visual.model.", "model.visual.")
+
+# open_clip name -> Hugging Face name (CLIPVisionModelWithProjection), outside and inside the blocks.
+HF_NAMES = {
+    "class_embedding": "vision_model.embeddings.class_embedding",
+    "conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "ln_pre": "vision_model.pre_layrnorm",
+    "ln_post": "vision_model.post_layernorm",
+}
+HF_BLOCK_NAMES = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+
+
+def preprocess(image: torch.Tensor, size: int, fit: str = "stretch") -> torch.Tensor:
+    """Picture (B, 3, H, W) in [-1, 1], any size -> CLIP pixels (B, 3, size, size).
+
+    fit: "stretch" squashes to the square as in training (bicubic, corners aligned, antialiased); "pad" adds white
+    margins first; "crop" takes the central square. The resampled values are not clamped (released code).
+    """
+    if fit not in FIT_MODES:
+        raise ValueError(f"Reference fit {fit!r} is unknown; choose one of {FIT_MODES}.")
+    height, width = image.shape[-2:]
+    if fit == "pad":
+        side = max(height, width)
+        left, top = (side - width) // 2, (side - height) // 2
+        image = F.pad(image, (left, side - width - left, top, side - height - top), value=1.0)
+    elif fit == "crop":
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        image = image[..., top : top + side, left : left + side]
+    pixels = F.interpolate(image, (size, size), mode="bicubic", align_corners=True, antialias=True)
+    mean = torch.tensor(CLIP_MEAN, device=pixels.device, dtype=pixels.dtype).view(1, 3, 1, 1)
+    std = torch.tensor(CLIP_STD, device=pixels.device, dtype=pixels.dtype).view(1, 3, 1, 1)
+    return ((pixels + 1.0) / 2.0 - mean) / std
+
+
+def enlarge_positions(positions: torch.Tensor, scale: int) -> torch.Tensor:
+    """Positional embedding (1 + g*g, W) -> (1 + (scale g)^2, W), bicubic; the class token keeps its position."""
+    grid = math.isqrt(positions.shape[0] - 1)
+    table = positions[1:].T.reshape(1, -1, grid, grid).float()
+    table = F.interpolate(table, scale_factor=scale, mode="bicubic", align_corners=False)
+    return torch.cat([positions[:1], table.flatten(2)[0].T.to(positions.dtype)])
+
+
+class ReferenceEncoder(nn.Module):
+    """A CLIP vision tower that answers all tokens. Build it with `load_reference_encoder` or from sizes."""
+
+    def __init__(
+        self,
+        image_size: int,
+        patch_size: int,
+        width: int,
+        layers: int,
+        head_width: int,
+        output_dim: int,
+        mlp_ratio: float = 4.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        from open_clip.transformer import VisionTransformer
+
+        self.image_size = image_size
+        self.width = width
+        self.head_width = head_width
+        self.output_dim = output_dim
+        self.token_count = 1 + (image_size // patch_size) ** 2
+        with torch.device(device or torch.get_default_device()):
+            # pool_type "none" makes open_clip normalise and project every token.
+            self.visual = VisionTransformer(
+                image_size=image_size,
+                patch_size=patch_size,
+                width=width,
+                layers=layers,
+                heads=width // head_width,
+                mlp_ratio=mlp_ratio,
+                output_dim=output_dim,
+                pool_type="none",
+            )
+        if dtype is not None:
+            self.to(dtype)
+
+    def tokens(self, pixels: torch.Tensor, scale: int = 1) -> torch.Tensor:
+        """CLIP pixels (B, 3, S, S) -> tokens (B, 1 + N, D). With `scale` > 1, S is that multiple of `image_size`."""
+        if scale == 1:
+            return self.visual(pixels)
+        positions = enlarge_positions(self.visual.positional_embedding, scale)
+        return torch.func.functional_call(self.visual, {"positional_embedding": positions}, (pixels,))
+
+    def encode(self, image: torch.Tensor, fit: str = "stretch", scale: int = 1) -> torch.Tensor:
+        """Picture (B, 3, H, W) in [-1, 1] -> CLS and local tokens (B, 1 + N, D), not L2-normalised."""
+        pixels = preprocess(image.float(), self.image_size * scale, fit)
+        return self.tokens(pixels.to(self.visual.conv1.weight.dtype), scale)
+
+    def forward(self, image: torch.Tensor, fit: str = "stretch") -> torch.Tensor:
+        return self.encode(image, fit)
+
+
+def _from_hugging_face(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename the tensors of a CLIPVisionModelWithProjection to open_clip's names, with q, k, v joined."""
+    renamed = {"proj": weights["visual_projection.weight"].T.contiguous()}
+    for ours, theirs in HF_NAMES.items():
+        for suffix in ("", ".weight", ".bias"):
+            if theirs + suffix in weights:
+                renamed[ours + suffix] = weights[theirs + suffix]
+    # HF keeps the class embedding flat in new files and as (1, 1, W) in some old ones.
+    renamed["class_embedding"] = renamed["class_embedding"].flatten()
+    layer = 0
+    while f"vision_model.encoder.layers.{layer}.layer_norm1.weight" in weights:
+        source, target = f"vision_model.encoder.layers.{layer}.", f"transformer.resblocks.{layer}."
+        for kind in ("weight", "bias"):
+            for ours, theirs in HF_BLOCK_NAMES.items():
+                renamed[f"{target}{ours}.{kind}"] = weights[f"{source}{theirs}.{kind}"]
+            joined = [weights[f"{source}self_attn.{part}_proj.{kind}"] for part in "qkv"]
+            renamed[f"{target}attn.in_proj_{kind}"] = torch.cat(joined)
+        layer += 1
+    return renamed
+
+
+def find_tower(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The vision tower of a file in open_clip's names. Tensors of a text tower are left behind."""
+    if "vision_model.embeddings.patch_embedding.weight" in state_dict:
+        if "visual_projection.weight" not in state_dict:
+            raise ValueError(
+                "This CLIP vision file has no visual_projection.weight, so its tokens cannot be projected. "
+                "Use the file of the whole vision model with projection (CLIPVisionModelWithProjection)."
+            )
+        return _from_hugging_face(state_dict)
+    for prefix in PREFIXES:
+        if f"{prefix}conv1.weight" in state_dict and f"{prefix}class_embedding" in state_dict:
+            names = ("conv1.", "ln_pre.", "ln_post.", "transformer.resblocks.")
+            whole = ("class_embedding", "positional_embedding", "proj")
+            tower = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+            return {k: v for k, v in tower.items() if k in whole or k.startswith(names)}
+    found = ", ".join(list(state_dict)[:10]) or "nothing"
+    raise ValueError(
+        f"No CLIP vision tower found in this file; it holds {found}. Choose a vision encoder (for the released models: "
+        "OpenCLIP ViT-H/14) from the clip_vision folder, in open_clip or Hugging Face layout."
+    )
+
+
+def load_reference_encoder(
+    state_dict: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> ReferenceEncoder:
+    """Build a reference encoder with the sizes of the tensors, and load them (strict).
+
+    The head width comes from the metadata `colorize.head_width`, else from the table of known widths.
+    """
+    tower = find_tower(state_dict)
+    patches = tower["conv1.weight"]
+    width, patch_size = patches.shape[0], patches.shape[-1]
+    declared = (metadata or {}).get("colorize.head_width")
+    head_width = int(declared) if declared else KNOWN_HEAD_WIDTHS.get(width)
+    if head_width is None:
+        raise ValueError(
+            f"The head width of a vision tower of width {width} is not known; "
+            "add the metadata colorize.head_width to the file."
+        )
+    layers = 1 + max(int(k.split(".")[2]) for k in tower if k.startswith("transformer.resblocks."))
+    encoder = ReferenceEncoder(
+        image_size=math.isqrt(tower["positional_embedding"].shape[0] - 1) * patch_size,
+        patch_size=patch_size,
+        width=width,
+        layers=layers,
+        head_width=head_width,
+        output_dim=tower["proj"].shape[1],
+        mlp_ratio=tower["transformer.resblocks.0.mlp.c_fc.weight"].shape[0] / width,
+        device="meta",
+    )
+    dtype = dtype or patches.dtype
+    device = device or patches.device
+    encoder.visual.load_state_dict({k: v.to(device=device, dtype=dtype) for k, v in tower.items()}, assign=True)
+    return encoder.requires_grad_(False).eval()
