@@ -1,0 +1,1 @@
+"""Training data: folders of pictures and the procedural world."""

@@ -1,0 +1,199 @@
+"""Writes a training set of procedural characters (`python -m trainer demo-data`).
+
+Layout of the folder, with one pose per character (the default):
+    color/00001.png      picture(A, B): layout A in the colours of appearance B, sRGB
+    sketch/00001.png     sketch(A), black lines on white, grey
+    reference/00001.png  picture(C, B): another layout in the same colours
+    regions/00001.png    labels of A, see "regions" in manifest.json
+    manifest.json        how the set was made
+color/ is the true answer for sketch/ coloured like reference/, in training and in evaluation alike. With several poses
+per character the files are called 00001_0.png, 00001_1.png, ...; every pose has its own sketch and regions, and there
+is no reference/: the poses of a character are references of each other (`data.reference = "group"`).
+
+Training and held-out sets draw from disjoint seed ranges (see world/render.py), so they never share a layout, an
+appearance or a line style.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import signal
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from trainer.config import ConfigError
+from trainer.data.world import REGION_NAMES, WORLD_VERSION, pair, pose, seeds_of
+
+CHARACTERS_PER_SEED = 1_000_000
+"""Set number `seed` holds the characters seed * 1,000,000 up to the next set's first."""
+MOST_SEEDS = 2**38 // CHARACTERS_PER_SEED
+
+
+def write_demo_data(
+    folder: str | Path,
+    count: int,
+    size: int | tuple[int, int] = 256,
+    seed: int = 0,
+    split: str = "train",
+    poses: int = 1,
+    workers: int = 1,
+    progress: bool = True,
+) -> Path:
+    """Draw `count` characters in `poses` poses each and return the folder.
+
+    size: side in pixels, or (height, width). seed: 0..274876, sets of different seeds share no character.
+    split: "train" or "heldout". workers: processes. Finished files are kept, so the same call continues after an
+    interruption, and a larger count extends the set. Raises ConfigError when the folder holds a set made with other
+    settings, or when an argument is out of range.
+    """
+    folder = Path(folder)
+    height, width = (size, size) if isinstance(size, int) else size
+    _check(count, seed, poses, workers)
+    try:
+        seeds_of(seed * CHARACTERS_PER_SEED, split)
+        pair(seed * CHARACTERS_PER_SEED, split, (height, width))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    manifest = {
+        "world_version": WORLD_VERSION,
+        "split": split,
+        "seed": seed,
+        "height": height,
+        "width": width,
+        "poses": poses,
+        "regions": list(REGION_NAMES),
+    }
+    _start(folder, manifest, count)
+    todo = [n for n in range(1, count + 1) if not all(path.exists() for path in _paths(folder, n, poses))]
+    with tqdm(
+        total=count * poses, initial=(count - len(todo)) * poses, unit="picture", disable=not progress, desc=str(folder)
+    ) as bar:
+        if workers == 1:
+            for number in todo:
+                _write_character(folder, number, manifest)
+                bar.update(poses)
+        elif todo:
+            _write_in_parallel(folder, todo, manifest, workers, bar)
+    return folder
+
+
+def _check(count: int, seed: int, poses: int, workers: int) -> None:
+    if not 1 <= count <= CHARACTERS_PER_SEED:
+        raise ConfigError(f"count is {count}; one seed gives 1 to {CHARACTERS_PER_SEED:,} characters.")
+    if not 0 <= seed < MOST_SEEDS:
+        raise ConfigError(f"seed is {seed}; choose 0 to {MOST_SEEDS - 1}.")
+    if not 1 <= poses <= 1000:
+        raise ConfigError(f"poses is {poses}; choose 1 to 1000.")
+    if workers < 1:
+        raise ConfigError(f"workers is {workers}; choose 1 or more.")
+
+
+def _start(folder: Path, manifest: dict, count: int) -> None:
+    """Make the folders, refuse a set of other settings, sweep up what an interruption left, write the manifest."""
+    path = folder / "manifest.json"
+    if path.exists():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            different = [key for key in manifest if found.get(key) != manifest[key]]
+            count = max(count, int(found.get("count", 0)))
+        except (ValueError, AttributeError):
+            raise ConfigError(f"{path} cannot be read; choose another --output or delete the folder.") from None
+        if different:
+            details = ", ".join(f"{key} {found.get(key)!r} there, {manifest[key]!r} asked for" for key in different)
+            raise ConfigError(f"{folder} holds a set made with other settings ({details}); choose another --output.")
+    elif (folder / "color").is_dir() and any((folder / "color").iterdir()):
+        raise ConfigError(f"{folder} holds pictures but no manifest.json; choose an empty folder as --output.")
+    for name in _folders(manifest["poses"]):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for leftover in (folder / name).glob("*.part"):
+            leftover.unlink(missing_ok=True)
+    part = folder / "manifest.json.part"
+    part.write_text(json.dumps(manifest | {"count": count}, indent=1), encoding="utf-8")
+    part.replace(path)
+
+
+def _folders(poses: int) -> tuple[str, ...]:
+    return ("sketch", "regions", "color") + (("reference",) if poses == 1 else ())
+
+
+def _stems(number: int, poses: int) -> list[str]:
+    return [f"{number:05d}"] if poses == 1 else [f"{number:05d}_{k}" for k in range(poses)]
+
+
+def _paths(folder: Path, number: int, poses: int) -> list[Path]:
+    return [folder / name / f"{stem}.png" for name in _folders(poses) for stem in _stems(number, poses)]
+
+
+def _save(pixels: np.ndarray, path: Path) -> None:
+    part = path.with_suffix(".part")
+    Image.fromarray(pixels).save(part, format="PNG", compress_level=4)
+    os.replace(part, path)
+
+
+def _write_character(folder: Path, number: int, manifest: dict) -> None:
+    """Draw one character; `number` counts from 1."""
+    index = manifest["seed"] * CHARACTERS_PER_SEED + number - 1
+    size, split, poses = (manifest["height"], manifest["width"]), manifest["split"], manifest["poses"]
+    for k, stem in enumerate(_stems(number, poses)):
+        if poses == 1:
+            drawn = pair(index, split, size)
+        else:
+            view = pose(index, k, split, size)
+            drawn = {"picture": view.picture, "sketch": view.sketch, "regions": view.regions}
+        for name in _folders(poses):
+            _save(drawn["picture" if name == "color" else name], folder / name / f"{stem}.png")
+
+
+def _write_in_parallel(folder: Path, todo: list[int], manifest: dict, workers: int, bar: tqdm) -> None:
+    # spawn: a fork of a process that has used torch's threads can hang
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_parent)
+    try:
+        chunk = max(1, min(32, len(todo) // workers // 4))
+        parts = [todo[i : i + chunk] for i in range(0, len(todo), chunk)]
+        for done in as_completed([pool.submit(_write_characters, folder, part, manifest) for part in parts]):
+            bar.update(done.result() * manifest["poses"])
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _leave_interrupts_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _write_characters(folder: Path, numbers: list[int], manifest: dict) -> int:
+    for number in numbers:
+        _write_character(folder, number, manifest)
+    return len(numbers)
+
+
+def _size(text: str) -> int | tuple[int, int]:
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdigit() for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 256, or 384x256 for height x width")
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write (continued when it exists)")
+    parser.add_argument("--count", type=int, required=True, metavar="N", help="characters to draw")
+    parser.add_argument(
+        "--poses", type=int, default=1, help="pictures per character; 1 (default) adds a reference each"
+    )
+    parser.add_argument("--size", type=_size, default=256, help="side in pixels, or HEIGHTxWIDTH (default 256)")
+    parser.add_argument("--seed", type=int, default=0, help="which set: 0..274876 (default 0)")
+    parser.add_argument(
+        "--split", choices=("train", "heldout"), default="train", help="heldout shares no character with train"
+    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+
+
+def run(args: argparse.Namespace) -> None:
+    folder = write_demo_data(args.output, args.count, args.size, args.seed, args.split, args.poses, args.workers)
+    print(f"{args.count} characters in {folder}")

@@ -1,0 +1,74 @@
+"""A drawing: what to paint, back to front, in pixels of the finished picture; independent of colours and line style."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .geometry import Frame
+from .materials import Material, Tone
+
+
+@dataclass
+class Fill:
+    """A surface. It hides whatever lies under it, lines included."""
+
+    points: np.ndarray
+    material: Material
+    cel: float = 0.0
+    """breadth of the cel edge relative to the appearance's shade_width; 0 = none"""
+    ink: bool = False
+    """drawn black in sketches that fill blacks"""
+
+
+@dataclass
+class Patch:
+    """A change of tone, only where the given materials lie now; not part of the sketch."""
+
+    points: np.ndarray
+    materials: tuple[Material, ...]
+    tone: Tone
+
+
+@dataclass
+class Stroke:
+    """A line. `weight` is relative to the standard line; the tapers are shares of its length that thin out."""
+
+    points: np.ndarray
+    material: Material
+    weight: float = 1.0
+    taper_start: float = 0.0
+    taper_end: float = 0.0
+
+
+@dataclass
+class Drawing:
+    """Operations in painting order for a picture of `height` x `width` pixels."""
+
+    height: int
+    width: int
+    unit: float
+    """pixels of one head unit"""
+    line_width: float
+    """pixels of the standard line"""
+    operations: list = field(default_factory=list)
+    gradients: dict = field(default_factory=dict)
+    """material -> (first row, last row) of its vertical colour gradient, in pixels"""
+
+    def fill(self, frame: Frame, points, material: Material, cel: float = 0.0, outline: float = 1.0, ink: bool = False):
+        """Paint a closed shape; `outline` is the weight of the line around it (0 = none)."""
+        pixels = frame(points)
+        self.operations.append(Fill(pixels, material, cel, ink))
+        if outline:
+            self.operations.append(Stroke(np.concatenate([pixels, pixels[:1]]), material, outline))
+
+    def stroke(
+        self, frame: Frame, points, material: Material, weight: float = 1.0, start: float = 0.0, end: float = 0.0
+    ):
+        """Draw an open line; `start` and `end` are the shares of its length that thin out."""
+        self.operations.append(Stroke(frame(points), material, weight, start, end))
+
+    def patch(self, frame: Frame, points, materials, tone: Tone):
+        """Light or shade a part of the given materials."""
+        self.operations.append(Patch(frame(points), tuple(materials), tone))

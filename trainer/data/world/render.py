@@ -1,0 +1,126 @@
+"""From layout, appearance and line style to arrays, and the pairs that training and evaluation use.
+
+Seed ranges. Item `index` (0 <= index < 2**38) of a split uses the four integer seeds
+`SPLIT_START[split] + 4 * index + role` with the roles layout, reference layout, appearance and line style. The ranges
+of the splits are 2**40 long and start 2**40 apart, so no held-out seed is ever a training seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from .appearance import Appearance
+from .drawing import Drawing
+from .layout import Layout
+from .linestyle import LineStyle
+from .paint import colour_picture, paint_index, paint_sketch, region_map
+from .scene import compose
+
+WORLD_VERSION = 1
+"""Raised whenever a seed draws something else than before."""
+
+SPLIT_START = {"train": 0, "heldout": 2**40}
+ITEMS_PER_SPLIT = 2**38
+ROLES = ("layout", "reference_layout", "appearance", "line_style")
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """Three views of one layout, aligned pixel by pixel."""
+
+    picture: np.ndarray
+    """(H, W, 3) uint8 sRGB, with coloured lines"""
+    sketch: np.ndarray
+    """(H, W) uint8, black lines on white"""
+    regions: np.ndarray
+    """(H, W) uint8, index into REGION_NAMES"""
+
+
+def _size(size: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, (int, np.integer)) else size
+    if not (32 <= height <= 2048 and 32 <= width <= 2048):
+        raise ValueError(f"Picture size {height}x{width} is outside 32..2048 pixels; choose both sides within it.")
+    return int(height), int(width)
+
+
+@lru_cache(maxsize=4)
+def _compose(layout: Layout, height: int, width: int) -> Drawing:
+    return compose(layout, height, width)
+
+
+def render(
+    layout: Layout, appearance: Appearance, line_style: LineStyle, size: int | tuple[int, int] = 256
+) -> Rendering:
+    """Draw everything. `size` is (height, width) in pixels or one number for a square."""
+    drawing = _compose(layout, *_size(size))
+    index = paint_index(drawing, appearance)
+    return Rendering(
+        colour_picture(drawing, index, appearance), paint_sketch(drawing, line_style), region_map(drawing, index)
+    )
+
+
+def picture(layout: Layout, appearance: Appearance, size: int | tuple[int, int] = 256) -> np.ndarray:
+    """Only the colour picture, (H, W, 3) uint8."""
+    drawing = _compose(layout, *_size(size))
+    return colour_picture(drawing, paint_index(drawing, appearance), appearance)
+
+
+def sketch(layout: Layout, line_style: LineStyle, size: int | tuple[int, int] = 256) -> np.ndarray:
+    """Only the sketch, (H, W) uint8."""
+    return paint_sketch(_compose(layout, *_size(size)), line_style)
+
+
+def regions(layout: Layout, size: int | tuple[int, int] = 256) -> np.ndarray:
+    """Only the region map, (H, W) uint8."""
+    drawing = _compose(layout, *_size(size))
+    return region_map(drawing, paint_index(drawing, None))
+
+
+def seeds_of(index: int, split: str = "train") -> dict[str, int]:
+    """The integer seed of each role of item `index` of a split ("train" or "heldout")."""
+    if split not in SPLIT_START:
+        raise ValueError(f"Unknown split {split!r}; choose one of {', '.join(SPLIT_START)}.")
+    if not 0 <= index < ITEMS_PER_SPLIT:
+        raise ValueError(f"Item index {index} is outside 0..{ITEMS_PER_SPLIT - 1}; choose a smaller seed or count.")
+    start = SPLIT_START[split] + len(ROLES) * int(index)
+    return {role: start + offset for offset, role in enumerate(ROLES)}
+
+
+def pose(index: int, number: int, split: str = "train", size: int | tuple[int, int] = 256) -> Rendering:
+    """Character `index` of a split in pose `number` (0, 1, 2, ...): the same appearance in ever new layouts.
+
+    Pose 0 is the picture of `pair`, pose 1 its reference.
+    """
+    seeds = seeds_of(index, split)
+    layout, line_style = _pose_seeds(seeds, number)
+    return render(
+        Layout.sample(layout), Appearance.sample(seeds["appearance"]), LineStyle.sample(line_style), size=size
+    )
+
+
+def pair(
+    index: int, split: str = "train", size: int | tuple[int, int] = 256, reference: int = 0
+) -> dict[str, np.ndarray]:
+    """Item `index` of a split: sketch(A), picture(A, B), reference = picture(C, B) and regions(A).
+
+    Pure function of its arguments. `reference` > 0 gives further reference layouts for the same item.
+    """
+    drawn = pose(index, 0, split, size)
+    seeds = seeds_of(index, split)
+    layout, _ = _pose_seeds(seeds, reference + 1)
+    return {
+        "picture": drawn.picture,
+        "sketch": drawn.sketch,
+        "reference": picture(Layout.sample(layout), Appearance.sample(seeds["appearance"]), size),
+        "regions": drawn.regions,
+    }
+
+
+def _pose_seeds(seeds: dict[str, int], number: int) -> tuple[int, int]:
+    """Layout and line style seed of a pose; the lower 44 bits tell the splits apart, the upper ones the poses."""
+    if number == 0:
+        return seeds["layout"], seeds["line_style"]
+    return seeds["reference_layout"] + (number - 1 << 44), seeds["line_style"] + (number << 44)
