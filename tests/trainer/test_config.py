@@ -1,0 +1,52 @@
+"""The configuration: types, overrides, and errors that name the way out."""
+
+import pytest
+
+from trainer import config as configuration
+from trainer.config import ConfigError
+
+
+def test_overrides_win_and_are_typed(values, write_toml):
+    path = write_toml(values)
+    config = configuration.load(
+        path, ["--optimizer.lr", "2e-4", "--data.cache=true", "--model.channel_mult", "1,2,2,2"]
+    )
+    assert config.optimizer.lr == 2e-4
+    assert config.data.cache is True
+    assert config.model.channel_mult == (1, 2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        (["--optimizer.learning_rat", "1"], "Unknown key in \\[optimizer\\] 'learning_rat'"),
+        (["--optimizer.bacth", "1"], "did you mean 'batch'"),
+        (["--optimiser.lr", "1"], "did you mean 'optimizer'"),
+        (["--run.stage", "v3"], "known: v1, vae, encoder"),
+        (["--optimizer.batch", "many"], "optimizer.batch = 'many' is not a int"),
+        (["--data.size", "100"], "nearest is 128"),
+        (["--loss.reference_drop", "1.5"], "between 0 and 1"),
+        (["--optimizer.lr"], "needs a value"),
+        (["lr", "3"], "write --section.key value"),
+        (["--model.encoder", ""], "needs a reference encoder"),
+        (["--system.deepspeed", "zero2.json"], "optimizer.ema = 0"),
+    ],
+)
+def test_mistakes_name_the_way_out(values, write_toml, override, hint):
+    with pytest.raises(ConfigError, match=hint):
+        configuration.load(write_toml(values), override)
+
+
+def test_missing_file_lists_the_presets():
+    with pytest.raises(ConfigError, match="demo-v1"):
+        configuration.load("no-such-preset")
+
+
+@pytest.mark.parametrize("preset", sorted(p.stem for p in configuration.PRESETS.glob("*.toml")))
+def test_every_preset_is_valid(preset):
+    assert configuration.load(preset).run.steps > 0
+
+
+def test_resolved_config_builds_itself_again(values):
+    config = configuration.build(values)
+    assert configuration.build(config.to_dict()) == config

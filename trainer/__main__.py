@@ -1,0 +1,67 @@
+"""python -m trainer COMMAND: the trainer's command line. Each command explains itself with --help."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import sys
+
+from trainer import config as configuration
+
+
+def _train(args: argparse.Namespace, rest: list[str]) -> None:
+    resolved = configuration.load(args.config, rest)
+    print(json.dumps(resolved.to_dict(), indent=1))
+    if args.dry_run:
+        from trainer.dry_run import report
+
+        print(report(resolved))
+        return
+    from trainer.loop import train
+
+    print(f"exported {train(resolved)}")
+
+
+# Commands that live in a module of their own: add_arguments(parser) and run(args).
+COMMANDS = {
+    "sample": ("trainer.sample", "colour one sketch with one reference"),
+    "evaluate": ("trainer.evaluate", "measure a model on held-out pairs"),
+    "convert": ("trainer.convert", "turn a checkpoint into the file the nodes load"),
+    "demo-data": ("trainer.data.demo", "draw a training set of procedural characters"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("train", help="train a model, or resume a run with the same command")
+    command.add_argument("--config", required=True, metavar="FILE", help="TOML file, or the name of a preset")
+    command.add_argument("--dry-run", action="store_true", help="print sizes, memory and data problems, then stop")
+    command.epilog = "Every key can be overridden: --section.key value"
+    for name, (module, text) in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        if name in arguments[:1]:  # the others are not imported: a command starts fast
+            importlib.import_module(module).add_arguments(command)
+    args, rest = parser.parse_known_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        if args.command == "train":
+            _train(args, rest)
+        elif rest:
+            parser.error(f"unknown arguments: {' '.join(rest)}")
+        else:
+            importlib.import_module(COMMANDS[args.command][0]).run(args)
+    except configuration.ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""The frozen autoencoder of a run: the tiny one, or Stable Diffusion's, from a file of any of the usual layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from model_patches.networks.tiny_vae import TinyVAE
+from trainer.config import ConfigError
+
+SCALE = 0.18215  # latents of Stable Diffusion 1 and 2 are multiplied by this before noise is added
+PREFIX = "first_stage_model."
+
+
+class Autoencoder(nn.Module):
+    """Pictures (B, 3, H, W) in [-1, 1] <-> scaled latents (B, 4, H/8, W/8) of about unit variance."""
+
+    def __init__(self, network: nn.Module, tensors: dict[str, torch.Tensor]):
+        super().__init__()
+        self.network = network
+        self.tensors = tensors  # as in the file, without prefix; copied into exported checkpoints
+
+    @torch.no_grad()
+    def encode(self, pictures: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        encoded = self.network.encode(pictures)
+        if not isinstance(encoded, torch.Tensor):  # diffusers answers a distribution
+            encoded = encoded.latent_dist.sample(generator=generator) if generator else encoded.latent_dist.mode()
+        return encoded * SCALE
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        decoded = self.network.decode(latents / SCALE)
+        return decoded if isinstance(decoded, torch.Tensor) else decoded.sample
+
+
+def from_tensors(state_dict: Mapping[str, torch.Tensor], source: str) -> Autoencoder:
+    """Find and build the autoencoder among the tensors of a file; `source` names the file in errors."""
+    tensors = {k.removeprefix(PREFIX): v for k, v in state_dict.items() if k.startswith(PREFIX)} or dict(state_dict)
+    if "taesd_encoder.0.weight" in tensors:
+        network = TinyVAE(latent_channels=tensors["taesd_decoder.1.weight"].shape[1])
+        network.load_state_dict({k: v.float() for k, v in tensors.items()})
+    elif "encoder.conv_in.weight" in tensors and "quant_conv.weight" in tensors:
+        network = _stable_diffusion_vae(tensors)
+    else:
+        raise ConfigError(
+            f"{source} holds no autoencoder: neither first_stage_model.* nor a VAE in Stable Diffusion or TAESD layout."
+        )
+    return Autoencoder(network.requires_grad_(False).eval(), tensors)
+
+
+def _stable_diffusion_vae(tensors: dict[str, torch.Tensor]) -> nn.Module:
+    from diffusers import AutoencoderKL
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    widths = []
+    while (key := f"encoder.down.{len(widths)}.block.0.conv1.weight") in tensors:
+        widths.append(tensors[key].shape[0])
+    network = AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * len(widths),
+        up_block_types=["UpDecoderBlock2D"] * len(widths),
+        block_out_channels=widths,
+        layers_per_block=2,
+        latent_channels=tensors["quant_conv.weight"].shape[0] // 2,
+        scaling_factor=SCALE,
+    )
+    network.load_state_dict(convert_ldm_vae_checkpoint({k: v.float() for k, v in tensors.items()}, network.config))
+    return network
+
+
+def load(path: str) -> Autoencoder:
+    """Read the autoencoder of a safetensors file."""
+    from trainer.checkpoint import read_tensors
+
+    return from_tensors(read_tensors(Path(path))[0], path)

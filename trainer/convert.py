@@ -1,0 +1,94 @@
+"""`python -m trainer convert`: a run's checkpoint -> the one safetensors file that the nodes load.
+
+Reads this trainer's checkpoints, folders of accelerate's save_state, and DeepSpeed's sharded ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from trainer import checkpoint
+from trainer import config as configuration
+from trainer.config import ConfigError
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="folder of a run (its newest checkpoint is taken) or of one checkpoint")
+    parser.add_argument("--output", required=True, help="the .safetensors file to write")
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="fp16", help="type of the weights in the file (default fp16)"
+    )
+    parser.add_argument("--no-ema", action="store_true", help="take the last weights instead of their moving average")
+    parser.add_argument("--title", help="title in the metadata (default: the output's name)")
+
+
+def find_checkpoint(source: Path) -> Path:
+    """The checkpoint folder meant by `source`."""
+    if not source.is_dir():
+        raise ConfigError(f"{source} is not a folder; give the folder of a run, or one of its step-* folders.")
+    saved = checkpoint.folders(source)
+    return saved[-1] if saved else source
+
+
+def run_config(folder: Path) -> configuration.Config:
+    """The configuration a checkpoint was trained with."""
+    for path, key in (
+        (folder / "state.json", "config"),
+        (folder / "config.json", None),
+        (folder.parent / "config.json", None),
+    ):
+        if path.is_file():
+            values = json.loads(path.read_text())
+            return configuration.build(values[key] if key else values)
+    raise ConfigError(
+        f"{folder} has no state.json and no config.json beside it, so it is no checkpoint of this trainer."
+    )
+
+
+def weights(folder: Path, averaged: bool) -> dict[str, torch.Tensor]:
+    """Trained weights by name, from any of the three kinds of checkpoint."""
+    if (folder / "latest").is_file() or any(folder.glob("pytorch_model/*zero*")):
+        try:
+            from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+        except ImportError:
+            raise ConfigError(
+                f"{folder} is a DeepSpeed checkpoint; joining its shards needs the package deepspeed."
+            ) from None
+        return get_fp32_state_dict_from_zero_checkpoint(str(folder))
+    if not (folder / "model.safetensors").is_file():
+        found = ", ".join(sorted(p.name for p in folder.iterdir())) or "nothing"
+        raise ConfigError(f"{folder} holds no model.safetensors; found: {found}.")
+    tensors, _ = checkpoint.read_tensors(folder / "model.safetensors")
+    if averaged and (folder / "ema.safetensors").is_file():
+        shadow, _ = checkpoint.read_tensors(folder / "ema.safetensors")
+        shadow.pop("ema_updates", None)
+        tensors |= shadow
+    return tensors
+
+
+def run(args: argparse.Namespace) -> None:
+    """Build the stage the checkpoint belongs to, and write what it exports."""
+    from trainer.stages import build_stage
+
+    folder = find_checkpoint(Path(args.source))
+    stage = build_stage(run_config(folder), torch.device("cpu"))
+    state = weights(folder, averaged=not args.no_ema)
+    if missing := stage.state_dict().keys() - state.keys():
+        raise ConfigError(f"{folder} lacks {len(missing)} tensors of the model, e.g. {min(missing)}.")
+    tensors, metadata = stage.export(state)
+    dtype = DTYPES[args.dtype]
+    tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
+    if bad := [k for k, v in tensors.items() if v.is_floating_point() and not torch.isfinite(v).all()]:
+        raise ConfigError(
+            f"{len(bad)} tensors are not finite in {args.dtype}, e.g. {bad[0]}; choose --dtype bf16 or fp32."
+        )
+    metadata["modelspec.title"] = args.title or Path(args.output).stem
+    checkpoint.write_tensors(Path(args.output), tensors, metadata)
+    size = Path(args.output).stat().st_size
+    print(f"{args.output}: {len(tensors)} tensors, {size / 2**20:.1f} MiB, {args.dtype}")

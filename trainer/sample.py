@@ -1,0 +1,50 @@
+"""`python -m trainer sample`: colour one sketch with one reference, outside ComfyUI."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from trainer.config import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", required=True, help="v1 model (.safetensors)")
+    parser.add_argument("--encoder", required=True, help="its reference encoder (.safetensors)")
+    parser.add_argument("--sketch", required=True, help="picture with dark lines on white")
+    parser.add_argument("--reference", required=True, help="colour picture")
+    parser.add_argument("--output", default="sample.png")
+    parser.add_argument("--size", type=int, default=256, help="side of the square result in pixels, a multiple of 64")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write sketch, reference and result side by side."""
+    from trainer.colorizer import Colorizer
+    from trainer.data.folder import cover, read_rgb
+    from trainer.stages import contact_sheet, model_sketch, picture
+
+    if args.size % 64 or args.size < 64:
+        raise ConfigError(f"--size must be a multiple of 64, not {args.size}.")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    colorizer = Colorizer.from_files(args.checkpoint, args.encoder, device)
+
+    def read(name: str) -> torch.Tensor:
+        try:
+            image = read_rgb(Path(name))
+        except OSError as error:
+            raise ConfigError(f"{name} cannot be read as a picture: {error}.") from None
+        return torch.from_numpy(np.array(cover(image, args.size))).permute(2, 0, 1)[None].to(device)
+
+    sketches = model_sketch(read(args.sketch).float().mean(1, keepdim=True))
+    references = picture(read(args.reference))
+    generator = torch.Generator().manual_seed(args.seed)
+    result = colorizer.generate(sketches, colorizer.tokens(references), args.steps, args.guidance, generator)
+    Image.fromarray(contact_sheet([-sketches, references, result])).save(args.output)
+    print(args.output)

@@ -1,0 +1,105 @@
+"""Stage encoder: a small vision tower learns to say which part of a drawing has which colour.
+
+The released models use OpenCLIP ViT-H/14, trained on two billion pictures. The small bundled model needs a tower that
+fits in a few megabytes, so this stage trains one with the labels of the procedural world: from the tokens, one query
+per region must read the region's mean colour, and every local token must know the mean colour of its patch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from model_patches.networks.vision import ReferenceEncoder, preprocess
+from trainer import checkpoint
+from trainer.config import Config
+from trainer.data.world import REGION_NAMES
+
+from . import Batch, Stage, contact_sheet, picture
+
+HEAD_WIDTH = 32
+SMALLEST_REGION = 0.001  # share of the picture below which a region's colour is not asked for
+
+
+def region_colors(pictures: torch.Tensor, regions: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean colours (B, R, 3) of each region of pictures (B, 3, H, W) with labels (B, 1, H, W), and shares (B, R)."""
+    inside = F.one_hot(regions[:, 0].long(), count).flatten(1, 2).float()  # (B, H*W, R)
+    colors = inside.transpose(1, 2) @ pictures.flatten(2).transpose(1, 2)
+    area = inside.sum(1)
+    return colors / area.clamp_min(1)[..., None], area / inside.shape[1]
+
+
+class ColorReader(nn.Module):
+    """One learnt query per region attends over the tokens (B, M, D) and answers a colour (B, R, 3)."""
+
+    def __init__(self, width: int, regions: int):
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(regions, width))
+        self.key, self.value = nn.Linear(width, width), nn.Linear(width, width)
+        self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 3))
+        self.patch = nn.Linear(width, 3)
+
+    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        queries = self.queries.to(tokens).expand(len(tokens), -1, -1)
+        read = F.scaled_dot_product_attention(queries, self.key(tokens), self.value(tokens))
+        return self.head(read), self.patch(tokens[:, 1:])
+
+
+class EncoderStage(Stage):
+    """Trains the tower under `visual.*`; the reader (`reader.*`) is thrown away on export."""
+
+    def __init__(self, config: Config, device: torch.device):
+        super().__init__(config, device)
+        model = config.model
+        encoder = ReferenceEncoder(
+            model.encoder_size,
+            model.encoder_patch,
+            model.encoder_width,
+            model.encoder_layers,
+            HEAD_WIDTH,
+            model.encoder_width,
+        )
+        self.visual = encoder.visual
+        self.reader = ColorReader(model.encoder_width, len(REGION_NAMES))
+        self._encoder = (encoder,)
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        model = self.config.model
+        pictures = picture(batch["color"])
+        colors, shares = region_colors(pictures, batch["regions"], len(REGION_NAMES))
+        answered, patches = self.reader(self.visual(preprocess(pictures, model.encoder_size)))
+        asked = (shares > SMALLEST_REGION).float()[..., None]
+        wanted = F.adaptive_avg_pool2d(pictures, model.encoder_size // model.encoder_patch).flatten(2).transpose(1, 2)
+        return {
+            "regions": ((answered.float() - colors).abs() * asked).sum() / (asked.sum() * 3).clamp_min(1),
+            "patches": 0.5 * F.l1_loss(patches.float(), wanted),
+        }
+
+    @torch.no_grad()
+    def sheet(self, batch: Batch, generator: torch.Generator) -> np.ndarray:
+        """Columns: picture, the colours read from its tokens painted into its regions."""
+        pictures = picture(batch["color"])
+        answered, _ = self.reader(self.visual(preprocess(pictures, self.config.model.encoder_size)))
+        labels = batch["regions"][:, 0].long()
+        painted = torch.stack(
+            [colors[label].permute(2, 0, 1) for colors, label in zip(answered.float(), labels, strict=True)]
+        )
+        return contact_sheet([pictures, painted])
+
+    def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        tensors = {k: v for k, v in weights.items() if k.startswith("visual.")}
+        size = self.config.model.encoder_size
+        metadata = checkpoint.modelspec(Path(self.config.run.output).name, "clip-vision", size, None)
+        metadata |= {
+            "colorize.kind": "reference_encoder",
+            "colorize.image_size": str(size),
+            "colorize.head_width": str(HEAD_WIDTH),
+            "colorize.config": json.dumps(self.config.to_dict()),
+        }
+        return tensors, metadata

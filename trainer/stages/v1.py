@@ -1,0 +1,148 @@
+"""Stage v1: sketch encoder and U-Net learn to colour a sketch like its reference (arXiv 2401.01456)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from model_patches.networks.schedule import NoiseSchedule
+from model_patches.networks.sketch_encoder import SketchEncoder
+from model_patches.networks.unet import UNet, UNetConfig
+from trainer import autoencoder, checkpoint
+from trainer.colorizer import Colorizer, networks_from, read_encoder
+from trainer.config import Config, ConfigError
+from trainer.losses.diffusion import denoising_loss, min_snr_weight, offset_noise, target
+from trainer.losses.latent_shuffle import draw_permutation, shuffle_tokens
+from trainer.losses.noisy_reference import noisy_tokens
+from trainer.losses.reference_drop import drop_references, keep_mask
+
+from . import Batch, Stage, contact_sheet, model_sketch, picture
+
+
+class ColorizerStage(Stage):
+    """Trains `model.diffusion_model` and `control_encoder`; autoencoder and reference encoder stay frozen."""
+
+    def __init__(self, config: Config, device: torch.device):
+        super().__init__(config, device)
+        encoder = read_encoder(config.model.encoder).to(device)
+        if config.model.init:
+            tensors, metadata = checkpoint.read_tensors(Path(config.model.init))
+            unet, sketch_encoder = networks_from(tensors, metadata)
+            if unet.config.context_dim != encoder.output_dim:
+                raise ConfigError(
+                    f"{config.model.init} reads reference tokens of width {unet.config.context_dim}, "
+                    f"but {config.model.encoder} gives {encoder.output_dim}."
+                )
+        else:
+            unet, sketch_encoder = new_networks(config, encoder.output_dim)
+        unet.gradient_checkpointing = config.system.gradient_checkpointing
+        vae = autoencoder.load(config.model.vae or config.model.init).to(device)
+        self.model = nn.ModuleDict({"diffusion_model": unet})
+        self.control_encoder = sketch_encoder
+        self.train()
+        for network in (unet, sketch_encoder, vae, encoder):
+            if config.system.channels_last:
+                network.to(memory_format=torch.channels_last)
+        # A tuple keeps the frozen networks and the views on them out of the module tree.
+        self._colorizer = (Colorizer(unet, sketch_encoder, vae, encoder, config.model.prediction_type),)
+        self.schedule = NoiseSchedule().to(device)
+        self._kept_latents: dict[int, torch.Tensor] = {}
+        self._kept_tokens: dict[int, torch.Tensor] = {}
+
+    def _remembered(self, kept: dict[int, torch.Tensor], keys: torch.Tensor, compute) -> torch.Tensor:
+        """Rows by picture number; computes the batch once and keeps it when data.cache is on."""
+        if not self.config.data.cache:
+            return compute()
+        numbers = keys.tolist()
+        if any(n not in kept for n in numbers):
+            for number, row in zip(numbers, compute(), strict=True):
+                kept.setdefault(number, row.cpu())
+        return torch.stack([kept[n] for n in numbers]).to(self.device)
+
+    @torch.no_grad()
+    def latents_and_tokens(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scaled latents (B, 4, h, w) of the pictures and local tokens (B, N, D) of their references, float32."""
+        colorizer = self._colorizer[0]
+        with torch.autocast(self.device.type, enabled=False):
+            latents = self._remembered(
+                self._kept_latents, batch["index"], lambda: colorizer.autoencoder.encode(picture(batch["color"]))
+            )
+            tokens = self._remembered(
+                self._kept_tokens, batch["reference_index"], lambda: colorizer.tokens(picture(batch["reference"]))
+            )
+        return latents, tokens
+
+    def condition(self, tokens: torch.Tensor, t: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Apply the training strategies to the local tokens: shuffle, noise, drop, in this order."""
+        loss = self.config.loss
+        draw = torch.rand(2, generator=generator)
+        if draw[0] < loss.latent_shuffle:
+            tokens = shuffle_tokens(tokens, draw_permutation(tokens.shape[1], generator))
+        if draw[1] < loss.noisy_reference:
+            noise = torch.randn(tokens.shape, generator=generator).to(tokens)
+            tokens = noisy_tokens(self.schedule, tokens, noise, t, loss.noisy_variant)
+        return drop_references(tokens, keep_mask(len(tokens), loss.reference_drop, generator))
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        loss, prediction = self.config.loss, self.config.model.prediction_type
+        latents, tokens = self.latents_and_tokens(batch)
+        t = torch.randint(0, self.schedule.steps, (len(latents),), generator=generator).to(self.device)
+        noise = offset_noise(torch.randn(latents.shape, generator=generator), loss.offset_noise, generator).to(
+            self.device
+        )
+        tokens = self.condition(tokens, t, generator)
+        control = self.control_encoder(model_sketch(batch["sketch"]))
+        answer = self.model["diffusion_model"](self.schedule.add_noise(latents, noise, t), t, tokens, control)
+        weight = min_snr_weight(self.schedule, t, loss.min_snr_gamma, prediction) if loss.min_snr_gamma else None
+        return {"denoising": denoising_loss(answer, target(self.schedule, latents, noise, t, prediction), weight)}
+
+    @torch.no_grad()
+    def sheet(self, batch: Batch, generator: torch.Generator) -> np.ndarray:
+        """Columns: sketch, reference, result, the true picture."""
+        colorizer, report = self._colorizer[0], self.config.report
+        references = picture(batch["reference"])
+        result = colorizer.generate(
+            model_sketch(batch["sketch"]), colorizer.tokens(references), report.sample_steps, report.guidance, generator
+        )
+        return contact_sheet([-model_sketch(batch["sketch"]), references, result, picture(batch["color"])])
+
+    def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        config, colorizer = self.config, self._colorizer[0]
+        prediction, heads = config.model.prediction_type, colorizer.unet.config.num_head_channels
+        tensors = dict(weights)
+        tensors |= {autoencoder.PREFIX + k: v for k, v in colorizer.autoencoder.tensors.items()}
+        tensors[f"{prediction}_pred"] = torch.zeros(0)
+        tensors["colorize.num_head_channels"] = torch.tensor(heads)
+        metadata = checkpoint.modelspec(
+            Path(config.run.output).name, "colorize-diffusion-v1", config.data.size, prediction
+        )
+        metadata |= {
+            "colorize.family": "v1",
+            "colorize.prediction_type": prediction,
+            "colorize.sketch_polarity": "white_on_black",
+            "colorize.num_head_channels": str(heads),
+            "colorize.config": json.dumps(config.to_dict()),
+        }
+        return tensors, metadata
+
+
+def new_networks(config: Config, context_dim: int) -> tuple[UNet, SketchEncoder]:
+    """Random U-Net and sketch encoder of the configured sizes; residual branches and sketch features start at zero."""
+    model = config.model
+    unet = UNet(
+        UNetConfig(
+            model_channels=model.model_channels,
+            channel_mult=model.channel_mult,
+            num_head_channels=model.num_head_channels,
+            context_dim=context_dim,
+        )
+    )
+    unet.zero_output_layers()
+    sketch_encoder = SketchEncoder([model.model_channels * m for m in model.channel_mult], model.model_channels)
+    sketch_encoder.zero_projections()
+    return unet, sketch_encoder
