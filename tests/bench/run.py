@@ -1,0 +1,155 @@
+"""The benchmarks themselves, inside a process with ComfyUI and the pack (started by __main__.py)."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+
+import comfy.model_base
+import comfy.model_patcher
+import comfy.sample
+import comfy.samplers
+import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+from ..golden.ours import ours
+from .measure import paired, timed
+
+NAMES = ("unet", "sketch", "picture")
+CFG = 3.0
+
+
+def lines(size: int) -> torch.Tensor:
+    """A sketch (1, 3, size, size) in 0..1: scattered white on black."""
+    return (torch.rand(1, 3, size, size) > 0.9).float()
+
+
+class Setting:
+    """A model of the v1 layout with random weights, and the stock ComfyUI model of the same sizes and weights."""
+
+    def __init__(self, options: argparse.Namespace):
+        from ..golden import comfy_model
+
+        module = ours("model_patches.networks.unet")
+        config = module.UNetConfig(model_channels=options.width)
+        torch.manual_seed(0)
+        network = module.UNet(config)
+        self.model = comfy_model.load_model(network.state_dict(), config.num_head_channels)
+        ours_model = self.model.model
+        self.stock = comfy.model_base.BaseModel(
+            ours_model.model_config, ours_model.model_type, device=torch.device("cpu"), unet_model=UNetModel
+        ).eval()
+        self.stock.diffusion_model.load_state_dict(network.state_dict())
+        latent = options.size // 8
+        self.x = torch.randn(1, 4, latent, latent)
+        # A noise level of the schedule itself: between two, ours takes a fractional step and stock rounds.
+        self.sigma = ours_model.model_sampling.sigmas[600:601]
+        self.tokens = torch.randn(1, 256, config.context_dim)
+        self.size = options.size
+        self.width = options.width
+
+    def step(self, model, control=None):
+        return model.apply_model(self.x, self.sigma, c_crossattn=self.tokens, control=control, transformer_options={})
+
+    def sketch_control(self):
+        """A CONTROL_NET with a sketch encoder of the U-Net's width and random weights."""
+        encoder = ours("model_patches.networks.sketch_encoder").SketchEncoder(
+            widths=[self.width * mult for mult in (1, 2, 4, 4)], model_channels=self.width
+        )
+        control = ours("model_patches.sketch_control").SketchControl.from_state_dict(encoder.state_dict())
+        return control.set_cond_hint(lines(self.size))
+
+
+def bench_unet(options) -> None:
+    setting = Setting(options)
+    same = (setting.step(setting.model.model) - setting.step(setting.stock)).abs().max().item()
+    ratio = paired(lambda: setting.step(setting.model.model), lambda: setting.step(setting.stock), options.repeats)
+    print(f"unet: step, ours against stock: {ratio}; the answers differ by {same:.1e}. Bar: 1.03")
+
+
+def bench_sketch(options) -> None:
+    setting = Setting(options)
+    control = setting.sketch_control()
+
+    def with_sketch():
+        hints = control.get_control(setting.x, setting.sigma, {}, 1, {})
+        return setting.step(setting.model.model, hints)
+
+    def once():
+        control.set_cond_hint(control.cond_hint_original)
+        control.get_control(setting.x, setting.sigma, {}, 1, {})
+
+    ratio = paired(with_sketch, lambda: setting.step(setting.stock), options.repeats)
+    encoder = min(timed(once)[0] for _ in range(3))
+    whole = (encoder + options.steps * ratio.a_seconds) / (options.steps * ratio.b_seconds)
+    print(f"sketch: step with sketch control against stock without: {ratio}. Bar: 1.05")
+    print(f"sketch: the encoder runs once ({encoder:.3f} s); with it, {options.steps} steps are {whole:.3f} of stock")
+
+
+def bench_picture(options) -> None:
+    """Everything of the quickstart's graph between files and picture, against sampling alone with a stock U-Net."""
+    model, vae, control, _ = ours("model_patches.loading").load_checkpoint(options.checkpoint)
+    encoder = ours("model_patches.reference").load_encoder(options.encoder)
+    ours_model = model.model
+    stock = comfy.model_base.BaseModel(
+        ours_model.model_config, ours_model.model_type, device=torch.device("cpu"), unet_model=UNetModel
+    ).eval()
+    stock.diffusion_model.load_state_dict(ours_model.diffusion_model.state_dict())
+    stock_patcher = comfy.model_patcher.ModelPatcher(stock, model.load_device, model.offload_device)
+
+    size = options.size
+    reference = torch.rand(1, 3, size, size) * 2 - 1
+    sketch = lines(size)
+    latent = torch.zeros(1, 4, size // 8, size // 8)
+    noise = comfy.sample.prepare_noise(latent, 0)
+    width = ours_model.context_dim
+    count = encoder.encoder.token_count - 1
+
+    def sample(patcher, tokens, extra):
+        positive, negative = [[tokens, extra]], [[torch.zeros_like(tokens), extra]]
+        return comfy.sample.sample(
+            patcher,
+            noise,
+            options.steps,
+            CFG,
+            "dpmpp_2m",
+            "normal",
+            positive,
+            negative,
+            latent,
+            disable_pbar=True,
+            seed=0,
+        )
+
+    def picture():
+        tokens = encoder.encode(reference).local_tokens
+        hint = control.copy().set_cond_hint(sketch)
+        return vae.decode(sample(model, tokens, {"control": hint, "control_apply_to_uncond": False}))
+
+    def plain():
+        return vae.decode(sample(stock_patcher, torch.randn(1, count, width), {}))
+
+    ratio = paired(picture, plain, max(3, options.repeats // 3), warmup=1)
+    print(f"picture: {size}x{size}, {options.steps} steps, cfg {CFG}, whole graph against stock U-Net and VAE alone")
+    print(f"picture: {ratio}. Bar: 30 s on 2 cores")
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Ratios of interleaved runs.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)} (default: all)")
+    parser.add_argument("--width", type=int, default=128, help="channels of the U-Net's first level (released: 320)")
+    parser.add_argument("--size", type=int, default=256, help="side of the picture in pixels, a multiple of 64")
+    parser.add_argument("--repeats", type=int, default=15, help="pairs of runs")
+    parser.add_argument("--steps", type=int, default=20, help="sampling steps of a picture")
+    parser.add_argument("--checkpoint", help="model of the picture benchmark (default: the bundled small model)")
+    parser.add_argument("--encoder", help="its reference encoder")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.names) - set(NAMES):
+        parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    torch.set_num_threads(options.threads)
+    benches = {"unet": bench_unet, "sketch": bench_sketch, "picture": bench_picture}
+    with torch.inference_mode():
+        for name in options.names or NAMES:
+            benches[name](options)
