@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from model_patches import families
 from model_patches.networks import guidance, sampling
 from model_patches.networks.schedule import NoiseSchedule
 from model_patches.networks.sketch_encoder import SketchEncoder
@@ -35,10 +36,7 @@ class Colorizer:
         """Read a checkpoint in the official v1 layout and a reference encoder, in float32."""
         tensors, metadata = checkpoint.read_tensors(Path(checkpoint_path))
         unet, sketch_encoder = networks_from(tensors, metadata)
-        if metadata.get("colorize.prediction_type") or {"v_pred", "eps_pred"} & tensors.keys():
-            prediction = metadata.get("colorize.prediction_type") or ("eps" if "eps_pred" in tensors else "v")
-        else:
-            prediction = "eps" if "eps" in Path(checkpoint_path).name else "v"
+        prediction, _ = families.prediction_type(tensors, metadata, checkpoint_path)
         return cls(
             unet.to(device).eval(),
             sketch_encoder.to(device).eval(),

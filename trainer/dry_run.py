@@ -9,7 +9,7 @@ import torch
 
 from model_patches.networks.sketch_encoder import SketchEncoder
 from model_patches.networks.unet import UNet, UNetConfig, unet_config_from_state_dict
-from model_patches.networks.vision import ReferenceEncoder, load_reference_encoder
+from model_patches.networks.vision import load_reference_encoder
 from trainer import checkpoint
 from trainer.colorizer import UNET
 from trainer.config import Config, ConfigError
@@ -82,16 +82,9 @@ def report(config: Config) -> str:
         trained, frozen = {"autoencoder": _count(TinyVAE(device="meta").parameters())}, {}
         shapes = [f"pictures  ({config.optimizer.batch}, 3, {data.size}, {data.size})"]
     else:
-        model = config.model
-        tower = ReferenceEncoder(
-            model.encoder_size,
-            model.encoder_patch,
-            model.encoder_width,
-            model.encoder_layers,
-            32,
-            model.encoder_width,
-            device="meta",
-        )
+        from trainer.stages.encoder import new_tower
+
+        tower = new_tower(config.model, device="meta")
         trained, frozen = {"reference encoder": _count(tower.parameters())}, {}
         shapes = [f"tokens    ({config.optimizer.batch}, {tower.token_count}, {tower.output_dim})"]
     total = sum(trained.values())

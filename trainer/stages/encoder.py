@@ -18,13 +18,27 @@ from torch import nn
 
 from model_patches.networks.vision import ReferenceEncoder, preprocess
 from trainer import checkpoint
-from trainer.config import Config
+from trainer.config import Config, Model
 from trainer.data.world import REGION_NAMES
 
 from . import Batch, Stage, contact_sheet, picture
 
-HEAD_WIDTH = 32
+HEAD_WIDTH = 64  # of one attention head, as in the large towers; narrower towers have one head
 SMALLEST_REGION = 0.001  # share of the picture below which a region's colour is not asked for
+
+
+def new_tower(model: Model, device: str | None = None) -> ReferenceEncoder:
+    """A random tower of the configured sizes."""
+    head_width = min(HEAD_WIDTH, model.encoder_width)
+    return ReferenceEncoder(
+        image_size=model.encoder_size,
+        patch_size=model.encoder_patch,
+        width=model.encoder_width,
+        layers=model.encoder_layers,
+        head_width=head_width,
+        output_dim=model.encoder_width,
+        device=device,
+    )
 
 
 def region_colors(pictures: torch.Tensor, regions: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,14 +71,7 @@ class EncoderStage(Stage):
     def __init__(self, config: Config, device: torch.device):
         super().__init__(config, device)
         model = config.model
-        encoder = ReferenceEncoder(
-            model.encoder_size,
-            model.encoder_patch,
-            model.encoder_width,
-            model.encoder_layers,
-            HEAD_WIDTH,
-            model.encoder_width,
-        )
+        encoder = new_tower(model)
         self.visual = encoder.visual
         self.reader = ColorReader(model.encoder_width, len(REGION_NAMES))
         self._encoder = (encoder,)
@@ -72,7 +79,8 @@ class EncoderStage(Stage):
     def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
         model = self.config.model
         pictures = picture(batch["color"])
-        colors, shares = region_colors(pictures, batch["regions"], len(REGION_NAMES))
+        thin = (..., slice(None, None, 2), slice(None, None, 2))  # a quarter of the pixels tells a mean colour as well
+        colors, shares = region_colors(pictures[thin], batch["regions"][thin], len(REGION_NAMES))
         answered, patches = self.reader(self.visual(preprocess(pictures, model.encoder_size)))
         asked = (shares > SMALLEST_REGION).float()[..., None]
         wanted = F.adaptive_avg_pool2d(pictures, model.encoder_size // model.encoder_patch).flatten(2).transpose(1, 2)
@@ -99,7 +107,7 @@ class EncoderStage(Stage):
         metadata |= {
             "colorize.kind": "reference_encoder",
             "colorize.image_size": str(size),
-            "colorize.head_width": str(HEAD_WIDTH),
+            "colorize.head_width": str(self._encoder[0].head_width),
             "colorize.config": json.dumps(self.config.to_dict()),
         }
         return tensors, metadata

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from model_patches import families
 from model_patches.networks.schedule import NoiseSchedule
 from model_patches.networks.sketch_encoder import SketchEncoder
 from model_patches.networks.unet import UNet, UNetConfig
@@ -68,10 +69,10 @@ class ColorizerStage(Stage):
     def latents_and_tokens(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Scaled latents (B, 4, h, w) of the pictures and local tokens (B, N, D) of their references, float32."""
         colorizer = self._colorizer[0]
-        with torch.autocast(self.device.type, enabled=False):
-            latents = self._remembered(
-                self._kept_latents, batch["index"], lambda: colorizer.autoencoder.encode(picture(batch["color"]))
-            )
+        latents = self._remembered(
+            self._kept_latents, batch["index"], lambda: colorizer.autoencoder.encode(picture(batch["color"])).float()
+        )
+        with torch.autocast(self.device.type, enabled=False):  # the tokens steer every step: always in float32
             tokens = self._remembered(
                 self._kept_tokens, batch["reference_index"], lambda: colorizer.tokens(picture(batch["reference"]))
             )
@@ -116,8 +117,8 @@ class ColorizerStage(Stage):
         prediction, heads = config.model.prediction_type, colorizer.unet.config.num_head_channels
         tensors = dict(weights)
         tensors |= {autoencoder.PREFIX + k: v for k, v in colorizer.autoencoder.tensors.items()}
-        tensors[f"{prediction}_pred"] = torch.zeros(0)
-        tensors["colorize.num_head_channels"] = torch.tensor(heads)
+        tensors[families.V_MARKER if prediction == "v" else families.EPS_MARKER] = torch.zeros(0)
+        tensors[families.HEAD_WIDTH_MARKER] = torch.tensor(heads)
         metadata = checkpoint.modelspec(
             Path(config.run.output).name, "colorize-diffusion-v1", config.data.size, prediction
         )
