@@ -20,6 +20,16 @@ except ModuleNotFoundError:  # Python 3.10
 
 PRESETS = Path(__file__).parent / "presets"
 
+# Keys that hold paths of this computer.
+PATHS = (
+    ("run", "output"),
+    ("model", "init"),
+    ("model", "vae"),
+    ("model", "encoder"),
+    ("data", "folder"),
+    ("system", "deepspeed"),
+)
+
 
 class ConfigError(ValueError):
     """A mistake in the configuration; the text says where and what to write instead."""
@@ -196,8 +206,15 @@ class Config:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain nested dictionaries, as printed, saved beside the run and embedded in exported files."""
+        """Plain nested dictionaries, as printed and saved beside the run."""
         return dataclasses.asdict(self)
+
+    def shareable(self) -> dict[str, Any]:
+        """As `to_dict`, with paths reduced to their last part: what exported files carry."""
+        values = self.to_dict()
+        for section, key in PATHS:
+            values[section][key] = Path(values[section][key]).name
+        return values
 
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> ConfigError:

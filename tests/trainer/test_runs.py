@@ -96,7 +96,9 @@ def test_export_converts_and_colours(values, tmp_path):
     assert main(["convert", str(exported.parent), "--output", str(tmp_path / "small.safetensors")]) == 0
     tensors, metadata = checkpoint.read_tensors(tmp_path / "small.safetensors")
     assert metadata["colorize.family"] == "v1" and metadata["modelspec.prediction_type"] == "v"
-    assert json.loads(metadata["colorize.config"])["run"]["stage"] == "v1"
+    embedded = json.loads(metadata["colorize.config"])
+    assert embedded["run"]["stage"] == "v1" and embedded["model"]["vae"] == "vae.safetensors"
+    assert str(tmp_path) not in json.dumps(metadata)  # nobody's folders travel with a model
     assert int(tensors["colorize.num_head_channels"]) == 16
     assert tensors["model.diffusion_model.out.2.weight"].dtype == torch.float16
     colorizer = Colorizer.from_files(

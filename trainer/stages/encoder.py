@@ -108,6 +108,6 @@ class EncoderStage(Stage):
             "colorize.kind": "reference_encoder",
             "colorize.image_size": str(size),
             "colorize.head_width": str(self._encoder[0].head_width),
-            "colorize.config": json.dumps(self.config.to_dict()),
+            "colorize.config": json.dumps(self.config.shareable()),
         }
         return tensors, metadata

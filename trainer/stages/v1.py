@@ -127,7 +127,7 @@ class ColorizerStage(Stage):
             "colorize.prediction_type": prediction,
             "colorize.sketch_polarity": "white_on_black",
             "colorize.num_head_channels": str(heads),
-            "colorize.config": json.dumps(config.to_dict()),
+            "colorize.config": json.dumps(config.shareable()),
         }
         return tensors, metadata
 
