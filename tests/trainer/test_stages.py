@@ -24,14 +24,14 @@ def test_the_autoencoder_starts_as_a_box_filter():
 
 def test_edge_loss_is_the_mean_difference_of_neighbours():
     ours, wanted = torch.rand(2, 2, 3, 5, 6)
-    expected = 0.0
+    pair, expected = (ours, wanted), 0.0
     for down, right in ((0, 1), (1, 0)):
         differences = []
         for image in range(2):
             for channel in range(3):
                 for y in range(5 - down):
                     for x in range(6 - right):
-                        steps = [t[image, channel, y + down, x + right] - t[image, channel, y, x] for t in (ours, wanted)]
+                        steps = [t[image, channel, y + down, x + right] - t[image, channel, y, x] for t in pair]
                         differences.append((steps[0] - steps[1]).abs())
         expected += torch.stack(differences).mean()
     assert torch.allclose(edge_loss(ours, wanted), expected)
