@@ -1,0 +1,282 @@
+"""Which kind of checkpoint is this? Decided from tensor names and sizes, never from the file's name.
+
+`detect` reads a whole checkpoint for our loader and raises a message for the user; `is_v1_unet` is the strict test with
+which ComfyUI's own loaders recognise our files. Pure Python: no ComfyUI, no tensor mathematics.
+
+Only names, ranks and first dimensions are read wherever that is enough, because quantised tensors have packed widths.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+UNET_PREFIX = "model.diffusion_model."
+SKETCH_PREFIX = "control_encoder."
+VAE_PREFIX = "first_stage_model."
+# Parts of a checkpoint that are neither U-Net nor VAE and that a re-saved checkpoint must keep.
+COMPANION_PREFIXES = (SKETCH_PREFIX, "proj.")
+
+V_MARKER = "v_pred"  # ComfyUI's own convention: an empty tensor of this name means v-prediction
+EPS_MARKER = "eps_pred"
+HEAD_WIDTH_MARKER = "colorize.num_head_channels"
+DEFAULT_HEAD_WIDTH = 64
+SKETCH_POLARITY = "white_on_black"
+
+PREDICTION_TYPES = ("v", "eps")
+WEIGHTS_PAGE = "https://huggingface.co/tellurion/ColorizeDiffusion"
+
+
+@dataclass(frozen=True)
+class Family:
+    """What `detect` found out about a checkpoint."""
+
+    name: str
+    """Short name of the family: "v1"."""
+    title: str
+    """Name for people: "ColorizeDiffusion v1"."""
+    prediction_type: str
+    """What the network answers: "v" or "eps"."""
+    prediction_source: str
+    """Where that came from: "choice", "metadata", "marker tensor", "file name" or "default"."""
+    model_channels: int
+    """Width of the U-Net's first level (320 in the released files)."""
+    context_dim: int
+    """Width of a reference token (1024 in the released files)."""
+    num_head_channels: int
+    """Width of one attention head (64 in the released files)."""
+    sketch_polarity: str = SKETCH_POLARITY
+    """Polarity the sketch encoder was trained with."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One row of the table of known checkpoints: each text in `has` starts some key, or is inside one after a "*"."""
+
+    name: str
+    title: str
+    has: tuple[str, ...]
+    supported: bool = False
+
+
+# The first row that fits wins, so the more specific layouts stand above v1.
+KINDS = (
+    Kind("animediffusion", "AnimeDiffusion", ("denoise_fn.encoder_block.",)),
+    Kind("xl-plugin", "ColorizeDiffusion XL with plugin", ("bg_encoder.middle_block.", "control_encoder.proj_ins.")),
+    Kind("xl", "ColorizeDiffusion XL", ("control_encoder.proj_ins.",)),
+    Kind("v2", "ColorizeDiffusion v2", ("bg_encoder.", "style_encoder.")),
+    Kind("v1.5", "ColorizeDiffusion v1.5", ("thresh_embedder.", UNET_PREFIX)),
+    Kind("v1.5", "ColorizeDiffusion v1.5", ("transformer.layers.", UNET_PREFIX)),
+    Kind("v1.5", "ColorizeDiffusion v1.5", ("*.lora_down_fg.", UNET_PREFIX)),
+    Kind("v1", "ColorizeDiffusion v1", ("control_encoder.zero_blocks.", UNET_PREFIX + "input_blocks."), supported=True),
+)
+
+# Files that people put into the same folder by mistake: (a key starts with this, what the file is, what to do).
+STRANGERS = (
+    ("conditioner.embedders.", "an SDXL checkpoint", "Use ComfyUI's Load Checkpoint for it."),
+    ("cond_stage_model.model.", "a Stable Diffusion 2 checkpoint", "Use ComfyUI's Load Checkpoint for it."),
+    ("cond_stage_model.transformer.", "a Stable Diffusion 1 checkpoint", "Use ComfyUI's Load Checkpoint for it."),
+    ("lora_unet_", "a LoRA", "Move it to models/loras and use a LoRA loader."),
+    ("visual.transformer.", "a CLIP vision encoder", "Move it to models/clip_vision and use Load Reference Encoder."),
+    ("vision_model.", "a CLIP vision encoder", "Move it to models/clip_vision and use Load Reference Encoder."),
+    ("decoder.conv_in.", "a VAE", "Move it to models/vae and use Load VAE."),
+    ("module.", "a trainer state with wrapped names", "Convert it with `python -m trainer convert` first."),
+)
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be used; the text says what was found and what to do next."""
+
+
+def _starts(keys: Iterable[str], prefix: str) -> bool:
+    return any(key.startswith(prefix) for key in keys)
+
+
+def _label(file_name: str | None) -> str:
+    return f"The file {PurePath(file_name).name!r}" if file_name else "This checkpoint"
+
+
+def find_kind(keys: Iterable[str]) -> Kind | None:
+    """The row of the table that fits these tensor names, or None."""
+    keys = list(keys)
+
+    def found(text: str) -> bool:
+        return any(text[1:] in key for key in keys) if text.startswith("*") else _starts(keys, text)
+
+    return next((kind for kind in KINDS if all(found(text) for text in kind.has)), None)
+
+
+def detect(
+    state_dict: Mapping[str, Any],
+    metadata: Mapping[str, str] | None = None,
+    file_name: str | None = None,
+    prediction_override: str | None = None,
+) -> Family:
+    """Recognise a whole checkpoint with the official names (`model.diffusion_model.*`, `control_encoder.*`, ...).
+
+    state_dict: names -> anything with a `shape` (tensors on any device, also meta tensors).
+    metadata: the text metadata of a safetensors file. prediction_override: "v", "eps", or None / "auto" to decide here.
+    Raises CheckpointError, naming the file, what it seems to be and the next step.
+    """
+    metadata = metadata or {}
+    label = _label(file_name)
+    kind = find_kind(state_dict)
+    if kind is None:
+        raise CheckpointError(_unknown(state_dict, label))
+    if not kind.supported:
+        raise CheckpointError(
+            f"{label} is a {kind.title} checkpoint; this release runs ColorizeDiffusion v1. "
+            f"Choose a v1 file (official v1 file names begin with 'mult'; {WEIGHTS_PAGE}) or update this node pack."
+        )
+    config = _unet_sizes(state_dict, label)
+    polarity = metadata.get("colorize.sketch_polarity", SKETCH_POLARITY)
+    if polarity != SKETCH_POLARITY:
+        raise CheckpointError(
+            f"{label} was trained on sketches with the polarity {polarity!r}; this release gives a model "
+            f"{SKETCH_POLARITY!r}. Train it again on white lines on black, or correct the metadata if it is wrong."
+        )
+    prediction, source = prediction_type(state_dict, metadata, file_name, prediction_override)
+    return Family(
+        name=kind.name,
+        title=kind.title,
+        prediction_type=prediction,
+        prediction_source=source,
+        num_head_channels=_head_width(state_dict, metadata, label),
+        sketch_polarity=polarity,
+        **config,
+    )
+
+
+def _unknown(state_dict: Mapping[str, Any], label: str) -> str:
+    keys = sorted(state_dict)
+    if _starts(keys, UNET_PREFIX) and HEAD_WIDTH_MARKER in state_dict and not _starts(keys, SKETCH_PREFIX):
+        return (
+            f"{label} has a ColorizeDiffusion U-Net but no sketch encoder (no tensor begins with '{SKETCH_PREFIX}'). "
+            "Load the checkpoint it was made from, or use ComfyUI's Load Checkpoint to get the MODEL only."
+        )
+    for prefix, what, advice in STRANGERS:
+        if _starts(keys, prefix):
+            return f"{label} is not a ColorizeDiffusion checkpoint; it looks like {what}. {advice}"
+    first = ", ".join(keys[:10]) or "none"
+    return (
+        f"{label} is not a known ColorizeDiffusion checkpoint: its {len(keys)} tensors fit no known family. "
+        f"First names: {first}. Choose a ColorizeDiffusion v1 checkpoint ({WEIGHTS_PAGE}); "
+        "a state of the trainer becomes one with `python -m trainer convert`."
+    )
+
+
+def _unet_sizes(state_dict: Mapping[str, Any], label: str) -> dict[str, int]:
+    first = f"{UNET_PREFIX}input_blocks.0.0.weight"
+    tokens = f"{UNET_PREFIX}middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+    for key in (first, tokens, f"{SKETCH_PREFIX}model.0.weight", f"{SKETCH_PREFIX}zero_layer.0.weight"):
+        if key not in state_dict:
+            raise CheckpointError(f"{label} is incomplete: tensor {key!r} is missing. Download or convert it again.")
+    width, sketch_width = state_dict[first].shape[0], state_dict[f"{SKETCH_PREFIX}zero_layer.0.weight"].shape[0]
+    if width != sketch_width:
+        raise CheckpointError(
+            f"{label} mixes two models: its U-Net is {width} channels wide, its sketch encoder {sketch_width}. "
+            "Use U-Net and sketch encoder from the same training."
+        )
+    return dict(model_channels=int(width), context_dim=int(state_dict[tokens].shape[1]))
+
+
+def prediction_type(
+    state_dict: Mapping[str, Any],
+    metadata: Mapping[str, str] | None = None,
+    file_name: str | None = None,
+    override: str | None = None,
+) -> tuple[str, str]:
+    """("v" | "eps", source) by choice, metadata, marker tensor, file name (with a warning), else "v"."""
+    metadata = metadata or {}
+    if override not in (None, "auto"):
+        if override not in PREDICTION_TYPES:
+            raise CheckpointError(
+                f"Prediction type {override!r} is unknown; choose auto, {' or '.join(PREDICTION_TYPES)}."
+            )
+        return override, "choice"
+    for key in ("colorize.prediction_type", "modelspec.prediction_type", "modelspec.predict_key"):
+        value = str(metadata.get(key, "")).lower()
+        if value in ("v", "v_prediction"):
+            return "v", "metadata"
+        if value in ("eps", "epsilon"):
+            return "eps", "metadata"
+    if V_MARKER in state_dict and EPS_MARKER in state_dict:
+        raise CheckpointError(
+            f"{_label(file_name)} carries the markers of both prediction types; choose v or eps in prediction_type."
+        )
+    if V_MARKER in state_dict:
+        return "v", "marker tensor"
+    if EPS_MARKER in state_dict:
+        return "eps", "marker tensor"
+    if file_name and "eps" in PurePath(file_name).name.lower():
+        logging.warning(
+            "%s says nothing about its prediction type; 'eps' in its name makes it eps. "
+            "If the colours come out grey or burnt, set prediction_type to v.",
+            _label(file_name),
+        )
+        return "eps", "file name"
+    return "v", "default"
+
+
+def _head_width(state_dict: Mapping[str, Any], metadata: Mapping[str, str], label: str) -> int:
+    if "colorize.num_head_channels" in metadata:
+        text = metadata["colorize.num_head_channels"]
+        if not str(text).isdigit():
+            raise CheckpointError(f"{label}: metadata colorize.num_head_channels is {text!r}, not a whole number.")
+        head_width = int(text)
+    else:
+        head_width = head_width_marker(state_dict) or DEFAULT_HEAD_WIDTH
+    norm = ".transformer_blocks.0.norm1.weight"
+    widths = sorted({int(value.shape[0]) for key, value in state_dict.items() if key.endswith(norm)})
+    if head_width < 1 or any(width % head_width for width in widths):
+        raise CheckpointError(
+            f"{label}: attention heads of {head_width} channels do not divide the U-Net's widths {widths}. Convert the "
+            f"checkpoint again with `python -m trainer convert`, which writes the right value into {HEAD_WIDTH_MARKER}."
+        )
+    return head_width
+
+
+def head_width_marker(state_dict: Mapping[str, Any]) -> int | None:
+    """Value of the marker tensor, or None when the file has none (or it holds no data, as meta tensors do)."""
+    marker = state_dict.get(HEAD_WIDTH_MARKER)
+    if marker is None or getattr(marker, "is_meta", False) or marker.numel() != 1:
+        return None
+    return int(marker.item())
+
+
+def is_v1_unet(unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | None, unet_prefix: str = "") -> bool:
+    """Whether ComfyUI should give this U-Net to our class: true for v1 files only, never for stock models.
+
+    unet_config: what ComfyUI's detection read from the U-Net. A v1 U-Net is a Stable Diffusion 2 U-Net with
+    convolutional projections; that shape alone is ambiguous, so the file must also carry a mark of ours: the sketch
+    encoder, the head width marker, or the exact sizes of the released files, which no stock model has.
+    """
+    if state_dict is None:
+        return False
+    shape = dict(
+        in_channels=4,
+        out_channels=4,
+        num_res_blocks=[2, 2, 2, 2],  # the sketch enters after input blocks 0, 3, 6, 9 and 11
+        transformer_depth_middle=1,
+        use_linear_in_transformer=False,
+        adm_in_channels=None,
+        use_temporal_attention=False,
+        use_temporal_resblock=False,
+    )
+    if any(unet_config.get(key, "absent") != value for key, value in shape.items()):
+        return False
+    if not {0, 1}.issuperset(unet_config.get("transformer_depth", [2])):
+        return False
+    foreign = ("warp_modules.", "style_modules.", "conv_fg.")
+    if any(key.startswith(unet_prefix + name) for key in state_dict for name in foreign):
+        return False
+    if any(".lora_down_fg." in key for key in state_dict):
+        return False
+    kind = find_kind(state_dict)
+    if kind is not None:
+        return kind.name == "v1"
+    released = dict(context_dim=1024, model_channels=320, channel_mult=[1, 2, 4, 4])
+    return HEAD_WIDTH_MARKER in state_dict or all(unet_config.get(k) == v for k, v in released.items())

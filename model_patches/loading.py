@@ -1,0 +1,90 @@
+"""From a checkpoint file to MODEL, VAE, CONTROL_NET and COLORIZER.
+
+The MODEL goes through ComfyUI's own loader, which finds our class in its table (`unet.register`); what the file's
+metadata says is handed over as marker tensors, so there is one way in and no second set of rules.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import comfy.sd
+import torch
+
+from . import families, unet
+from .files import check_finite, read_weights
+from .sketch_control import SketchControl
+from .types import Colorizer
+
+# Parts of a checkpoint that are used; schedule buffers, EMA copies and frozen encoders are left aside.
+USED_PREFIXES = (families.UNET_PREFIX, families.VAE_PREFIX, *families.COMPANION_PREFIXES)
+
+
+def load_checkpoint(path: str, prediction: str = "auto"):
+    """(MODEL patcher, VAE, SketchControl, Colorizer) of a v1 checkpoint. Raises families.CheckpointError.
+
+    prediction: "auto" (metadata, markers, file name, else v), "v" or "eps".
+    """
+    state_dict, metadata, family = _read(path, prediction)
+    logging.info(
+        "%s: %s, %s prediction (%s), width %d, heads of %d",
+        os.path.basename(path), family.title, family.prediction_type, family.prediction_source,
+        family.model_channels, family.num_head_channels,
+    )  # fmt: skip
+    control = SketchControl.from_state_dict(state_dict, families.SKETCH_PREFIX)
+    model, vae = _build(state_dict, metadata)
+    _remember_origin(model, vae, path, prediction)
+    return model, vae, control, Colorizer(family=family, file_name=os.path.basename(path))
+
+
+def load_model_patcher(path: str, prediction: str = "auto", disable_dynamic: bool = False):
+    """The MODEL alone, fresh from the file: ComfyUI calls this for torch.compile and for copies on other devices."""
+    state_dict, metadata, _ = _read(path, prediction)
+    return _build(state_dict, metadata, vae=False, disable_dynamic=disable_dynamic)[0]
+
+
+def load_vae_patcher(path: str, disable_dynamic: bool = False):
+    """The VAE's patcher alone, fresh from the file; see `load_model_patcher`."""
+    state_dict, metadata = read_weights(path)
+    weights = {
+        k.removeprefix(families.VAE_PREFIX): v for k, v in state_dict.items() if k.startswith(families.VAE_PREFIX)
+    }
+    return comfy.sd.VAE(sd=weights, metadata=metadata).patcher
+
+
+def _read(path: str, prediction: str):
+    """Read, recognise and check; the state dict comes back with markers for what metadata or the user decided."""
+    name = os.path.basename(path)
+    state_dict, metadata = read_weights(path)
+    family = families.detect(state_dict, metadata, name, prediction)
+    state_dict = {key: value for key, value in state_dict.items() if key.startswith(USED_PREFIXES)}
+    check_finite(state_dict, name)
+    marker = families.V_MARKER if family.prediction_type == "v" else families.EPS_MARKER
+    state_dict[marker] = torch.tensor([])
+    state_dict[families.HEAD_WIDTH_MARKER] = torch.tensor(family.num_head_channels)
+    return state_dict, metadata, family
+
+
+def _build(state_dict, metadata, vae: bool = True, disable_dynamic: bool = False):
+    unet.register()
+    found = comfy.sd.load_state_dict_guess_config(
+        state_dict,
+        output_vae=vae and any(key.startswith(families.VAE_PREFIX) for key in state_dict),
+        output_clip=False,
+        metadata=metadata,
+        disable_dynamic=disable_dynamic,
+    )
+    if found is None or not isinstance(found[0].model, unet.ColorizeModel):
+        raise families.CheckpointError(
+            "The U-Net of this checkpoint has another layout than ColorizeDiffusion v1 (4 levels of 2 blocks, "
+            "convolutional projections, no class embedding), so it cannot be run. Use a v1 checkpoint."
+        )
+    # Without a VAE in the file: an empty one, which says so when it is used, as in ComfyUI's own loaders.
+    return found[0], found[2] if found[2] is not None or not vae else comfy.sd.VAE(sd={})
+
+
+def _remember_origin(model, vae, path: str, prediction: str) -> None:
+    model.cached_patcher_init = (load_model_patcher, (path, prediction))
+    if getattr(vae, "patcher", None) is not None:
+        vae.patcher.cached_patcher_init = (load_vae_patcher, (path,))

@@ -1,0 +1,395 @@
+"""Pictures between ComfyUI, the artist's file and the networks. Every change of layout, range or polarity happens here.
+
+ComfyUI:  IMAGE (B, H, W, C) in 0..1, C = 1, 3 or 4; MASK (B, H, W) in 0..1, in Load Image 1 = transparent.
+Networks: (B, 3, H, W) in -1..1. A sketch has white lines (+1) on black (-1), blank = -1 everywhere (v1, v1.5, v2, XL).
+
+Pure torch. `invert` / `even_paper` and `place` reproduce the released preprocessing (golden case sketch_preprocess).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+POLARITIES = ("auto", "dark_on_light", "light_on_dark", "transparent")
+FITS = ("pad", "crop", "stretch")
+BLANK = -1.0  # an empty place of a sketch, as the networks see it
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+PAPER_BLUR_SIGMA = 6.0  # pixels; the released "invert-webui" mode
+
+
+# -- ComfyUI pictures in -----------------------------------------------------------------------------------------------
+
+
+def check_image(image: torch.Tensor, name: str = "image") -> None:
+    """Raise ValueError unless this is a ComfyUI picture batch (B, H, W, 1 | 3 | 4) with at least one pixel."""
+    shape = tuple(getattr(image, "shape", ()))
+    if len(shape) != 4 or shape[-1] not in (1, 3, 4):
+        raise ValueError(
+            f"{name} has the shape {shape}; expected a picture batch (count, height, width, 1, 3 or 4 channels). "
+            "Connect an IMAGE output, for example of Load Image."
+        )
+    if 0 in shape:
+        raise ValueError(f"{name} is empty (shape {shape}). Connect a picture of at least one pixel.")
+
+
+def rgb_and_alpha(
+    image: torch.Tensor, mask: torch.Tensor | None = None, name: str = "image"
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Comfy picture -> colours (B, 3, H, W) and opacity (B, 1, H, W), both 0..1 float32; None when all is opaque.
+
+    The opacity comes from a fourth channel or from `mask` (B, H, W) as Load Image gives it, 1 = transparent. Load Image
+    gives an all-zero mask of another size for pictures without transparency; that counts as no mask.
+    """
+    check_image(image, name)
+    picture = image.movedim(-1, 1).float()
+    alpha = picture[:, 3:4].clamp(0, 1) if picture.shape[1] == 4 else None
+    colours = picture[:, :1].expand(-1, 3, -1, -1) if picture.shape[1] == 1 else picture[:, :3]
+    if mask is not None and bool(mask.any()):
+        transparent = mask.float().reshape(-1, 1, *mask.shape[-2:])
+        if transparent.shape[-2:] != picture.shape[-2:]:
+            raise ValueError(
+                f"The mask of {name} is {mask.shape[-1]}x{mask.shape[-2]} pixels, the picture "
+                f"{picture.shape[3]}x{picture.shape[2]}. "
+                "Connect IMAGE and MASK of the same Load Image node."
+            )
+        if transparent.shape[0] not in (1, picture.shape[0]):
+            raise ValueError(
+                f"{name} has {picture.shape[0]} pictures but {transparent.shape[0]} masks. Connect one mask, or one "
+                "per picture."
+            )
+        opacity = (1 - transparent.clamp(0, 1)).expand(picture.shape[0], -1, -1, -1)
+        alpha = opacity if alpha is None else alpha * opacity
+    if alpha is not None and bool((alpha >= 1).all()):
+        alpha = None
+    return colours.nan_to_num(0.0).clamp(0, 1), alpha
+
+
+def on_white(colours: torch.Tensor, alpha: torch.Tensor | None) -> torch.Tensor:
+    """Lay colours (B, 3, H, W) with opacity (B, 1, H, W) on white paper; 0..1."""
+    return colours if alpha is None else colours * alpha + (1 - alpha)
+
+
+def comfy_image_to_model(image: torch.Tensor, mask: torch.Tensor | None = None, name: str = "image") -> torch.Tensor:
+    """Comfy picture, RGBA on white -> (B, 3, H, W) in -1..1."""
+    return on_white(*rgb_and_alpha(image, mask, name)) * 2 - 1
+
+
+def model_image_to_comfy(picture: torch.Tensor) -> torch.Tensor:
+    """(B, 3, H, W) in -1..1 -> comfy picture (B, H, W, 3) clamped to 0..1."""
+    return ((picture.float() + 1) / 2).clamp(0, 1).movedim(1, -1)
+
+
+def luminance(colours: torch.Tensor) -> torch.Tensor:
+    """(B, 3, H, W) -> (B, 1, H, W)."""
+    return (colours * torch.tensor(LUMA, device=colours.device, dtype=colours.dtype).view(1, 3, 1, 1)).sum(
+        1, keepdim=True
+    )
+
+
+# -- polarity ----------------------------------------------------------------------------------------------------------
+
+
+def detect_polarity(colours: torch.Tensor, alpha: torch.Tensor | None = None) -> list[str]:
+    """Polarity of each picture: "dark_on_light", "light_on_dark" or "transparent" (the opacity is the drawing).
+
+    A picture with transparency is a line layer when what is opaque covers less than half of it and has one tone;
+    otherwise it is laid on white. Then the more common of the two halves of the grey scale is the paper.
+    """
+    found = []
+    for index in range(colours.shape[0]):
+        opacity = None if alpha is None else alpha[index : index + 1]
+        picture = colours[index : index + 1]
+        if opacity is not None and _is_line_layer(luminance(picture), opacity):
+            found.append("transparent")
+        else:
+            light = (luminance(on_white(picture, opacity)) >= 0.5).float().mean().item()
+            found.append("dark_on_light" if light >= 0.5 else "light_on_dark")
+    return found
+
+
+def _is_line_layer(tone: torch.Tensor, opacity: torch.Tensor) -> bool:
+    covered = opacity.mean()
+    if covered >= 0.5:
+        return False
+    if covered == 0:
+        return True
+    mean = (tone * opacity).mean() / covered
+    spread = (((tone - mean) ** 2 * opacity).mean() / covered).sqrt()
+    return bool(spread < 0.2)
+
+
+def comfy_image_to_sketch(
+    image: torch.Tensor, mask: torch.Tensor | None = None, polarity: str = "auto"
+) -> torch.Tensor:
+    """Comfy picture of a drawing, any polarity -> model sketch (B, 3, H, W), white lines +1 on black -1."""
+    colours, alpha = rgb_and_alpha(image, mask, "sketch")
+    if polarity not in POLARITIES:
+        raise ValueError(f"Polarity {polarity!r} is unknown; choose one of {', '.join(POLARITIES)}.")
+    if polarity == "transparent" and alpha is None:
+        raise ValueError(
+            "The polarity is set to transparent, but the sketch has no transparent pixels. Load Image keeps "
+            "transparency in its MASK output: connect it to mask, or set the polarity to auto."
+        )
+    kinds = detect_polarity(colours, alpha) if polarity == "auto" else [polarity] * colours.shape[0]
+    rows = []
+    for index, kind in enumerate(kinds):
+        opacity = None if alpha is None else alpha[index : index + 1]
+        if kind == "transparent":
+            rows.append(opacity.expand(-1, 3, -1, -1) * 2 - 1)
+        else:
+            rows.append(_opaque_sketch(colours[index : index + 1], opacity, kind))
+    return torch.cat(rows)
+
+
+def _opaque_sketch(colours: torch.Tensor, alpha: torch.Tensor | None, kind: str) -> torch.Tensor:
+    """Colours on paper of their own polarity -> model sketch."""
+    if kind == "dark_on_light":
+        return invert(on_white(colours, alpha) * 2 - 1)
+    return (colours if alpha is None else colours * alpha) * 2 - 1
+
+
+def invert(picture: torch.Tensor) -> torch.Tensor:
+    """Swap lines and paper, range -1..1."""
+    return -picture
+
+
+# -- line strength -----------------------------------------------------------------------------------------------------
+
+
+def line_contrast(sketch: torch.Tensor, amount: float) -> torch.Tensor:
+    """Multiply the strength of the lines of a model sketch by `amount`; blank stays blank, full stays full."""
+    return sketch if amount == 1 else ((sketch + 1) * amount - 1).clamp(-1, 1)
+
+
+def even_paper(picture: torch.Tensor) -> torch.Tensor:
+    """Drawing (B, 3, H, W) in -1..1, dark on light -> model sketch freed from shaded or yellowed paper.
+
+    Released mode "invert-webui", in units of 0..255: lines = min over channels of blur_6(x) - x, not below 0, divided
+    by max(16, median of the values above 8), times 127, not above 255, whole numbers. Three equal channels.
+    """
+    rows = []
+    for row in (picture + 1) * 127.5:
+        lines = (gaussian_blur(row[None], PAPER_BLUR_SIGMA)[0] - row).amin(dim=0).clamp(0, 255)
+        visible = lines[lines > 8]
+        strength = max(16.0, median(visible)) if visible.numel() else 16.0
+        rows.append((lines / strength * 127).clamp(0, 255).floor())
+    return (torch.stack(rows)[:, None] / 127.5 - 1).expand(-1, 3, -1, -1)
+
+
+def median(values: torch.Tensor) -> float:
+    """Middle value; the mean of the two middle ones for an even count (numpy's rule)."""
+    ordered = values.flatten().sort().values
+    count = ordered.numel()
+    return ((ordered[(count - 1) // 2].double() + ordered[count // 2].double()) / 2).item()
+
+
+def gaussian_blur(picture: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Blur (B, C, H, W) as OpenCV's GaussianBlur does for float pictures: 8 sigma + 1 taps, edges mirrored (101)."""
+    size = round(sigma * 8 + 1) | 1
+    offsets = torch.arange(size, dtype=torch.float64) - size // 2
+    kernel = torch.exp(-(offsets**2) / (2 * sigma * sigma))
+    kernel = (kernel / kernel.sum()).to(picture)
+    for dim in (2, 3):
+        padded = picture.index_select(dim, mirrored(picture.shape[dim], size // 2, picture.device))
+        shape = [1, 1, 1, 1]
+        shape[dim] = size
+        weights = kernel.view(shape).expand(picture.shape[1], 1, *shape[2:])
+        picture = F.conv2d(padded, weights, groups=picture.shape[1])
+    return picture
+
+
+def mirrored(length: int, margin: int, device: torch.device | None = None) -> torch.Tensor:
+    """Indices of a row of `length` with `margin` mirrored places on both sides, the edge itself not repeated."""
+    if length == 1:
+        return torch.zeros(1 + 2 * margin, dtype=torch.long, device=device)
+    period = 2 * (length - 1)
+    index = torch.arange(-margin, length + margin, device=device) % period
+    return torch.minimum(index, period - index)
+
+
+# -- size --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where a drawing lies on the canvas that was sampled, to bring the result back. All in pixels."""
+
+    source_width: int
+    source_height: int
+    width: int
+    """of the canvas"""
+    height: int
+    fit: str
+    left: int
+    """of the drawing on the canvas; negative when its sides were cropped off"""
+    top: int
+    box_width: int
+    """of the whole drawing at canvas scale"""
+    box_height: int
+
+
+def frame_for(source_height: int, source_width: int, height: int, width: int, fit: str) -> Frame:
+    """Place a drawing on a canvas: "pad" shows all of it, "crop" fills the canvas, "stretch" ignores its proportions.
+
+    Sizes and offsets are rounded down, as in the released code; a side never gets smaller than one pixel.
+    """
+    if fit not in FITS:
+        raise ValueError(f"Fit {fit!r} is unknown; choose one of {', '.join(FITS)}.")
+    if min(source_height, source_width, height, width) < 1:
+        raise ValueError(f"Sizes must be at least 1 pixel, not {source_width}x{source_height} on {width}x{height}.")
+    box_width, box_height = width, height
+    if fit != "stretch":
+        narrower = width * source_height < height * source_width  # the canvas, compared with the drawing
+        if narrower == (fit == "pad"):
+            box_height = max(1, source_height * width // source_width)
+        else:
+            box_width = max(1, source_width * height // source_height)
+    return Frame(
+        source_width=source_width,
+        source_height=source_height,
+        width=width,
+        height=height,
+        fit=fit,
+        left=(width - box_width) // 2,
+        top=(height - box_height) // 2,
+        box_width=box_width,
+        box_height=box_height,
+    )
+
+
+def resize(picture: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Bicubic with antialiasing; values may overshoot the range a little, as the released networks see them."""
+    if picture.shape[-2:] == (height, width):
+        return picture
+    return F.interpolate(picture, (height, width), mode="bicubic", align_corners=False, antialias=True)
+
+
+def reduced(picture: torch.Tensor, longest: int) -> torch.Tensor:
+    """The picture (B, C, H, W) with its longer side at most `longest` pixels."""
+    height, width = picture.shape[-2:]
+    if max(height, width) <= longest:
+        return picture
+    scale = longest / max(height, width)
+    return resize(picture, max(1, round(height * scale)), max(1, round(width * scale)))
+
+
+def place(
+    sketch: torch.Tensor,
+    height: int,
+    width: int,
+    fit: str = "pad",
+    blank: float = BLANK,
+    source: tuple[int, int] | None = None,
+) -> tuple[torch.Tensor, Frame]:
+    """Model sketch of any size -> canvas (B, C, height, width) with the sketch on it, and its frame.
+
+    source: (height, width) of the drawing in the artist's file, when `sketch` is a reduced copy of it.
+    """
+    frame = frame_for(*(source or sketch.shape[-2:]), height, width, fit)
+    if fit == "crop":  # cut before resizing: a very long strip would become far too large
+        return resize(_cut_for_crop(sketch, frame), height, width), frame
+    resized = resize(sketch, frame.box_height, frame.box_width)
+    if resized.shape[-2:] == (height, width):
+        return resized, frame
+    canvas = sketch.new_full((*sketch.shape[:2], height, width), blank)
+    canvas[:, :, frame.top : frame.top + frame.box_height, frame.left : frame.left + frame.box_width] = resized
+    return canvas, frame
+
+
+def _cut_for_crop(sketch: torch.Tensor, frame: Frame) -> torch.Tensor:
+    height, width = sketch.shape[-2:]
+    down, across = height / frame.source_height, width / frame.source_width
+    x0, y0, x1, y1 = visible_part(frame)
+    left, top = min(width - 1, round(x0 * across)), min(height - 1, round(y0 * down))
+    return sketch[:, :, top : max(top + 1, round(y1 * down)), left : max(left + 1, round(x1 * across))]
+
+
+def visible_part(frame: Frame) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the part of the source that the canvas shows, in source pixels."""
+    if frame.fit != "crop":
+        return 0, 0, frame.source_width, frame.source_height
+    sides = []
+    for size, canvas, box, offset in (
+        (frame.source_width, frame.width, frame.box_width, frame.left),
+        (frame.source_height, frame.height, frame.box_height, frame.top),
+    ):
+        scale = size / box
+        first = min(size - 1, max(0, round(-offset * scale)))
+        length = max(1, min(size - first, round(canvas * scale)))
+        sides.append((first, first + length))
+    (x0, x1), (y0, y1) = sides
+    return x0, y0, x1, y1
+
+
+def restore(picture: torch.Tensor, frame: Frame) -> torch.Tensor:
+    """Result (B, C, h, w) in 0..1 -> (B, C, source_height, source_width): padding off, back to the drawing's size.
+
+    The result may be a multiple of the canvas (after an upscaler), with the same proportions. What a crop
+    cut off is white.
+    """
+    height, width = picture.shape[-2:]
+    across, down = width / frame.width, height / frame.height
+    if not math.isclose(across, down, rel_tol=0.02):
+        raise ValueError(
+            f"The picture is {width}x{height}, the frame was made for {frame.width}x{frame.height}: the proportions "
+            "differ. Connect the frame of the Prepare Sketch node whose LATENT was sampled."
+        )
+    if frame.fit == "crop":
+        x0, y0, x1, y1 = visible_part(frame)
+        canvas = picture.new_ones(*picture.shape[:2], frame.source_height, frame.source_width)
+        canvas[:, :, y0:y1, x0:x1] = resize(picture, y1 - y0, x1 - x0).clamp(0, 1)
+        return canvas
+    left, top = round(frame.left * across), round(frame.top * down)
+    right = min(width, max(left + 1, round((frame.left + frame.box_width) * across)))
+    bottom = min(height, max(top + 1, round((frame.top + frame.box_height) * down)))
+    return resize(picture[:, :, top:bottom, left:right], frame.source_height, frame.source_width).clamp(0, 1)
+
+
+# -- the artist's lines ------------------------------------------------------------------------------------------------
+
+
+def line_layer(image: torch.Tensor, mask: torch.Tensor | None = None, polarity: str = "auto") -> torch.Tensor:
+    """Comfy picture of a drawing -> (B, 3, H, W) in 0..1 to multiply with: paper exactly 1, lines as dark as drawn.
+
+    Coloured lines keep their colour. The paper's own tone (its median) is divided out, so grey scans do not dim
+    the result.
+    """
+    colours, alpha = rgb_and_alpha(image, mask, "lines")
+    kinds = detect_polarity(colours, alpha) if polarity == "auto" else [polarity] * colours.shape[0]
+    rows = []
+    for index, kind in enumerate(kinds):
+        opacity = None if alpha is None else alpha[index : index + 1]
+        ink = colours[index : index + 1]
+        if kind == "dark_on_light":
+            layer = on_white(ink, opacity)
+        elif kind == "light_on_dark":
+            layer = 1 - (ink if opacity is None else ink * opacity)
+        elif opacity is None:
+            layer = torch.ones_like(ink)  # nothing is transparent: there are no lines to lay on
+        else:
+            dark_ink = (luminance(ink) * opacity).sum() <= 0.5 * opacity.sum()
+            layer = on_white(ink if dark_ink else torch.zeros_like(ink), opacity)
+        paper = layer.flatten(2).median(dim=2).values[..., None, None]
+        rows.append((layer / paper.clamp_min(0.5)).clamp(0, 1))
+    return torch.cat(rows)
+
+
+def overlay_lines(picture: torch.Tensor, lines: torch.Tensor, opacity: float = 1.0) -> torch.Tensor:
+    """Multiply (B, 3, H, W) in 0..1 with a line layer (1 or B, 3, H, W); opacity 0 changes nothing."""
+    if picture.shape[-2:] != lines.shape[-2:]:
+        raise ValueError(
+            f"The lines are {lines.shape[-1]}x{lines.shape[-2]} pixels, the picture "
+            f"{picture.shape[-1]}x{picture.shape[-2]}. "
+            "Connect the same drawing to lines that was given to Prepare Sketch."
+        )
+    if lines.shape[0] not in (1, picture.shape[0]):
+        raise ValueError(
+            f"There are {lines.shape[0]} line drawings for {picture.shape[0]} pictures. Connect one, or one per "
+            "picture."
+        )
+    return picture * (1 - opacity * (1 - lines))

@@ -1,0 +1,152 @@
+"""The sketch encoder as a CONTROL_NET: the core Apply ControlNet node applies it, with strength and start/end percent.
+
+The encoder depends on the sketch only, not on the step, so it runs once for a sketch and size; every later step and
+every further sampler that shares the conditioning re-uses the five maps. They are added after U-Net input blocks 0, 3,
+6, 9 and 11.
+Strength 0 in the core node means no control at all; a blank sketch (black) is a different thing.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+
+import comfy.controlnet
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.utils
+import torch
+
+from .networks.sketch_encoder import SketchEncoder
+from .networks.unet import HINT_BLOCKS
+
+CACHED_SIZES = 4  # sketches of an image-to-image, hires or area pass are kept side by side
+PIXELS_PER_LATENT = 8
+# Working memory of the encoder per input pixel and batch row, in values: 16 channels twice at full size, less below.
+VALUES_PER_PIXEL = 64
+
+
+class SketchControl(comfy.controlnet.ControlBase):
+    """Adds the maps of a `SketchEncoder` to the U-Net. Hints are BCHW in 0..1: white lines (1) on black (0)."""
+
+    def __init__(self, encoder: SketchEncoder, patcher, compute_dtype: torch.dtype):
+        """patcher: the ModelPatcher that owns `encoder`; compute_dtype: what the encoder's layers compute in."""
+        super().__init__()
+        self.encoder = encoder
+        self.patcher = patcher
+        self.compute_dtype = compute_dtype
+        self.compression_ratio = PIXELS_PER_LATENT
+        self._features: dict[tuple[int, int], list[torch.Tensor]] = {}  # (height, width) of the hint -> 5 maps
+        self._warned = False
+
+    @classmethod
+    def from_state_dict(cls, state_dict, prefix: str = "", load_device=None, offload_device=None) -> SketchControl:
+        """Build the encoder found under `prefix` with ComfyUI's casting layers; devices as for a U-Net by default."""
+        load_device = load_device or comfy.model_management.get_torch_device()
+        offload_device = offload_device or comfy.model_management.unet_offload_device()
+        parameters = comfy.utils.calculate_parameters(state_dict, prefix)
+        weight_dtype = comfy.utils.weight_dtype(state_dict, prefix)
+        dtype = comfy.model_management.unet_dtype(load_device, model_params=parameters, weight_dtype=weight_dtype)
+        compute_dtype = comfy.model_management.unet_manual_cast(dtype, load_device) or dtype
+        operations = comfy.ops.pick_operations(dtype, compute_dtype, load_device=load_device)
+        encoder = SketchEncoder.from_state_dict(
+            state_dict, prefix, device=offload_device, dtype=dtype, operations=operations
+        ).requires_grad_(False)
+        patcher = comfy.model_patcher.CoreModelPatcher(encoder, load_device=load_device, offload_device=offload_device)
+        return cls(encoder, patcher, compute_dtype)
+
+    def set_cond_hint(self, cond_hint, *args, **kwargs):
+        self._features = {}
+        return super().set_cond_hint(cond_hint, *args, **kwargs)
+
+    def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+        """Controls for one call of the U-Net: {"input": 12 entries, last block first, ...}, merged with the chain's.
+
+        x_noisy: (rows * batched_number, 4, h, w), the batch as often as there are conditions in this call.
+        """
+        previous = None
+        if self.previous_controlnet is not None:
+            previous = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, transformer_options)
+        if self.timestep_range is not None and not self.timestep_range[1] <= t[0] <= self.timestep_range[0]:
+            return previous
+
+        height, width = (size * PIXELS_PER_LATENT for size in x_noisy.shape[-2:])
+        features = self.features(height, width, x_noisy.device)
+        rows = x_noisy.shape[0] // batched_number
+        count = features[0].shape[0]
+        if count not in (1, rows):
+            raise ValueError(
+                f"There are {count} sketches for {rows} pictures. Use one sketch, or the LATENT of the same Prepare "
+                "Sketch, which has as many pictures as there are sketches."
+            )
+        entries: list[torch.Tensor | None] = [None] * (HINT_BLOCKS[-1] + 1)
+        for block, feature in zip(HINT_BLOCKS, features, strict=True):
+            # Fresh tensors: the merge below scales them in place. One sketch broadcasts over all rows.
+            entries[block] = feature.repeat(batched_number, 1, 1, 1) if count > 1 else feature.clone()
+        # The U-Net takes controls from the end of the list, so the deepest block comes first.
+        return self.control_merge({"input": entries[::-1]}, previous, output_dtype=None)
+
+    def features(self, height: int, width: int, device: torch.device) -> list[torch.Tensor]:
+        """The five maps of the sketch at height x width pixels, on `device`; the encoder runs once per size."""
+        key = (height, width)
+        if key not in self._features:
+            if len(self._features) >= CACHED_SIZES:
+                self._features.pop(next(iter(self._features)))
+            self._features[key] = self._encode(height, width, device)
+        self._features[key] = [feature.to(device) for feature in self._features[key]]
+        return self._features[key]
+
+    def _encode(self, height: int, width: int, device: torch.device) -> list[torch.Tensor]:
+        hint = self.cond_hint_original
+        if hint is None:
+            raise RuntimeError("The sketch encoder was given no sketch: connect it through Apply ControlNet.")
+        if hint.shape[1] != 3:
+            hint = hint[:, :3] if hint.shape[1] > 3 else hint[:, :1].expand(-1, 3, -1, -1)
+        if hint.shape[-2:] != (height, width):
+            hint = comfy.utils.common_upscale(hint, width, height, "bicubic", "disabled").clamp(0, 1)
+        self._check_polarity(hint)
+        with torch.no_grad():
+            return self.encoder(hint.to(device=device, dtype=self.compute_dtype) * 2 - 1)
+
+    def _check_polarity(self, hint: torch.Tensor) -> None:
+        mean = hint.float().mean().item()
+        if mean > 0.5 and not self._warned:
+            self._warned = True
+            logging.warning(
+                "The sketch looks like dark lines on white paper (mean brightness %.2f); the sketch encoder reads "
+                "white lines on black. Put Prepare Sketch between the picture and Apply ControlNet.",
+                mean,
+            )
+
+    def cleanup(self):
+        """After a run: let the maps leave the GPU but keep them, so the next sampler need not encode again."""
+        keep = comfy.model_management.intermediate_device()
+        self._features = {key: [map_.to(keep) for map_ in maps] for key, maps in self._features.items()}
+        super().cleanup()
+
+    def copy(self) -> SketchControl:
+        c = SketchControl(self.encoder, self.patcher, self.compute_dtype)
+        self.copy_to(c)
+        return c
+
+    def deepclone_multigpu(self, load_device, autoregister=False) -> SketchControl:
+        """A copy with its own weights for another device."""
+        c = self.copy()
+        c.encoder = copy.deepcopy(self.encoder)
+        c.patcher = comfy.model_patcher.ModelPatcher(
+            c.encoder, load_device=load_device, offload_device=comfy.model_management.unet_offload_device()
+        )
+        if autoregister:
+            self.multigpu_clones[load_device] = c
+        return c
+
+    def get_models(self):
+        return [*super().get_models(), self.patcher]
+
+    def inference_memory_requirements(self, dtype):
+        own = 0
+        if self.cond_hint_original is not None:
+            batch, _, height, width = self.cond_hint_original.shape
+            own = batch * height * width * VALUES_PER_PIXEL * comfy.model_management.dtype_size(self.compute_dtype)
+        return own + super().inference_memory_requirements(dtype)

@@ -1,0 +1,38 @@
+"""The nodes, one file per step of a graph. This file is the list that ComfyUI asks for."""
+
+from __future__ import annotations
+
+import os
+
+from comfy_api.latest import ComfyExtension, io
+
+from .apply import ColorizeApplyReference
+from .load import ColorizeLoadCheckpoint
+from .reference import ColorizeEncodeReference, ColorizeLoadReferenceEncoder
+from .restore import ColorizeRestoreSize
+from .sketch import ColorizePrepareSketch
+
+PACK_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+BUNDLED_MODEL_KINDS = ("checkpoints", "clip_vision")
+
+
+class ColorizeDiffusionExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        """Tell ComfyUI's loaders about our families, and where the bundled small model lies."""
+        import folder_paths
+
+        from ..model_patches.unet import register
+
+        register()
+        for kind in BUNDLED_MODEL_KINDS:
+            folder_paths.add_model_folder_path(kind, os.path.join(PACK_FOLDER, "models", kind))
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [
+            ColorizeLoadCheckpoint,
+            ColorizePrepareSketch,
+            ColorizeLoadReferenceEncoder,
+            ColorizeEncodeReference,
+            ColorizeApplyReference,
+            ColorizeRestoreSize,
+        ]

@@ -1,0 +1,59 @@
+"""Load a ColorizeDiffusion checkpoint."""
+
+import folder_paths
+from comfy_api.latest import io
+
+from .sockets import CATEGORY, ColorizerSocket
+
+
+class ColorizeLoadCheckpoint(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ColorizeLoadCheckpoint",
+            display_name="Load ColorizeDiffusion Checkpoint",
+            category=CATEGORY,
+            description="Start here: loads a ColorizeDiffusion v1 model with everything that belongs to it. "
+            "The bundled small model needs no download.",
+            search_aliases=[
+                "colorize",
+                "colorizediffusion",
+                "sketch colorization",
+                "line art colorization",
+                "load model",
+            ],
+            inputs=[
+                io.Combo.Input(
+                    "ckpt_name",
+                    options=folder_paths.get_filename_list("checkpoints"),
+                    tooltip="File in models/checkpoints. The family is read from the file's contents, not from its "
+                    "name.",
+                ),
+                io.Combo.Input(
+                    "prediction_type",
+                    options=["auto", "v", "eps"],
+                    default="auto",
+                    advanced=True,
+                    tooltip="What the model was trained to predict. auto reads it from the file; choose by hand "
+                    "only when an older file does not say it and the colours come out grey or burnt.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The colouring model. Goes to Apply Reference."),
+                io.Vae.Output(display_name="vae", tooltip="Turns the sampled latent into a picture (VAE Decode)."),
+                io.ControlNet.Output(
+                    display_name="control_net",
+                    tooltip="The sketch encoder. Goes to Apply ControlNet together with the sketch of Prepare Sketch.",
+                ),
+                ColorizerSocket.Output(
+                    display_name="colorizer", tooltip="What Apply Reference needs to know about this checkpoint."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, ckpt_name, prediction_type="auto"):
+        from ..model_patches.loading import load_checkpoint
+
+        path = folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)
+        return io.NodeOutput(*load_checkpoint(path, prediction_type))

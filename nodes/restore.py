@@ -1,0 +1,80 @@
+"""Bring the result back to the drawing's size, with the artist's own lines on top."""
+
+import comfy.model_management
+from comfy_api.latest import io
+
+from ..model_patches.networks import images
+from .sockets import CATEGORY, FrameSocket
+
+
+def restore_size(image, frame, lines=None, lines_mask=None, polarity="auto", line_opacity=1.0):
+    """Comfy picture of the result -> comfy picture of the drawing's size (B, H, W, 3) in 0..1."""
+    images.check_image(image)
+    picture = images.restore(image[..., :3].movedim(-1, 1).float(), frame)
+    if lines is not None and line_opacity > 0:
+        images.check_image(lines, "lines")
+        layer = images.line_layer(lines, lines_mask, polarity)
+        picture = images.overlay_lines(picture, layer, line_opacity)
+    return picture.movedim(1, -1)
+
+
+class ColorizeRestoreSize(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ColorizeRestoreSize",
+            display_name="Restore Size",
+            category=CATEGORY,
+            description="The last step: cuts the margins off, returns to the drawing's own size and, when lines is "
+            "connected, multiplies the original lines over the colours so that none is lost.",
+            search_aliases=[
+                "uncrop",
+                "remove padding",
+                "line overlay",
+                "keep lines",
+                "multiply lines",
+                "original size",
+            ],
+            inputs=[
+                io.Image.Input("image", tooltip="The decoded result, also after an upscaler."),
+                FrameSocket.Input("frame", tooltip="From the Prepare Sketch node whose latent was sampled."),
+                io.Image.Input(
+                    "lines",
+                    optional=True,
+                    tooltip="The original drawing, as it went into Prepare Sketch: its lines are laid over the "
+                    "result at full resolution. Leave it open to keep the model's own lines.",
+                ),
+                io.Mask.Input(
+                    "lines_mask",
+                    optional=True,
+                    tooltip="MASK of the same Load Image node, for drawings with transparency.",
+                ),
+                io.Combo.Input(
+                    "polarity",
+                    options=list(images.POLARITIES),
+                    default="auto",
+                    tooltip="How the lines are drawn; the same choice as in Prepare Sketch.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "line_opacity",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Strength of the overlaid lines: 1 as dark as drawn, 0 none.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="The coloured picture at the size of the drawing."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image, frame, lines=None, lines_mask=None, polarity="auto", line_opacity=1.0):
+        picture = restore_size(image, frame, lines, lines_mask, polarity, line_opacity)
+        return io.NodeOutput(
+            picture.to(
+                device=comfy.model_management.intermediate_device(), dtype=comfy.model_management.intermediate_dtype()
+            )
+        )

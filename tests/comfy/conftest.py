@@ -1,0 +1,105 @@
+"""Tiny models inside ComfyUI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests import tiny
+
+
+@pytest.fixture(scope="session")
+def folders(pack) -> SimpleNamespace:
+    """The model folders of this run's ComfyUI, ready to put files in."""
+    out = SimpleNamespace()
+    for kind in ("checkpoints", "clip_vision", "loras", "diffusion_models"):
+        folder = Path(pack.base) / "models" / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        setattr(out, kind, folder)
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_weights() -> dict[str, torch.Tensor]:
+    """State dict of the tiny checkpoint. Do not change it."""
+    return tiny.checkpoint()
+
+
+@pytest.fixture(scope="session")
+def tiny_file(folders, tiny_weights) -> str:
+    """Name of the tiny v checkpoint with metadata, in models/checkpoints."""
+    save_file(tiny_weights, folders.checkpoints / "tiny.safetensors", metadata=tiny.METADATA)
+    return "tiny.safetensors"
+
+
+@pytest.fixture(scope="session")
+def encoder(pack, folders):
+    """The tiny REFERENCE_ENCODER, loaded from a file."""
+    weights = tiny.prefixed("visual.", tiny.reference_encoder().visual.state_dict())
+    save_file(weights, folders.clip_vision / "tiny_vision.safetensors", metadata={"colorize.head_width": "16"})
+    return pack.run("ColorizeLoadReferenceEncoder", encoder_name="tiny_vision.safetensors")[0]
+
+
+@pytest.fixture
+def loaded(pack, tiny_file) -> SimpleNamespace:
+    """model, vae, control_net, colorizer, fresh from the tiny checkpoint."""
+    names = ("model", "vae", "control_net", "colorizer")
+    return SimpleNamespace(**dict(zip(names, pack.run("ColorizeLoadCheckpoint", ckpt_name=tiny_file), strict=True)))
+
+
+@pytest.fixture
+def graph(pack, encoder):
+    return Graph(pack, encoder)
+
+
+class Graph:
+    """The standard graph, in steps: a test changes what it is about."""
+
+    def __init__(self, pack, encoder):
+        self.pack, self.encoder = pack, encoder
+
+    def reference(self, batch: int = 1, seed: int = 1):
+        generator = torch.Generator().manual_seed(seed)
+        image = torch.rand(batch, 40, 30, 3, generator=generator)
+        return self.pack.run("ColorizeEncodeReference", encoder=self.encoder, image=image)[0]
+
+    def sketch(self, batch: int = 1, size: int = 64, seed: int = 0):
+        image = tiny.drawing(size, size, batch, seed)
+        return self.pack.run("ColorizePrepareSketch", image=image, width=size, height=size)
+
+    def conditioned(self, loaded, reference=None, sketch=None, strength=1.0, start=0.0, end=1.0, control_net=None):
+        """(MODEL, positive, negative) with the sketch applied."""
+        model, positive, negative = self.pack.run(
+            "ColorizeApplyReference",
+            model=loaded.model,
+            colorizer=loaded.colorizer,
+            reference=reference or self.reference(),
+        )
+        positive, negative = self.pack.run(
+            "ControlNetApplyAdvanced",
+            positive,
+            negative,
+            control_net or loaded.control_net,
+            self.sketch()[0] if sketch is None else sketch,
+            strength,
+            start,
+            end,
+        )
+        return model, positive, negative
+
+    def sample(
+        self, model, positive, negative, batch=1, size=64, seed=5, steps=2, cfg=2.0, sampler="euler", latent=None
+    ):
+        """Latent (B, 4, size/8, size/8) of the core KSampler."""
+        latent = latent or {"samples": torch.zeros(batch, 4, size // 8, size // 8)}
+        with torch.inference_mode():  # as in ComfyUI's execution
+            out = self.pack.run("KSampler", model, seed, steps, cfg, sampler, "normal", positive, negative, latent)[0]
+        return out["samples"].clone()
+
+    def run(self, loaded, **kwargs):
+        """The whole graph with default settings."""
+        return self.sample(*self.conditioned(loaded), **kwargs)

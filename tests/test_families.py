@@ -1,0 +1,163 @@
+"""Family detection: from tensor names and sizes, with messages that name the next step."""
+
+import logging
+
+import pytest
+import torch
+
+from model_patches import families
+from model_patches.networks.sketch_encoder import SketchEncoder
+from model_patches.networks.unet import UNet, UNetConfig
+
+
+def meta(*shape):
+    return torch.empty(shape, device="meta")
+
+
+@pytest.fixture(scope="module")
+def v1():
+    """Names and sizes of a full-size v1 checkpoint, without memory."""
+    with torch.device("meta"):
+        unet, encoder = UNet(UNetConfig()), SketchEncoder()
+    keys = {f"model.diffusion_model.{k}": v for k, v in unet.state_dict().items()}
+    keys |= {f"control_encoder.{k}": v for k, v in encoder.state_dict().items()}
+    return keys | {"first_stage_model.decoder.conv_in.weight": meta(512, 4, 3, 3), "betas": meta(1000)}
+
+
+def test_full_size_v1(v1):
+    family = families.detect(v1)
+    assert family == families.Family("v1", "ColorizeDiffusion v1", "v", "default", 320, 1024, 64)
+
+
+def test_narrow_v1_with_metadata():
+    with torch.device("meta"):
+        unet = UNet(UNetConfig(model_channels=96, channel_mult=(1, 2, 3, 4), num_head_channels=32, context_dim=384))
+        encoder = SketchEncoder((96, 192, 288, 384), 96)
+    keys = {f"model.diffusion_model.{k}": v for k, v in unet.state_dict().items()}
+    keys |= {f"control_encoder.{k}": v for k, v in encoder.state_dict().items()}
+    family = families.detect(keys, {"colorize.num_head_channels": "32", "colorize.prediction_type": "eps"})
+    assert (family.model_channels, family.context_dim, family.num_head_channels) == (96, 384, 32)
+    assert (family.prediction_type, family.prediction_source) == ("eps", "metadata")
+    keys["colorize.num_head_channels"] = torch.tensor(32)
+    assert families.detect(keys).num_head_channels == 32
+    del keys["colorize.num_head_channels"]
+    with pytest.raises(families.CheckpointError, match="64 channels do not divide.*96.*trainer convert"):
+        families.detect(keys)
+
+
+@pytest.mark.parametrize(
+    ("extra", "title"),
+    [
+        ({"thresh_embedder.embed_layer.0.weight": meta(1024, 256)}, "v1.5"),
+        ({"transformer.layers.0.0.weight": meta(1024)}, "v1.5"),
+        (
+            {"model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_q.lora_down_fg.weight": meta(4, 1280)},
+            "v1.5",
+        ),
+        ({"bg_encoder.zero_layers.0.weight": meta(1), "style_encoder.zero_layers.0.weight": meta(1)}, "v2"),
+        ({"control_encoder.proj_ins.0.weight": meta(1)}, "XL"),
+        ({"control_encoder.proj_ins.0.weight": meta(1), "bg_encoder.middle_block.0.x": meta(1)}, "XL with plugin"),
+        ({"denoise_fn.encoder_block.0.weight": meta(1)}, "AnimeDiffusion"),
+    ],
+)
+def test_other_families_are_named_not_half_loaded(v1, extra, title):
+    with pytest.raises(
+        families.CheckpointError, match=f"'other.safetensors' is a .*{title} checkpoint; this release runs"
+    ):
+        families.detect(v1 | extra, file_name="/somewhere/other.safetensors")
+
+
+@pytest.mark.parametrize("name", ["v1", "v1_5", "v2", "sdxl", "xlv2", "animediffusion", "clip_vit_h"])
+def test_released_key_lists(golden_keys, name):
+    keys = golden_keys(name)
+    if name == "v1":
+        assert families.detect(keys).name == "v1"
+        return
+    title = {"v1_5": "v1.5", "v2": "v2", "sdxl": "XL ", "xlv2": "XL with plugin", "animediffusion": "AnimeDiffusion"}
+    with pytest.raises(families.CheckpointError, match=title.get(name, "not a.* ColorizeDiffusion")):
+        families.detect(keys)
+
+
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ("conditioner.embedders.0.transformer.x", "SDXL"),
+        ("cond_stage_model.transformer.text_model.x", "Stable Diffusion 1"),
+        ("cond_stage_model.model.x", "Stable Diffusion 2"),
+        ("lora_unet_input_blocks_1.lora_down.weight", "models/loras"),
+        ("visual.transformer.resblocks.0.x", "models/clip_vision"),
+        ("decoder.conv_in.weight", "Load VAE"),
+        ("module.model.diffusion_model.x", "trainer convert"),
+    ],
+)
+def test_strangers_are_told_where_they_belong(key, what):
+    with pytest.raises(families.CheckpointError, match=what):
+        families.detect({key: meta(1)}, file_name="x.safetensors")
+
+
+def test_unknown_file_lists_ten_names():
+    with pytest.raises(families.CheckpointError) as error:
+        families.detect({f"tensor{i:02d}": meta(1) for i in range(30)}, file_name="面白い.pt")
+    text = str(error.value)
+    assert "面白い.pt" in text and "tensor09" in text and "tensor10" not in text and "30 tensors" in text
+    with pytest.raises(families.CheckpointError, match="First names: none"):
+        families.detect({})
+
+
+def test_unet_without_sketch_encoder(v1):
+    keys = {k: v for k, v in v1.items() if not k.startswith("control_encoder.")}
+    keys["colorize.num_head_channels"] = torch.tensor(64)
+    with pytest.raises(families.CheckpointError, match="no sketch encoder"):
+        families.detect(keys)
+
+
+def test_incomplete_and_mixed_files(v1):
+    keys = dict(v1)
+    del keys["model.diffusion_model.input_blocks.0.0.weight"]
+    with pytest.raises(families.CheckpointError, match="incomplete.*input_blocks.0.0.weight"):
+        families.detect(keys)
+    keys = v1 | {"control_encoder.zero_layer.0.weight": meta(96, 96, 1, 1)}
+    with pytest.raises(families.CheckpointError, match="320 channels wide.*96"):
+        families.detect(keys)
+
+
+def test_bad_head_width_metadata(v1):
+    with pytest.raises(families.CheckpointError, match="not a whole number"):
+        families.detect(v1, {"colorize.num_head_channels": "wide"})
+
+
+def test_other_sketch_polarity(v1):
+    with pytest.raises(families.CheckpointError, match="'black_on_white'; this release gives a model 'white_on_black'"):
+        families.detect(v1, {"colorize.sketch_polarity": "black_on_white"})
+    assert families.detect(v1, {"colorize.sketch_polarity": "white_on_black"}).name == "v1"
+
+
+# -- prediction type: choice, metadata, marker, file name, default -----------------------------------------------------
+
+
+def test_prediction_type_order():
+    both = {"v_pred": meta(0)}
+    decide = families.prediction_type
+    assert decide(both, {"colorize.prediction_type": "eps"}, "a_eps.pt", "v") == ("v", "choice")
+    assert decide(both, {"colorize.prediction_type": "eps"}, "a.pt") == ("eps", "metadata")
+    assert decide(both, {"modelspec.predict_key": "epsilon"}) == ("eps", "metadata")
+    assert decide({"eps_pred": meta(0)}, {"modelspec.prediction_type": "v"}) == ("v", "metadata")
+    assert decide(both, None, "a_eps.pt") == ("v", "marker tensor")
+    assert decide({"eps_pred": meta(0)}, {}, "a.pt", "auto") == ("eps", "marker tensor")
+    assert decide({}, {}, "mult.pt") == ("v", "default")
+
+
+def test_eps_in_the_file_name_warns(caplog):
+    with caplog.at_level(logging.WARNING):
+        assert families.prediction_type({}, {}, "/eps/mult-EPS.safetensors") == ("eps", "file name")
+    assert "set prediction_type to v" in caplog.text
+    caplog.clear()
+    assert families.prediction_type({}, {}, "/eps/mult.safetensors") == ("v", "default")
+    assert not caplog.text
+
+
+def test_prediction_type_errors():
+    with pytest.raises(families.CheckpointError, match="both prediction types"):
+        families.prediction_type({"v_pred": meta(0), "eps_pred": meta(0)})
+    with pytest.raises(families.CheckpointError, match="'x0' is unknown; choose auto, v or eps"):
+        families.prediction_type({}, {}, None, "x0")

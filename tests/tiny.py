@@ -1,0 +1,65 @@
+"""Small checkpoints with random weights and the full v1 layout, for tests that need a file or a model.
+
+Widths are multiples of 64: with 32 channels each of the 32 normalisation groups would hold one channel, and the time
+embedding, a constant per channel, would vanish.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from model_patches.networks.sketch_encoder import SketchEncoder
+from model_patches.networks.tiny_vae import TinyVAE
+from model_patches.networks.unet import UNet, UNetConfig
+from model_patches.networks.vision import ReferenceEncoder
+
+CONFIG = UNetConfig(model_channels=64, channel_mult=(1, 1, 1, 2), num_head_channels=32, context_dim=48)
+TOKENS = 1 + 4 * 4
+
+
+def randomised(module: torch.nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
+    """State dict with every tensor random, also those that start at zero, so that a wrong mapping shows."""
+    generator = torch.Generator().manual_seed(seed)
+    out = {}
+    for key, value in module.state_dict().items():
+        noise = torch.randn(value.shape, generator=generator)
+        if value.ndim == 1 and key.endswith("weight"):
+            out[key] = 1 + 0.1 * noise
+        elif value.ndim <= 1:
+            out[key] = 0.1 * noise
+        else:
+            out[key] = noise * value[0].numel() ** -0.5
+    return out
+
+
+def prefixed(prefix: str, state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + key: value for key, value in state_dict.items()}
+
+
+def checkpoint(config: UNetConfig = CONFIG, seed: int = 0, vae: bool = True) -> dict[str, torch.Tensor]:
+    """A whole v1 checkpoint with the official names, without markers; head width 32 must be told separately."""
+    widths = [config.model_channels * m for m in config.channel_mult]
+    sketch = SketchEncoder(widths, config.model_channels)
+    out = prefixed("model.diffusion_model.", randomised(UNet(config), seed))
+    out |= prefixed("control_encoder.", randomised(sketch, seed + 1))
+    if vae:
+        coder = TinyVAE()
+        weights = randomised(coder, seed + 2) | {"vae_scale": torch.tensor(1.0), "vae_shift": torch.tensor(0.0)}
+        out |= prefixed("first_stage_model.", weights)
+    return out
+
+
+METADATA = {"colorize.num_head_channels": "32", "colorize.prediction_type": "v", "colorize.family": "v1"}
+
+
+def reference_encoder(output_dim: int = CONFIG.context_dim, seed: int = 3) -> ReferenceEncoder:
+    """A vision tower of 56 pixels and 17 tokens."""
+    encoder = ReferenceEncoder(56, 14, 64, 2, 16, output_dim)
+    encoder.visual.load_state_dict(randomised(encoder.visual, seed))
+    return encoder.eval()
+
+
+def drawing(height: int = 128, width: int = 128, batch: int = 1, seed: int = 0) -> torch.Tensor:
+    """Comfy picture of dark lines on white paper (B, H, W, 3)."""
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.rand(batch, height, width, 1, generator=generator) > 0.1).float().expand(-1, -1, -1, 3).contiguous()
