@@ -1,0 +1,86 @@
+"""What the trainer writes, the nodes load: same networks, same numbers."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from model_patches.networks.schedule import NoiseSchedule
+from model_patches.networks.tiny_vae import TinyVAE
+from tests import tiny
+from trainer import checkpoint
+from trainer import config as configuration
+from trainer.colorizer import Colorizer
+from trainer.stages import build_stage
+
+
+@pytest.fixture(scope="module", params=["v", "eps"])
+def trained(request, folders, tmp_path_factory):
+    """Names of an exported checkpoint and its encoder in ComfyUI's folders, and the prediction type."""
+    folder = tmp_path_factory.mktemp("trained")
+    save_file(tiny.randomised(TinyVAE()), folder / "vae.safetensors")
+    tower = tiny.prefixed("visual.", tiny.reference_encoder().visual.state_dict())
+    encoder = folders.clip_vision / "trained_vision.safetensors"
+    save_file(tower, encoder, metadata={"colorize.head_width": "16"})
+    sizes = {"model_channels": 64, "channel_mult": [1, 1, 1, 2], "num_head_channels": 32}
+    config = configuration.build(
+        {
+            "run": {"output": str(folder / "run")},
+            "model": {
+                "vae": str(folder / "vae.safetensors"),
+                "encoder": str(encoder),
+                "prediction_type": request.param,
+                **sizes,
+            },
+            "data": {"folder": "unused", "size": 64},
+        }
+    )
+    stage = build_stage(config, torch.device("cpu"))
+    tensors, metadata = stage.export(tiny.randomised(stage))
+    file = folders.checkpoints / f"trained_{request.param}.safetensors"
+    checkpoint.write_tensors(file, tensors, metadata)
+    return file, encoder, request.param
+
+
+def test_nodes_and_trainer_compute_the_same(pack, trained):
+    """Reference tokens, sketch features, denoised latent and decoded picture agree."""
+    file, encoder, prediction = trained
+    ours = Colorizer.from_files(str(file), str(encoder), torch.device("cpu"))
+    assert ours.prediction_type == prediction
+    model, vae, control, colorizer = pack.run("ColorizeLoadCheckpoint", ckpt_name=file.name)
+    assert (colorizer.family.prediction_type, colorizer.family.prediction_source) == (prediction, "metadata")
+    loaded = pack.run("ColorizeLoadReferenceEncoder", encoder_name=encoder.name)[0]
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 40, 30, 3, generator=generator)
+    reference = pack.run("ColorizeEncodeReference", encoder=loaded, image=image)[0]
+    tokens = ours.tokens(image.movedim(-1, 1) * 2 - 1)
+    assert torch.allclose(reference.local_tokens, tokens, atol=1e-5)
+
+    sketch = pack.run("ColorizePrepareSketch", image=tiny.drawing(64, 64, 1, 0), width=64, height=64)[0]
+    features = ours.sketch_encoder(sketch.movedim(-1, 1) * 2 - 1)
+    hinted = control.copy().set_cond_hint(sketch.movedim(-1, 1))
+    for theirs, feature in zip(hinted.features(64, 64, torch.device("cpu")), features, strict=True):
+        assert torch.allclose(theirs, feature, atol=1e-5)
+
+    schedule, t = NoiseSchedule(), torch.tensor([500])
+    noise = torch.randn(1, 4, 8, 8, generator=generator)
+    sigma = schedule.sigmas[t]
+    with torch.inference_mode():
+        x = noise * sigma  # ComfyUI's latents are scaled by the noise level, the trainer's have unit variance
+        entries: list[torch.Tensor | None] = [None] * 12
+        for block, feature in zip((0, 3, 6, 9, 11), features, strict=True):
+            entries[block] = feature.clone()
+        theirs = model.model.apply_model(x, sigma, c_crossattn=tokens, control={"input": entries[::-1]})
+        x_t = x / (1 + sigma**2).sqrt()
+        answer = ours.unet(x_t, t.float(), tokens, features)
+        x0 = schedule.x0_from(answer, x_t, t, prediction)
+        assert torch.allclose(theirs, x0, atol=1e-3 * x0.abs().max().item())
+        picture = vae.decode(theirs / 0.18215)  # comfy's VAE takes latents as the file's autoencoder makes them
+        expected = ((ours.autoencoder.decode(theirs) + 1) / 2).clamp(0, 1).movedim(1, -1)
+        assert torch.allclose(picture, expected, atol=1e-3)
+
+
+def test_stock_loader_reads_the_same_type(pack, trained):
+    file, _, prediction = trained
+    model = pack.run("CheckpointLoaderSimple", file.name)[0]
+    assert type(model.model).__name__ == "ColorizeModel"
+    assert model.model.model_type.name == {"v": "V_PREDICTION", "eps": "EPS"}[prediction]
