@@ -79,11 +79,13 @@ class Data:
     """Folder with color/, sketch/ and, for reference = "folder", reference/ (same file stems)."""
     size: int = 512
     """Side of the square training pictures in pixels; a multiple of 64."""
+    crop: int = 0
+    """Side of random crops in pixels, a multiple of 64 (stage v1); 0 takes whole pictures. References stay whole."""
     reference: Literal["folder", "group", "self"] = "folder"
     """Where the reference comes from: reference/<stem>, another picture of the group (stem before the last "_"),
     or the picture itself."""
     cache: bool = False
-    """Keep decoded pictures and encoded latents in memory (latents also on disk, beside the data)."""
+    """Keep decoded pictures, latents and reference tokens in memory."""
     workers: int = 0
     """Processes that read pictures; 0 reads in the training process."""
 
@@ -180,6 +182,8 @@ class Config:
         if self.data.size % 64:
             nearest = max(64, round(self.data.size / 64) * 64)
             raise ConfigError(f"data.size must be a multiple of 64, not {self.data.size}; the nearest is {nearest}.")
+        if self.data.crop % 64 or self.data.crop > self.data.size:
+            raise ConfigError(f"data.crop must be a multiple of 64 up to data.size, or 0, not {self.data.crop}.")
         for name in ("reference_drop", "latent_shuffle", "noisy_reference"):
             if not 0 <= getattr(self.loss, name) <= 1:
                 raise ConfigError(f"loss.{name} is a probability between 0 and 1, not {getattr(self.loss, name)}.")

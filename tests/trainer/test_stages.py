@@ -5,6 +5,7 @@ import torch
 from model_patches.networks.tiny_vae import TinyVAE
 from trainer.stages import contact_sheet, model_sketch, picture
 from trainer.stages.encoder import region_colors
+from trainer.stages.v1 import random_crops
 from trainer.stages.vae import edge_loss, moment_loss, start_as_average
 
 
@@ -63,3 +64,14 @@ def test_pictures_and_sheets_keep_range_and_order():
     sheet = contact_sheet([torch.full((2, 3, 4, 4), -1.0), torch.full((2, 1, 4, 4), 1.0)])
     assert sheet.shape == (8, 8, 3)
     assert (sheet[:, :4] == 0).all() and (sheet[:, 4:] == 255).all()
+
+
+def test_crops_of_latents_and_sketches_show_the_same_place():
+    """Latent cell (y, x) and sketch pixels 8y..8y+7 stay together; every sample gets its own place."""
+    cells = torch.arange(8 * 16).view(1, 1, 8, 16).expand(32, 4, -1, -1).float()
+    sketches = cells[:, :1].repeat_interleave(8, 2).repeat_interleave(8, 3)
+    latents, drawn = random_crops(cells, sketches, 64, torch.Generator().manual_seed(0))
+    assert latents.shape == (32, 4, 8, 8) and drawn.shape == (32, 1, 64, 64)
+    assert torch.equal(drawn[:, :, ::8, ::8], latents[:, :1])
+    corners = latents[:, 0, 0, 0].unique()
+    assert len(corners) == 9  # 8 cells of 16 along x: nine places

@@ -92,12 +92,15 @@ class ColorizerStage(Stage):
     def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
         loss, prediction = self.config.loss, self.config.model.prediction_type
         latents, tokens = self.latents_and_tokens(batch)
+        sketches = batch["sketch"]
+        if self.config.data.crop:
+            latents, sketches = random_crops(latents, sketches, self.config.data.crop, generator)
         t = torch.randint(0, self.schedule.steps, (len(latents),), generator=generator).to(self.device)
         noise = offset_noise(torch.randn(latents.shape, generator=generator), loss.offset_noise, generator).to(
             self.device
         )
         tokens = self.condition(tokens, t, generator)
-        control = self.control_encoder(model_sketch(batch["sketch"]))
+        control = self.control_encoder(model_sketch(sketches))
         answer = self.model["diffusion_model"](self.schedule.add_noise(latents, noise, t), t, tokens, control)
         weight = min_snr_weight(self.schedule, t, loss.min_snr_gamma, prediction) if loss.min_snr_gamma else None
         return {"denoising": denoising_loss(answer, target(self.schedule, latents, noise, t, prediction), weight)}
@@ -130,6 +133,18 @@ class ColorizerStage(Stage):
             "colorize.config": json.dumps(config.shareable()),
         }
         return tensors, metadata
+
+
+def random_crops(
+    latents: torch.Tensor, sketches: torch.Tensor, side: int, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same square of latents (B, 4, h, w) and sketches (B, 1, 8h, 8w), `side` pixels wide; one per sample."""
+    cells = side // 8
+    room = torch.tensor(latents.shape[-2:]) - cells + 1
+    corners = (torch.rand(len(latents), 2, generator=generator) * room).long().tolist()
+    cut = [row[:, y : y + cells, x : x + cells] for row, (y, x) in zip(latents, corners, strict=True)]
+    drawn = [row[:, 8 * y : 8 * y + side, 8 * x : 8 * x + side] for row, (y, x) in zip(sketches, corners, strict=True)]
+    return torch.stack(cut), torch.stack(drawn)
 
 
 def new_networks(config: Config, context_dim: int) -> tuple[UNet, SketchEncoder]:
