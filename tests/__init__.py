@@ -1,1 +1,1 @@
-"""Tests: the tree mirrors the repository; golden/ runs the golden numbers, bench/ measures, comfy/ needs a real ComfyUI."""
+"""The tests mirror the tree; tests/comfy needs a real ComfyUI, tests/golden runs the recorded numbers."""

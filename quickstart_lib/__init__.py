@@ -1,0 +1,1 @@
+"""What quickstart.py does, standard library only: environment, ComfyUI, server, job. Start reading at command.py."""

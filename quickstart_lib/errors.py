@@ -1,0 +1,5 @@
+"""The one exception quickstart shows to a person."""
+
+
+class QuickstartError(Exception):
+    """Something the person can act on. The text says what was found, what was expected and the next step."""

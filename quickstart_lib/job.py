@@ -1,0 +1,201 @@
+"""One picture through a running server: fill the workflow in, queue it, follow it, fetch the result."""
+
+import copy
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from .errors import QuickstartError
+from .server import HOST, Server
+from .terminal import Status, Stopwatch
+from .websocket import WebSocket, WebSocketError
+
+# option -> (title of the node in the workflow, its input)
+BINDINGS = {
+    "sketch": ("Sketch", "image"),
+    "reference": ("Reference", "image"),
+    "width": ("Prepare Sketch", "width"),
+    "height": ("Prepare Sketch", "height"),
+    "checkpoint": ("Load ColorizeDiffusion Checkpoint", "ckpt_name"),
+    "encoder": ("Load Reference Encoder", "encoder_name"),
+    "steps": ("Sampler", "steps"),
+    "seed": ("Sampler", "seed"),
+    "reference_scale": ("Sampler", "cfg"),
+}
+
+ENDS = ("execution_success", "execution_error", "execution_interrupted")
+
+Workflow = dict[str, dict[str, Any]]
+
+
+def load_workflow(file: Path) -> Workflow:
+    """The API workflow in `file`."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise QuickstartError(
+            f"The workflow {file} cannot be read: {error}. Restore it from the repository."
+        ) from error
+
+
+def title_of(node: dict[str, Any]) -> str:
+    """The name a person sees on the node."""
+    return node.get("_meta", {}).get("title") or node["class_type"]
+
+
+def find_input(workflow: Workflow, option: str) -> tuple[str, str]:
+    """(node id, input name) that an option sets."""
+    title, name = BINDINGS[option]
+    for node_id, node in workflow.items():
+        if title_of(node) == title and name in node["inputs"]:
+            return node_id, name
+    raise QuickstartError(
+        f'The workflow has no node titled "{title}" with the input "{name}", which --{option.replace("_", "-")} sets. '
+        "Restore workflows/api/quickstart.json from the repository."
+    )
+
+
+def fill(workflow: Workflow, values: dict[str, Any]) -> Workflow:
+    """A copy of `workflow` with the values that are not None filled in; `values` maps options to inputs' values."""
+    filled = copy.deepcopy(workflow)
+    for option, value in values.items():
+        if value is not None:
+            node_id, name = find_input(workflow, option)
+            filled[node_id]["inputs"][name] = value
+    return filled
+
+
+def value_of(workflow: Workflow, option: str) -> Any:
+    """What the workflow has for an option."""
+    node_id, name = find_input(workflow, option)
+    return workflow[node_id]["inputs"][name]
+
+
+def rejection_text(answer: Any, workflow: Workflow) -> str:
+    """One readable message from the answer to a refused prompt."""
+    if not isinstance(answer, dict):
+        return f"ComfyUI refused the workflow: {str(answer).strip()[:500]}"
+    lines = []
+    for node_id, problem in (answer.get("node_errors") or {}).items():
+        name = title_of(workflow[node_id]) if node_id in workflow else problem.get("class_type", "?")
+        for error in problem.get("errors", []):
+            text = ": ".join(
+                part for part in (error.get("message", "").strip(), error.get("details", "").strip()) if part
+            )
+            lines.append(f"{name} (node {node_id}): {text}")
+    if not lines:
+        error = answer.get("error") or {}
+        if isinstance(error, dict):
+            error = ": ".join(
+                dict.fromkeys(part for part in (error.get("message", ""), error.get("details", "")) if part)
+            )
+        lines = [str(error)]
+    return "ComfyUI refused the workflow:\n  " + "\n  ".join(dict.fromkeys(lines))
+
+
+def failure_text(event: dict[str, Any], workflow: Workflow) -> str:
+    """One readable message from an execution_error event."""
+    node_id = str(event.get("node_id", "?"))
+    name = title_of(workflow[node_id]) if node_id in workflow else event.get("node_type", "?")
+    message = str(event.get("exception_message", "")).strip() or "no message"
+    kind = str(event.get("exception_type", "")).rsplit(".", 1)[-1]
+    prefix = "" if kind in ("ValueError", "RuntimeError", "Exception", "ExecutionBlocked", "") else f"{kind}: "
+    return f"{name} (node {node_id}) stopped with an error:\n  " + f"{prefix}{message}".replace("\n", "\n  ")
+
+
+def error_in_history(entry: dict[str, Any], workflow: Workflow) -> str | None:
+    """The message of a failed run as /history tells it, or None when it went well."""
+    status = entry.get("status") or {}
+    for kind, event in status.get("messages", []):
+        if kind == "execution_error":
+            return failure_text(event, workflow)
+        if kind == "execution_interrupted":
+            return "The run was interrupted."
+    return None if status.get("status_str", "success") == "success" else "The run failed without a message."
+
+
+class Progress:
+    """Turns the server's events into a line for the person. `now` is the title of the node at work."""
+
+    def __init__(self, workflow: Workflow, status: Status):
+        self.workflow, self.status = workflow, status
+        self.sampler = find_input(workflow, "steps")[0]
+        self.now = "Waiting"
+        self._watch = Stopwatch()
+
+    def take(self, kind: str, data: dict[str, Any]) -> None:
+        """Show one event."""
+        node_id = str(data.get("node"))
+        if kind == "executing" and node_id in self.workflow:
+            self.now = title_of(self.workflow[node_id])
+            self._watch = Stopwatch()
+            self.status.show(self.now)
+        elif kind == "progress" and node_id == self.sampler:
+            self.status.steps("Colouring", int(data["value"]), int(data["max"]), self._watch.seconds())
+
+
+def queue(server: Server, workflow: Workflow) -> str:
+    """Queue the workflow; returns the prompt's id."""
+    code, answer = server.post_json("/prompt", {"prompt": workflow, "client_id": server.client_id})
+    if code != 200 or not isinstance(answer, dict) or answer.get("node_errors"):
+        raise QuickstartError(rejection_text(answer, workflow))
+    return answer["prompt_id"]
+
+
+def run(server: Server, workflow: Workflow, status: Status) -> bytes:
+    """Run the workflow; returns the picture of its Save Image node. Raises QuickstartError with the node's message."""
+    try:
+        events = WebSocket(HOST, server.port, f"/ws?clientId={server.client_id}")
+    except WebSocketError as error:
+        raise QuickstartError(f"ComfyUI's event stream cannot be opened: {error}.") from error
+    with events:
+        prompt_id = queue(server, workflow)
+        entry = follow(server, events, prompt_id, Progress(workflow, status))
+    problem = error_in_history(entry, workflow)
+    if problem:
+        raise QuickstartError(f"{problem}\nThe server's output is in {server.log}.")
+    for output in entry.get("outputs", {}).values():
+        for image in output.get("images", []):
+            if image.get("type") == "output":
+                return server.fetch({key: image[key] for key in ("filename", "subfolder", "type")})
+    raise QuickstartError(
+        "The run ended without a picture: the workflow has no Save Image node that ran. "
+        "Restore workflows/api/quickstart.json from the repository."
+    )
+
+
+def next_event(events: WebSocket | None) -> tuple[str, dict[str, Any]] | None:
+    """(type, data) of the server's next event, or None when a moment passes without one. Raises WebSocketError."""
+    if events is None:
+        time.sleep(0.3)
+        return None
+    message = events.receive(timeout=1.0)
+    if message is None:
+        return None
+    event = json.loads(message)
+    return event.get("type", ""), event.get("data") or {}
+
+
+def follow(server: Server, stream: WebSocket, prompt_id: str, progress: Progress) -> dict[str, Any]:
+    """Show events until the prompt is in the history; returns its entry. Without the stream only the bar is lost."""
+    events: WebSocket | None = stream
+    while True:
+        try:
+            event = next_event(events)
+        except WebSocketError:
+            event = events = None
+        if event is not None:
+            kind, data = event
+            if data.get("prompt_id") == prompt_id:
+                progress.take(kind, data)
+            if kind not in ENDS:
+                continue
+        if not server.alive():
+            raise QuickstartError(
+                f"ComfyUI ended while it worked on {progress.now}. The end of its output:\n{server.tail(15)}\n"
+                f"The whole output is in {server.log}. When it was killed for want of memory, try a smaller size."
+            )
+        entry = server.get_json(f"/history/{prompt_id}").get(prompt_id)
+        if entry is not None:
+            return entry

@@ -1,0 +1,109 @@
+"""The main.py of a pretended ComfyUI: what quickstart needs of its HTTP interface, and a child that ignores SIGTERM.
+
+$FAKE_MODE: finish (the prompt ends at once), hang (it never ends), refuse (validation error), fail (a node raises),
+die (the server ends while it works), crash (it never starts), deaf (its process ignores SIGTERM too), port (the port is
+taken at the first start). Process ids are appended to $FAKE_PIDS.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+MODE = os.environ["FAKE_MODE"]
+PIDS = Path(os.environ["FAKE_PIDS"])
+NODES = [
+    "ColorizeLoadCheckpoint",
+    "ColorizeLoadReferenceEncoder",
+    "LoadImage",
+    "ColorizePrepareSketch",
+    "ColorizeEncodeReference",
+    "ColorizeApplyReference",
+    "ControlNetApplyAdvanced",
+    "KSampler",
+    "VAEDecode",
+    "ColorizeRestoreSize",
+    "SaveImage",
+]
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def answer(self, document, code=200):
+        body = document if isinstance(document, bytes) else json.dumps(document).encode()
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        if self.path.startswith("/ws"):
+            key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+            self.send_response(101)
+            self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key.encode()).digest()).decode())
+            self.end_headers()
+            self.wfile.flush()
+            time.sleep(60)
+        elif self.path == "/object_info":
+            self.answer(dict.fromkeys(NODES, {}))
+        elif self.path.startswith("/history/"):
+            image = {"filename": "p.png", "subfolder": "", "type": "output"}
+            failed = [
+                [
+                    "execution_error",
+                    {"node_id": "6", "exception_type": "ValueError", "exception_message": "bad picture"},
+                ]
+            ]
+            entry = {"outputs": {"12": {"images": [image]}}, "status": {"status_str": "success", "messages": []}}
+            if MODE == "fail":
+                entry = {"outputs": {}, "status": {"status_str": "error", "messages": failed}}
+            self.answer({self.path.rsplit("/", 1)[1]: entry} if MODE in ("finish", "fail", "port") else {})
+        elif self.path.startswith("/view"):
+            self.answer(b"\x89PNG picture")
+        else:
+            self.answer({})
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/upload/image":
+            self.answer(
+                {"name": body.split(b'filename="')[1].split(b'"')[0].decode(), "subfolder": "", "type": "input"}
+            )
+        elif MODE == "refuse":
+            error = {"message": "Value not in list", "details": "ckpt_name"}
+            self.answer({"error": {"message": "x"}, "node_errors": {"1": {"class_type": "A", "errors": [error]}}}, 400)
+        else:
+            Path(os.environ["FAKE_PIDS"] + ".prompt").write_bytes(body)
+            self.answer({"prompt_id": "p", "node_errors": {}})
+            if MODE == "die":
+                print("out of memory", flush=True)
+                os._exit(9)
+
+    def log_message(self, *_arguments):
+        pass
+
+
+def main():
+    if MODE == "crash":
+        sys.exit("RuntimeError: no such device")
+    if MODE == "port" and not PIDS.exists():
+        PIDS.touch()
+        sys.exit("OSError: [Errno 98] error while attempting to bind: address already in use")
+    if MODE == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(120)"
+    child = subprocess.Popen([sys.executable, "-c", code])
+    with PIDS.open("a") as file:
+        file.write(f"{os.getpid()}\n{os.getppid()}\n{child.pid}\n")
+    ThreadingHTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
+
+
+if __name__ == "__main__":
+    main()

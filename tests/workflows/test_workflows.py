@@ -1,0 +1,175 @@
+"""Every shipped workflow against the node definitions of a real server, and each UI workflow against its API twin."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "workflows"
+API_FILES = sorted((FOLDER / "api").glob("*.json"))
+UI_FILES = sorted(FOLDER.glob("*.json"))
+FILE_SUFFIX = re.compile(r"\.(safetensors|ckpt|pt|pth|png|jpg|jpeg|webp)$")
+WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+
+
+def read(file: Path):
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def by_name(file: Path) -> str:
+    return file.relative_to(FOLDER).as_posix()
+
+
+@pytest.fixture(scope="session")
+def object_info(live_server):
+    """The definitions of all nodes, as the server gives them to the frontend."""
+    return live_server.get_json("/object_info")
+
+
+def definitions(info: dict, class_type: str) -> dict[str, tuple[bool, list]]:
+    """Input name -> (required, [type or choices, options])."""
+    inputs = info[class_type]["input"]
+    return {
+        name: (kind == "required", entry)
+        for kind in ("required", "optional")
+        for name, entry in inputs.get(kind, {}).items()
+    }
+
+
+def check_value(value, entry: list, where: str) -> None:
+    """A widget's value against its definition."""
+    kind, options = entry[0], entry[1] if len(entry) > 1 else {}
+    choices = kind if isinstance(kind, list) else options.get("options")
+    if choices is not None and kind not in WIDGET_TYPES[:4]:
+        assert value in choices or FILE_SUFFIX.search(str(value)), f"{where}: {value!r} is not one of {choices[:20]}"
+    elif kind in ("INT", "FLOAT"):
+        assert isinstance(value, (int, float)) and not isinstance(value, bool), where
+        assert options.get("min", value) <= value <= options.get("max", value), f"{where}: {value} is out of range"
+        if kind == "INT":
+            assert value == int(value) and value % (options.get("step") or 1) in (0, value), where
+    elif kind == "BOOLEAN":
+        assert isinstance(value, bool), where
+    elif kind == "STRING":
+        assert isinstance(value, str), where
+    else:
+        pytest.fail(f"{where}: {kind} needs a link, not a value")
+
+
+def test_there_are_workflows():
+    assert API_FILES and UI_FILES
+
+
+@pytest.mark.parametrize("file", API_FILES, ids=by_name)
+def test_api_workflow_fits_the_nodes(file, object_info):
+    workflow = read(file)
+    for node_id, node in workflow.items():
+        name = f"{node_id} {node['class_type']}"
+        assert node["class_type"] in object_info, f"{name} is unknown"
+        assert node["_meta"]["title"]
+        known = definitions(object_info, node["class_type"])
+        assert {n for n, (required, _) in known.items() if required} <= set(node["inputs"]) <= set(known), name
+        for key, value in node["inputs"].items():
+            where, entry = f"{name}.{key}", known[key][1]
+            if isinstance(value, list):
+                source, index = value
+                given = object_info[workflow[source]["class_type"]]["output"][index]
+                assert entry[0] == "*" or given in entry[0].split(","), f"{where}: {given} into {entry[0]}"
+            else:
+                check_value(value, entry, where)
+    assert any(object_info[node["class_type"]]["output_node"] for node in workflow.values())
+
+
+@pytest.mark.parametrize("file", API_FILES, ids=by_name)
+def test_every_node_is_used_and_titles_are_unique(file):
+    workflow = read(file)
+    titles = [node["_meta"]["title"] for node in workflow.values()]
+    assert len(set(titles)) == len(titles)
+    used = {value[0] for node in workflow.values() for value in node["inputs"].values() if isinstance(value, list)}
+    ends = {node_id for node_id, node in workflow.items() if node["class_type"].startswith(("Save", "Preview"))}
+    assert used | ends == set(workflow)
+
+
+@pytest.mark.parametrize("file", UI_FILES, ids=by_name)
+def test_ui_workflow_is_whole(file, object_info):
+    graph = read(file)
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    assert graph["version"] in (0.4, 1) and len(nodes) == len(graph["nodes"])
+    for link_id, source, output, target, slot, kind in graph["links"]:
+        assert nodes[source]["outputs"][output]["type"] == kind
+        assert link_id in nodes[source]["outputs"][output]["links"] and nodes[target]["inputs"][slot]["link"] == link_id
+    for node in nodes.values():
+        assert node["type"] in object_info or node["type"] in ("Note", "MarkdownNote"), node["type"]
+    assert any(node["type"] == "MarkdownNote" for node in nodes.values()), "a workflow explains itself in a note"
+    assert graph["groups"]
+
+
+@pytest.mark.parametrize("file", UI_FILES, ids=by_name)
+def test_nothing_overlaps(file):
+    graph = read(file)
+    boxes = [
+        (
+            n["title"] if "title" in n else n["type"],
+            n["pos"][0],
+            n["pos"][1] - 30,
+            n["pos"][0] + n["size"][0],
+            n["pos"][1] + n["size"][1],
+        )
+        for n in graph["nodes"]
+    ]
+    for i, (name, left, top, right, bottom) in enumerate(boxes):
+        for other, left2, top2, right2, bottom2 in boxes[i + 1 :]:
+            assert right <= left2 or right2 <= left or bottom <= top2 or bottom2 <= top, f"{name} lies on {other}"
+        assert any(
+            g["bounding"][0] <= left
+            and right <= g["bounding"][0] + g["bounding"][2]
+            and g["bounding"][1] <= top
+            and bottom <= g["bounding"][1] + g["bounding"][3]
+            for g in graph["groups"]
+        ), name
+
+
+def as_api(graph: dict) -> dict:
+    """A UI workflow in API form, from its links and named widget values."""
+    links = {link[0]: [str(link[1]), link[2]] for link in graph["links"]}
+    workflow = {}
+    for node in graph["nodes"]:
+        if node["type"] in ("Note", "MarkdownNote"):
+            continue
+        values = {
+            k: v
+            for k, v in node.get("widgets_values_named", {}).items()
+            if any(slot.get("widget", {}).get("name") == k for slot in node["inputs"])
+        }
+        connected = {slot["name"]: links[slot["link"]] for slot in node["inputs"] if slot.get("link") is not None}
+        workflow[str(node["id"])] = {"class_type": node["type"], "inputs": {**values, **connected}}
+    return workflow
+
+
+@pytest.mark.parametrize("file", [file for file in UI_FILES if (FOLDER / "api" / file.name).is_file()], ids=by_name)
+def test_ui_workflow_equals_its_api_twin(file):
+    twin = {
+        node_id: {"class_type": node["class_type"], "inputs": node["inputs"]}
+        for node_id, node in read(FOLDER / "api" / file.name).items()
+    }
+    converted = as_api(read(file))
+    for node_id, node in converted.items():
+        node["inputs"] = {key: value for key, value in node["inputs"].items() if key not in ("upload",)}
+        assert node == twin[node_id], (
+            f"node {node_id}: run tests/browser/browser.cjs make to save the UI workflow again"
+        )
+    assert set(converted) == set(twin)
+
+
+@pytest.mark.parametrize("file", UI_FILES, ids=by_name)
+def test_missing_model_data_names_the_widgets_file(file):
+    for node in read(file)["nodes"]:
+        for model in node.get("properties", {}).get("models", []):
+            assert model["name"] in map(str, node["widgets_values"]) and model["url"] and model["directory"]
+
+
+def test_one_template_folder_only():
+    """ComfyUI lists every folder with one of these names but serves only the first."""
+    names = ("example_workflows", "example", "examples", "workflow", "workflows")
+    assert [name for name in names if (ROOT / name).is_dir()] == ["workflows"]
