@@ -35,7 +35,7 @@ def test_import_is_free(pack, tmp_path):
     comfyui = Path(pack.comfy_nodes.__file__).parent
     (tmp_path / "custom_nodes").mkdir()
     run = subprocess.run(
-        [sys.executable, "-P", "-c", PROBE, str(comfyui), str(ROOT), str(tmp_path)],
+        [sys.executable, "-c", PROBE, str(comfyui), str(ROOT), str(tmp_path)],
         capture_output=True, text=True, check=True, cwd=tmp_path,
     )  # fmt: skip
     found = json.loads(run.stdout.strip().splitlines()[-1])

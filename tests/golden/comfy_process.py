@@ -1,6 +1,6 @@
 """A process in which ComfyUI and the pack are loaded; other programs start it, nobody imports it.
 
-    python -P comfy_process.py COMFY_FOLDER MODULE ARGUMENT...
+    python comfy_process.py COMFY_FOLDER MODULE ARGUMENT...
 
 calls `main(arguments)` of MODULE (`tests.golden.comfy_side`, `tests.bench.run`) inside the pack.
 
@@ -27,7 +27,7 @@ def load_pack(root: Path) -> None:
 def main() -> None:
     comfy, module, *arguments = sys.argv[1:]
     sys.argv = sys.argv[:1]  # ComfyUI reads the command line
-    sys.path.insert(0, comfy)
+    sys.path[0] = comfy  # in place of this script's folder, whose modules must not be found by their short names
     from comfy.cli_args import args
 
     args.cpu = True  # float32 on the CPU: the same numbers on every machine

@@ -70,8 +70,7 @@ def run_comfy_process(paths: Sequence[Path], comfy: Path) -> list[Outcome]:
 def comfy_command(comfy: Path, module: str, *arguments: object) -> list[str]:
     """Command line of a process that loads ComfyUI and the pack and calls main(arguments) of a module of the pack."""
     script = Path(__file__).with_name("comfy_process.py")
-    # -P: the script's folder does not go on sys.path.
-    return [sys.executable, "-P", str(script), str(comfy), module, *map(str, arguments)]
+    return [sys.executable, str(script), str(comfy), module, *map(str, arguments)]
 
 
 def find_comfy() -> Path | None:
