@@ -13,6 +13,7 @@ import importlib
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +22,9 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parent
+
+# A suite started in the background inherits an ignored Ctrl-C, and so would every program that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 NO_COMFYUI = "ComfyUI not found; set COMFYUI_PATH to its folder (the one with main.py)"
 
 # The trainer and the pure networks are imported from the root, as `python -m trainer` does.

@@ -30,6 +30,7 @@ def quickstart(root, comfyui_folder, small_models, tmp_path):
         "COMFYUI_PATH": str(comfyui_folder),
         "COLORIZE_CACHE": str(tmp_path / "cache"),
         "TMPDIR": str(tmp_path / "tmp"),
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"),  # torch's own cache, by default in TMPDIR
     }
 
     def start(*options: str, **popen) -> subprocess.Popen:
