@@ -33,13 +33,10 @@ if str(ROOT) not in sys.path:
 
 
 def find_comfyui() -> Path | None:
-    """ComfyUI's folder: $COMFYUI_PATH, the one this pack is installed in, or a usual place."""
-    asked = os.environ.get("COMFYUI_PATH")
-    if asked:
-        places = [Path(asked).expanduser()]
-    else:
-        places = [ROOT.parent.parent, Path.home() / "ComfyUI", Path.home() / "comfy" / "ComfyUI"]
-    return next((p for p in places if (p / "main.py").is_file() and (p / "comfy").is_dir()), None)
+    """ComfyUI's folder where quickstart finds it; None without one. A wrong $COMFYUI_PATH is an error."""
+    from quickstart_lib import comfyui, environment
+
+    return comfyui.find(ROOT, os.environ, Path.home(), environment.cache_folder(os.environ, Path.home()))
 
 
 class Pack:

@@ -18,6 +18,7 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
 from . import families
+from .networks.schedule import fractional_step
 
 MODEL_TYPES = {"v": comfy.model_base.ModelType.V_PREDICTION, "eps": comfy.model_base.ModelType.EPS}
 
@@ -34,10 +35,7 @@ class FractionalTimesteps(comfy.model_sampling.ModelSamplingDiscrete):
 
     def timestep(self, sigma: torch.Tensor) -> torch.Tensor:
         """Fractional step of each sigma, same shape and device; outside the schedule its ends."""
-        table = self.log_sigmas.to(sigma.device)
-        log_sigma = sigma.float().clamp_min(1e-10).log()
-        low = torch.searchsorted(table, log_sigma.contiguous(), right=True).sub(1).clamp(0, len(table) - 2)
-        return low + ((log_sigma - table[low]) / (table[low + 1] - table[low])).clamp(0, 1)
+        return fractional_step(self.log_sigmas.to(sigma.device), sigma.float())
 
 
 class VSampling(FractionalTimesteps, comfy.model_sampling.V_PREDICTION):

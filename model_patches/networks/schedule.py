@@ -11,6 +11,13 @@ import torch
 PREDICTION_TYPES = ("v", "eps")
 
 
+def fractional_step(log_sigmas: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """Step of each sigma, any shape, interpolated in the ascending table log_sigmas (steps,); its ends outside it."""
+    log_sigma = sigma.clamp_min(1e-20).log()
+    low = torch.searchsorted(log_sigmas, log_sigma.contiguous(), right=True).sub(1).clamp(0, len(log_sigmas) - 2)
+    return low + ((log_sigma - log_sigmas[low]) / (log_sigmas[low + 1] - log_sigmas[low])).clamp(0, 1)
+
+
 class NoiseSchedule:
     """Scaled-linear betas: linspace(sqrt(start), sqrt(end), steps)^2, computed in float64 and kept in float32.
 
@@ -77,11 +84,7 @@ class NoiseSchedule:
 
     def sigma_to_t(self, sigma: torch.Tensor) -> torch.Tensor:
         """Fractional step of a noise level by interpolation in log sigma (k-diffusion, used by the released code)."""
-        table = self.sigmas.to(sigma.device).log()
-        log_sigma = sigma.clamp_min(1e-20).log()
-        low = torch.searchsorted(table, log_sigma.contiguous(), right=True).sub(1).clamp(0, self.steps - 2)
-        weight = ((log_sigma - table[low]) / (table[low + 1] - table[low])).clamp(0, 1)
-        return low + weight
+        return fractional_step(self.sigmas.to(sigma.device).log(), sigma)
 
     def t_to_sigma(self, t: torch.Tensor) -> torch.Tensor:
         """Inverse of `sigma_to_t`: noise level of a fractional step."""

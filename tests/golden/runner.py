@@ -74,12 +74,11 @@ def comfy_command(comfy: Path, module: str, *arguments: object) -> list[str]:
 
 
 def find_comfy() -> Path | None:
-    """The ComfyUI folder: $COMFYUI_PATH, else around or beside the checkout or in the home folder; None when absent."""
+    """ComfyUI's folder where quickstart finds it; None without one. A wrong $COMFYUI_PATH is an error."""
+    from quickstart_lib import comfyui, environment
+
     root = Path(__file__).resolve().parents[2]
-    given = os.environ.get("COMFYUI_PATH")
-    # An installed pack lies in ComfyUI/custom_nodes/.
-    candidates = [Path(given)] if given else [root.parents[1], root.parent / "ComfyUI", Path.home() / "ComfyUI"]
-    return next((path for path in candidates if (path / "comfy" / "model_base.py").is_file()), None)
+    return comfyui.find(root, os.environ, Path.home(), environment.cache_folder(os.environ, Path.home()))
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
