@@ -12,13 +12,17 @@ D width of a reference token, E width of the time embedding.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+
+from .reference_strength import Place, attention_places
+from .region_lora import PROJECTIONS, RegionLinear, rank_of, region_ranks
+from .split_attention import Split, split_attention
 
 # The sketch feature k is added after input block HINT_BLOCKS[k] (four levels of two residual blocks each).
 HINT_BLOCKS = (0, 3, 6, 9, 11)
@@ -36,6 +40,9 @@ class UNetConfig:
     attention_levels: tuple[int, ...] = (0, 1, 2)  # levels with attention; the middle block always has it
     num_head_channels: int = 64
     context_dim: int = 1024  # D, width of the reference tokens
+    # Ranks of the region LoRAs of v1.5, figure and background: whole numbers, or fractions of a layer's smaller side
+    # (released: 4 and 0.5); None has none.
+    region_ranks: tuple[int | float, int | float] | None = None
 
     def __post_init__(self):
         for level in (*self.attention_levels, len(self.channel_mult) - 1):
@@ -82,24 +89,54 @@ class ResBlock(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention of x (B, N, C) over context (B, M, D); without context over x itself."""
 
-    def __init__(self, width: int, context_width: int, head_width: int):
+    def __init__(
+        self,
+        width: int,
+        context_width: int,
+        head_width: int,
+        ranks: tuple[int | float, int | float] | None = None,  # region LoRAs, see UNetConfig
+    ):
         super().__init__()
         self.heads = width // head_width
-        self.to_q = nn.Linear(width, width, bias=False)
-        self.to_k = nn.Linear(context_width, width, bias=False)
-        self.to_v = nn.Linear(context_width, width, bias=False)
+        for name, inputs in zip(PROJECTIONS, (width, context_width, context_width), strict=True):
+            if ranks is None:
+                layer: nn.Module = nn.Linear(inputs, width, bias=False)
+            else:
+                layer = RegionLinear(inputs, width, tuple(rank_of(rank, inputs, width) for rank in ranks))
+            self.add_module(name, layer)
         self.to_out = nn.Sequential(nn.Linear(width, width), nn.Identity())
 
-    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None, strength: float = 1.0) -> torch.Tensor:
         context = x if context is None else context
+        return self._out(self._attend(self.to_q(x), self.to_k(context), self.to_v(context)), strength)
 
-        def split(tokens: torch.Tensor) -> torch.Tensor:
+    def forward_split(
+        self,
+        x: torch.Tensor,  # (B, N, C)
+        split: Split,
+        size: tuple[int, int],  # H, W with H * W = N
+        strength: float = 1.0,
+    ) -> torch.Tensor:
+        """Every query over the tokens of its region."""
+        return self._out(split_attention(self, x, split, size, self._attend), strength)
+
+    def project(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """The plain projection `name` of PROJECTIONS (see split_attention.Layer)."""
+        return getattr(self, name)(x)
+
+    def term(self, name: str, x: torch.Tensor, kind: str | None) -> torch.Tensor | None:
+        """The region term beside it, or None (see split_attention.Layer)."""
+        layer = getattr(self, name)
+        return layer.term(x, kind) if isinstance(layer, RegionLinear) else None
+
+    def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        def heads(tokens: torch.Tensor) -> torch.Tensor:
             return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-        attended = F.scaled_dot_product_attention(
-            split(self.to_q(x)), split(self.to_k(context)), split(self.to_v(context))
-        )
-        return self.to_out(attended.transpose(1, 2).flatten(2))
+        return F.scaled_dot_product_attention(heads(q), heads(k), heads(v)).transpose(1, 2).flatten(2)
+
+    def _out(self, attended: torch.Tensor, strength: float) -> torch.Tensor:
+        return self.to_out(attended if strength == 1.0 else attended * strength)
 
 
 class GEGLU(nn.Module):
@@ -123,38 +160,45 @@ class FeedForward(nn.Module):
         return self.net(x)
 
 
+Guide = torch.Tensor | Split
+"""What cross-attention reads: reference tokens (B, M, D) for the whole picture, or tokens split by region."""
+
+
 class TransformerBlock(nn.Module):
     """Self-attention, cross-attention over the reference tokens, feed-forward; each pre-normalised and residual."""
 
-    def __init__(self, width: int, context_width: int, head_width: int):
+    def __init__(self, width: int, context_width: int, head_width: int, ranks=None):
         super().__init__()
         self.attn1 = Attention(width, width, head_width)
         self.ff = FeedForward(width)
-        self.attn2 = Attention(width, context_width, head_width)
+        self.attn2 = Attention(width, context_width, head_width, ranks)
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
 
-    def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, guide: Guide, size: tuple[int, int], strength: float) -> torch.Tensor:
         x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), context)
+        if isinstance(guide, Split):
+            x = x + self.attn2.forward_split(self.norm2(x), guide, size, strength)
+        else:
+            x = x + self.attn2(self.norm2(x), guide, strength)
         return x + self.ff(self.norm3(x))
 
 
 class SpatialTransformer(nn.Module):
     """A transformer over the pixels of a feature map (B, C, H, W), read row by row."""
 
-    def __init__(self, width: int, context_width: int, head_width: int):
+    def __init__(self, width: int, context_width: int, head_width: int, ranks=None):
         super().__init__()
         self.norm = nn.GroupNorm(32, width, eps=1e-6)
         self.proj_in = nn.Conv2d(width, width, 1)
-        self.transformer_blocks = nn.ModuleList([TransformerBlock(width, context_width, head_width)])
+        self.transformer_blocks = nn.ModuleList([TransformerBlock(width, context_width, head_width, ranks)])
         self.proj_out = nn.Conv2d(width, width, 1)
 
-    def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        height_width = x.shape[-2:]
+    def forward(self, x: torch.Tensor, guide: Guide, strengths: Iterator[float]) -> torch.Tensor:
+        height, width = x.shape[-2:]
         tokens = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)
         for block in self.transformer_blocks:
-            tokens = block(tokens, context)
-        return x + self.proj_out(tokens.transpose(1, 2).unflatten(2, height_width))
+            tokens = block(tokens, guide, (height, width), next(strengths, 1.0))
+        return x + self.proj_out(tokens.transpose(1, 2).unflatten(2, (height, width)))
 
 
 class Downsample(nn.Module):
@@ -176,14 +220,17 @@ class Upsample(nn.Module):
 
 
 class Block(nn.Sequential):
-    """Layers of one input, middle or output block; each takes what it needs of (x, emb, context)."""
+    """Layers of one input, middle or output block; each takes what it needs of the arguments."""
 
-    def forward(self, x: torch.Tensor, emb: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, emb: torch.Tensor, guide: Guide, strengths: Sequence[float] = ()
+    ) -> torch.Tensor:
+        remaining = iter(strengths)  # of this block's attention layers; a fresh one when a block is recomputed
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, emb)
             elif isinstance(layer, SpatialTransformer):
-                x = layer(x, context)
+                x = layer(x, guide, remaining)
             else:
                 x = layer(x)
         return x
@@ -212,7 +259,7 @@ class UNet(nn.Module):
         last = len(widths) - 1
 
         def transformer(width: int) -> SpatialTransformer:
-            return SpatialTransformer(width, config.context_dim, config.num_head_channels)
+            return SpatialTransformer(width, config.context_dim, config.num_head_channels, config.region_ranks)
 
         self.time_embed = nn.Sequential(nn.Linear(base, emb_width), nn.SiLU(), nn.Linear(emb_width, emb_width))
 
@@ -265,20 +312,31 @@ class UNet(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    @property
+    def attention_places(self) -> tuple[Place, ...]:
+        """Where the cross-attention layers stand, in their order."""
+        return attention_places(self, SpatialTransformer, Downsample, Upsample)
+
     def forward(
         self,
         x: torch.Tensor,  # (B, in_channels, H, W) noisy latent, H and W multiples of 2^(levels - 1)
         timesteps: torch.Tensor,  # (B,) steps 0..999, may be fractional
-        context: torch.Tensor,  # (B, M, D) reference tokens; zeros mean "no reference"
+        context: torch.Tensor | None,  # (B, M, D) reference tokens; zeros mean "no reference"; not read with `split`
         control: Sequence[torch.Tensor] | None = None,  # sketch features, shallow to deep
+        split: Split | None = None,  # reference tokens by region instead of `context`
+        strengths: Sequence[float] | None = None,  # factor of every cross-attention, in the order of attention_places
     ) -> torch.Tensor:
         emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(x.dtype))
         hints = dict(zip(HINT_BLOCKS, control, strict=True)) if control is not None else {}
+        guide = context if split is None else split
+        remaining = iter(strengths or ())
 
         def run(block: Block, h: torch.Tensor) -> torch.Tensor:
+            count = sum(isinstance(layer, SpatialTransformer) for layer in block) if strengths else 0
+            arguments = (h, emb, guide, [next(remaining) for _ in range(count)])
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                return checkpoint(block, h, emb, context, use_reentrant=False)
-            return block(h, emb, context)
+                return checkpoint(block, *arguments, use_reentrant=False)
+            return block(*arguments)
 
         h, skips = x, []
         for index, block in enumerate(self.input_blocks):
@@ -339,4 +397,30 @@ def unet_config_from_state_dict(
         attention_levels=tuple(attention_levels),
         num_head_channels=num_head_channels,
         context_dim=context_dim,
+        region_ranks=_configured_ranks(state_dict, prefix),
     )
+
+
+def _configured_ranks(state_dict: Mapping[str, torch.Tensor], prefix: str) -> tuple[int | float, int | float] | None:
+    """The `region_ranks` of a configuration that gives the ranks of this file, or None when it has no region LoRA.
+
+    Equal ranks are a whole number; ranks that grow with the layer are a fraction of its smaller side.
+    """
+    ranks = region_ranks(state_dict, prefix)
+    if not ranks:
+        return None
+    sides = {layer: min(state_dict[f"{prefix}{layer}.weight"].shape) for layer in ranks}
+
+    def configured(kind: int) -> int | float:
+        given = {layer: both[kind] for layer, both in ranks.items()}
+        if len(set(given.values())) == 1:
+            return next(iter(given.values()))
+        fraction = max(rank / sides[layer] for layer, rank in given.items())
+        if any(rank_of(fraction, sides[layer], sides[layer]) != rank for layer, rank in given.items()):
+            raise ValueError(
+                f"The region LoRAs under {prefix!r} have ranks {sorted(set(given.values()))}, which are neither one "
+                "number nor one fraction of their layers; the file mixes models."
+            )
+        return fraction
+
+    return configured(0), configured(1)

@@ -1,0 +1,88 @@
+"""How strongly each cross-attention layer listens to the reference.
+
+The result of a cross-attention is multiplied by the layer's strength before the output projection (released code), so
+strength 0 leaves the projection's bias and 1 changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+LEVELS = ("high", "middle", "low", "bottom")  # feature maps of 1, 1/2, 1/4 and 1/8 of the latent's size
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an attention layer stands in the U-Net."""
+
+    part: str
+    """"encoder", "bottom" (the middle block) or "decoder"."""
+    level: int
+    """How often the feature map was halved."""
+
+
+def attention_places(unet: nn.Module, transformer: type, downsample: type, upsample: type) -> tuple[Place, ...]:
+    """The places of all transformer layers of a U-Net with input_blocks, middle_block and output_blocks, in order.
+
+    transformer, downsample, upsample: the classes of those layers in this U-Net. A transformer of several blocks counts
+    once per block.
+    """
+    level = 0
+
+    def layers(blocks: Sequence[nn.Module], part: str) -> Iterator[Place]:
+        nonlocal level
+        for block in blocks:
+            for layer in block:
+                if isinstance(layer, transformer):
+                    yield from [Place(part, level)] * len(layer.transformer_blocks)
+                elif isinstance(layer, downsample):
+                    level += 1
+                elif isinstance(layer, upsample):
+                    level -= 1
+
+    return (
+        *layers(unet.input_blocks, "encoder"),
+        *layers([unet.middle_block], "bottom"),
+        *layers(unet.output_blocks, "decoder"),
+    )
+
+
+@dataclass(frozen=True)
+class LevelStrengths:
+    """Factors per resolution and per part of the U-Net; those of a layer's level and part are multiplied.
+
+    The released application lets later sliders overwrite earlier ones, so that its "encoder" slider reaches two layers
+    only; here every slider reaches all the layers it names. `layers` sets every layer by itself.
+    """
+
+    high: float = 1.0
+    """Full-size feature maps: small colour areas and edges."""
+    middle: float = 1.0
+    """Half-size feature maps: colour."""
+    low: float = 1.0
+    """Quarter-size feature maps: meaning (what is hair, what is cloth)."""
+    bottom: float = 1.0
+    """The middle block: the picture as a whole."""
+    encoder: float = 1.0
+    """All layers on the way down."""
+    decoder: float = 1.0
+    """All layers on the way up."""
+    layers: tuple[float, ...] = ()
+    """One factor per layer in order, instead of all the factors above; empty: not used."""
+
+    def of(self, places: Sequence[Place], overall: float = 1.0) -> tuple[float, ...]:
+        """The strength of every layer. Raises ValueError when `layers` has another length than the U-Net."""
+        if self.layers:
+            if len(self.layers) != len(places):
+                raise ValueError(
+                    f"{len(self.layers)} strengths are given, but this model has {len(places)} cross-attention layers. "
+                    f"Give {len(places)} numbers, or none."
+                )
+            return tuple(overall * strength for strength in self.layers)
+        parts = {"encoder": self.encoder, "bottom": 1.0, "decoder": self.decoder}
+        return tuple(
+            overall * getattr(self, LEVELS[min(place.level, len(LEVELS) - 1)]) * parts[place.part] for place in places
+        )

@@ -1,0 +1,216 @@
+"""Split cross-attention: every query of the sketch attends to the reference tokens of its own region.
+
+Paper: Image Referenced Sketch Colorization Based on Animation Creation Workflow (CVPR 2025), Eq. 2, for a figure and a
+background; here for any number of figures ("cast"), the same composition with more regions. The released code computes
+both regions for every query and throws half away; here a query is computed once, for the region that it belongs to, so
+split attention costs hardly more than plain attention. Only soft edges and the merge scale make a query belong to two.
+
+The paper writes softmax(QK/d); like the released code, d is the root of the head width.
+
+Shape legend: B batch, F figures, R = F + 1 regions (background last), H W size of a feature map, N = H * W queries,
+n queries of one region, M tokens of one region, D width of a token, C channels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """How the regions are composed. Compared by value: conditions with equal options run in one batch."""
+
+    kinds: tuple[str | None, ...]
+    """Region weights of each region, figures first, background last: "fg", "bg", or None for the plain weights."""
+    strengths: tuple[float, ...]
+    """Factor on the attention result of each region."""
+    threshold: float = 0.05
+    """A query belongs to a figure where the figure's mask, resized to the feature map, is greater (0..1)."""
+    merge: float = 0.0
+    """0..1: how much of a figure's result is replaced by the background's result for the same query."""
+    soft: bool = False
+    """Blend the regions by the mask's value instead of deciding by the threshold."""
+    ties_to_figure: bool = False
+    """Where mask = threshold: figure (released v1 path) instead of background (released v1.5 path)."""
+
+    def __post_init__(self):
+        if len(self.kinds) != len(self.strengths) or len(self.kinds) < 2:
+            raise ValueError(
+                f"{len(self.kinds)} kinds and {len(self.strengths)} strengths: a split needs one of each per region, "
+                "and at least a figure and the background."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """The queries of one region on a feature map of one size."""
+
+    index: torch.Tensor | None
+    """(B * n,) places in the queries flattened to (B * N); None: every query, in order."""
+    weight: torch.Tensor | None
+    """(B, n, 1) factor on the region's result, padding has 0; None: 1 everywhere."""
+
+
+def to_latent_size(masks: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Masks (B, F, H, W) of any size -> (B, F, height, width), the latent's size; float32.
+
+    Masks of 8 times the latent are reduced bicubically without antialiasing, as in the released code; others are
+    brought to that size first, with antialiasing, so that a large mask is not sampled between its pixels.
+    """
+    masks = masks.float()
+    if masks.shape[-2:] == (height, width):
+        return masks
+    full = (8 * height, 8 * width)
+    if masks.shape[-2:] != full:
+        masks = F.interpolate(masks, size=full, mode="bilinear", align_corners=False, antialias=True)
+    return F.interpolate(masks, size=(height, width), mode="bicubic", align_corners=False)
+
+
+def composition(masks: torch.Tensor, options: SplitOptions, threshold: torch.Tensor | None = None) -> torch.Tensor:
+    """Weight of every region at every query: masks (B, F, H, W) of this size -> (B, R, N).
+
+    Later figures lie on top of earlier ones; the background gets what no figure covers. threshold: (B,), replaces the
+    one of the options. Strengths and merge are part of the weights.
+    """
+    if options.soft:
+        inside = masks.clamp(0, 1)
+    else:
+        level = options.threshold if threshold is None else threshold.to(masks).view(-1, 1, 1, 1)
+        inside = (masks >= level if options.ties_to_figure else masks > level).to(masks.dtype)
+    free = torch.ones_like(inside[:, 0])
+    figures = []
+    for figure in reversed(inside.unbind(1)):
+        figures.append(free * figure)
+        free = free * (1 - figure)
+    figures.reverse()
+    background = free + options.merge * sum(figures)
+    weights = [figure * (1 - options.merge) for figure in figures] + [background]
+    scaled = [weight * strength for weight, strength in zip(weights, options.strengths, strict=True)]
+    return torch.stack(scaled, dim=1).flatten(2)
+
+
+def shares(weights: torch.Tensor) -> tuple[Share | None, ...]:
+    """The queries each region has to answer, from weights (B, R, N); None for a region without any.
+
+    Rows of a batch may differ: the shorter ones are padded with other queries of weight 0.
+    """
+    result: list[Share | None] = []
+    batch, _, total = weights.shape
+    for weight in weights.unbind(1):
+        used = weight != 0
+        most = int(used.sum(dim=1).max())
+        if most == 0:
+            result.append(None)
+            continue
+        if most == total:
+            index, own = None, weight
+        else:
+            # A stable sort puts the used queries first, each part in its old order.
+            order = torch.sort(used.to(torch.uint8), dim=1, descending=True, stable=True).indices[:, :most]
+            own = weight.gather(1, order)
+            index = (order + torch.arange(batch, device=order.device)[:, None] * total).flatten()
+        result.append(Share(index, None if bool((own == 1).all()) else own[..., None]))
+    return tuple(result)
+
+
+class Split:
+    """The regions of one run of the U-Net: their tokens, and who answers which query at every feature map size."""
+
+    def __init__(
+        self,
+        tokens: Sequence[torch.Tensor],  # R tensors (B, M, D), background last; M may differ
+        masks: torch.Tensor,  # (B, F, H, W) figure masks at the size of the latent, 1 = figure
+        options: SplitOptions,
+        threshold: torch.Tensor | None = None,  # (B,) one threshold per row, instead of the one of the options
+    ):
+        if not len(tokens) == masks.shape[1] + 1 == len(options.kinds):
+            raise ValueError(
+                f"{len(tokens)} token sets, {masks.shape[1]} figure masks and options for {len(options.kinds)} regions "
+                "do not belong together: there is one more token set than masks, the background's."
+            )
+        self.tokens = tuple(tokens)
+        self.masks = masks
+        self.options = options
+        self._threshold = threshold
+        self._plans: dict[tuple[int, int], tuple[Share | None, ...]] = {}
+
+    def with_tokens(self, tokens: Sequence[torch.Tensor]) -> Split:
+        """The same masks, options and plans with other tokens."""
+        other = copy.copy(self)
+        other.tokens = tuple(tokens)
+        return other
+
+    def plan(self, height: int, width: int) -> tuple[Share | None, ...]:
+        """The shares on a feature map of height x width; made once per size.
+
+        The masks are resized bicubically without antialiasing, as in the released code; values outside 0..1 that this
+        makes only meet the threshold.
+        """
+        size = (height, width)
+        if size not in self._plans:
+            masks = self.masks.float()
+            if masks.shape[-2:] != size:
+                masks = F.interpolate(masks, size=size, mode="bicubic", align_corners=False)
+            self._plans[size] = shares(composition(masks, self.options, self._threshold))
+        return self._plans[size]
+
+
+class Layer(Protocol):
+    """What split attention asks of a cross-attention layer."""
+
+    def project(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """The plain projection "to_q", "to_k" or "to_v" of x (..., width in) -> (..., C)."""
+
+    def term(self, name: str, x: torch.Tensor, kind: str | None) -> torch.Tensor | None:
+        """The region term that is added to it, or None."""
+
+
+def split_attention(
+    layer: Layer,
+    x: torch.Tensor,  # (B, N, C) normalised hidden states
+    split: Split,
+    size: tuple[int, int],  # H, W with H * W = N
+    attend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """Attention results (B, N, C) before the output projection, composed of all regions (Eq. 2).
+
+    attend(q, k, v): multi-head attention of (B, n, C), (B, M, C), (B, M, C) -> (B, n, C).
+    """
+    batch = len(x)
+    queries = layer.project("to_q", x).flatten(0, 1)
+    hidden = x.flatten(0, 1)
+    composed = None
+    for share, kind, tokens in zip(split.plan(*size), split.options.kinds, split.tokens, strict=True):
+        if share is None:
+            continue
+
+        def pick(values: torch.Tensor, share: Share = share) -> torch.Tensor:
+            picked = values if share.index is None else values.index_select(0, share.index)
+            return picked.unflatten(0, (batch, -1))
+
+        query = pick(queries)
+        key, value = layer.project("to_k", tokens), layer.project("to_v", tokens)
+        if (term := layer.term("to_q", pick(hidden), kind) if kind else None) is not None:
+            query = query + term
+        if (term := layer.term("to_k", tokens, kind)) is not None:
+            key = key + term
+        if (term := layer.term("to_v", tokens, kind)) is not None:
+            value = value + term
+        answer = attend(query, key, value)
+        if share.weight is not None:
+            answer = answer * share.weight.to(answer.dtype)
+        answer = answer.flatten(0, 1)
+        if share.index is None:
+            composed = answer if composed is None else composed + answer
+        else:
+            composed = torch.zeros_like(queries) if composed is None else composed
+            composed = composed.index_add(0, share.index, answer.to(composed.dtype))
+    if composed is None:  # all strengths are 0
+        composed = torch.zeros_like(queries)
+    return composed.unflatten(0, (batch, -1))
