@@ -18,7 +18,8 @@ UNET_PREFIX = "model.diffusion_model."
 SKETCH_PREFIX = "control_encoder."
 VAE_PREFIX = "first_stage_model."
 # Parts of a checkpoint that are neither U-Net nor VAE and that a re-saved checkpoint must keep.
-COMPANION_PREFIXES = (SKETCH_PREFIX, "proj.")
+BACKGROUND_PREFIXES = ("transformer.", "thresh_embedder.")  # recovery transformer and threshold embedding (v1.5)
+COMPANION_PREFIXES = (SKETCH_PREFIX, "proj.", *BACKGROUND_PREFIXES)
 
 V_MARKER = "v_pred"  # ComfyUI's own convention: an empty tensor of this name means v-prediction
 EPS_MARKER = "eps_pred"
@@ -35,7 +36,7 @@ class Family:
     """What `detect` found out about a checkpoint."""
 
     name: str
-    """Short name of the family: "v1"."""
+    """Short name of the family: "v1" or "v1.5"."""
     title: str
     """Name for people: "ColorizeDiffusion v1"."""
     prediction_type: str
@@ -50,6 +51,11 @@ class Family:
     """Width of one attention head (64 in the released files)."""
     sketch_polarity: str = SKETCH_POLARITY
     """Polarity the sketch encoder was trained with."""
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether the model has weights for figure and background (v1.5)."""
+        return self.name == "v1.5"
 
 
 @dataclass(frozen=True)
@@ -68,9 +74,9 @@ KINDS = (
     Kind("xl-plugin", "ColorizeDiffusion XL with plugin", ("bg_encoder.middle_block.", "control_encoder.proj_ins.")),
     Kind("xl", "ColorizeDiffusion XL", ("control_encoder.proj_ins.",)),
     Kind("v2", "ColorizeDiffusion v2", ("bg_encoder.", "style_encoder.")),
-    Kind("v1.5", "ColorizeDiffusion v1.5", ("thresh_embedder.", UNET_PREFIX)),
-    Kind("v1.5", "ColorizeDiffusion v1.5", ("transformer.layers.", UNET_PREFIX)),
-    Kind("v1.5", "ColorizeDiffusion v1.5", ("*.lora_down_fg.", UNET_PREFIX)),
+    Kind("v1.5", "ColorizeDiffusion v1.5", ("thresh_embedder.", UNET_PREFIX), supported=True),
+    Kind("v1.5", "ColorizeDiffusion v1.5", ("transformer.layers.", UNET_PREFIX), supported=True),
+    Kind("v1.5", "ColorizeDiffusion v1.5", ("*.lora_down_fg.", UNET_PREFIX), supported=True),
     Kind("v1", "ColorizeDiffusion v1", ("control_encoder.zero_blocks.", UNET_PREFIX + "input_blocks."), supported=True),
 )
 
@@ -128,8 +134,14 @@ def detect(
         raise CheckpointError(_unknown(state_dict, label))
     if not kind.supported:
         raise CheckpointError(
-            f"{label} is a {kind.title} checkpoint; this release runs ColorizeDiffusion v1. "
-            f"Choose a v1 file (official v1 file names begin with 'mult'; {WEIGHTS_PAGE}) or update this node pack."
+            f"{label} is a {kind.title} checkpoint; this release runs ColorizeDiffusion v1 and v1.5. "
+            "Choose one of those (official file names begin with 'mult' for v1 and 'switch' for v1.5; "
+            f"{WEIGHTS_PAGE}) or update this node pack."
+        )
+    if kind.name == "v1.5" and not any(".lora_down_fg." in key for key in state_dict):
+        raise CheckpointError(
+            f"{label} is incomplete: it has parts of a v1.5 checkpoint but no region weights (no tensor name contains "
+            "'.lora_down_fg.'). Download or convert it again."
         )
     config = _unet_sizes(state_dict, label)
     polarity = metadata.get("colorize.sketch_polarity", SKETCH_POLARITY)
@@ -163,7 +175,7 @@ def _unknown(state_dict: Mapping[str, Any], label: str) -> str:
     first = ", ".join(keys[:10]) or "none"
     return (
         f"{label} is not a known ColorizeDiffusion checkpoint: its {len(keys)} tensors fit no known family. "
-        f"First names: {first}. Choose a ColorizeDiffusion v1 checkpoint ({WEIGHTS_PAGE}); "
+        f"First names: {first}. Choose a ColorizeDiffusion v1 or v1.5 checkpoint ({WEIGHTS_PAGE}); "
         "a state of the trainer becomes one with `python -m trainer convert`."
     )
 
@@ -248,7 +260,7 @@ def head_width_marker(state_dict: Mapping[str, Any]) -> int | None:
 
 
 def is_v1_unet(unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | None, unet_prefix: str = "") -> bool:
-    """Whether ComfyUI should give this U-Net to our class: true for v1 files only, never for stock models.
+    """Whether ComfyUI should give this U-Net to our class: true for v1 and v1.5 files only, never for stock models.
 
     unet_config: what ComfyUI's detection read from the U-Net. A v1 U-Net is a Stable Diffusion 2 U-Net with
     convolutional projections; that shape alone is ambiguous, so the file must also carry a mark of ours: the sketch
@@ -273,10 +285,8 @@ def is_v1_unet(unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | N
     foreign = ("warp_modules.", "style_modules.", "conv_fg.")
     if any(key.startswith(unet_prefix + name) for key in state_dict for name in foreign):
         return False
-    if any(".lora_down_fg." in key for key in state_dict):
-        return False
     kind = find_kind(state_dict)
     if kind is not None:
-        return kind.name == "v1"
+        return kind.name in ("v1", "v1.5")
     released = dict(context_dim=1024, model_channels=320, channel_mult=[1, 2, 4, 4])
     return HEAD_WIDTH_MARKER in state_dict or all(unet_config.get(k) == v for k, v in released.items())

@@ -2,7 +2,7 @@
 
 The encoder depends on the sketch only, not on the step, so it runs once for a sketch and size; every later step and
 every further sampler that shares the conditioning re-uses the five maps. They are added after U-Net input blocks 0, 3,
-6, 9 and 11.
+6, 9 and 11, each times the strength of its level and that of Apply ControlNet.
 Strength 0 in the core node means no control at all; a blank sketch (black) is a different thing.
 """
 
@@ -25,17 +25,28 @@ CACHED_SIZES = 4  # sketches of an image-to-image, hires or area pass are kept s
 PIXELS_PER_LATENT = 8
 # Working memory of the encoder per input pixel and batch row, in values: 16 channels twice at full size, less below.
 VALUES_PER_PIXEL = 64
+LEVEL_OF_MAP = ("high", "middle", "low", "bottom", "bottom")  # 1/8, 1/16, 1/32, 1/64 and again 1/64 of the picture
 
 
 class SketchControl(comfy.controlnet.ControlBase):
     """Adds the maps of a `SketchEncoder` to the U-Net. Hints are BCHW in 0..1: white lines (1) on black (0)."""
 
-    def __init__(self, encoder: SketchEncoder, patcher, compute_dtype: torch.dtype):
-        """patcher: the ModelPatcher that owns `encoder`; compute_dtype: what the encoder's layers compute in."""
+    def __init__(
+        self,
+        encoder: SketchEncoder,
+        patcher,
+        compute_dtype: torch.dtype,
+        map_strengths: tuple[float, ...] = (1.0,) * len(HINT_BLOCKS),
+    ):
+        """patcher: the ModelPatcher that owns `encoder`; compute_dtype: what the encoder's layers compute in.
+
+        map_strengths: a factor for each of the five maps, first to last, besides the strength of Apply ControlNet.
+        """
         super().__init__()
         self.encoder = encoder
         self.patcher = patcher
         self.compute_dtype = compute_dtype
+        self.map_strengths = map_strengths
         self.compression_ratio = PIXELS_PER_LATENT
         self._features: dict[tuple[int, int], list[torch.Tensor]] = {}  # (height, width) of the hint -> 5 maps
         self._warned = False
@@ -81,9 +92,10 @@ class SketchControl(comfy.controlnet.ControlBase):
                 "Sketch, which has as many pictures as there are sketches."
             )
         entries: list[torch.Tensor | None] = [None] * (HINT_BLOCKS[-1] + 1)
-        for block, feature in zip(HINT_BLOCKS, features, strict=True):
+        for block, feature, strength in zip(HINT_BLOCKS, features, self.map_strengths, strict=True):
             # Fresh tensors: the merge below scales them in place. One sketch broadcasts over all rows.
-            entries[block] = feature.repeat(batched_number, 1, 1, 1) if count > 1 else feature.clone()
+            scaled = feature * strength
+            entries[block] = scaled.repeat(batched_number, 1, 1, 1) if count > 1 else scaled
         # The U-Net takes controls from the end of the list, so the deepest block comes first.
         return self.control_merge({"input": entries[::-1]}, previous, output_dtype=None)
 
@@ -126,8 +138,30 @@ class SketchControl(comfy.controlnet.ControlBase):
         super().cleanup()
 
     def copy(self) -> SketchControl:
-        c = SketchControl(self.encoder, self.patcher, self.compute_dtype)
+        c = SketchControl(self.encoder, self.patcher, self.compute_dtype, self.map_strengths)
         self.copy_to(c)
+        return c
+
+    def with_level_strengths(
+        self, high: float = 1.0, middle: float = 1.0, low: float = 1.0, bottom: float = 1.0
+    ) -> SketchControl:
+        """A copy whose maps are multiplied by the strength of their level, besides the strengths it has already.
+
+        The encoder's maps are kept as they are, so a sketch that was encoded need not be encoded again.
+        """
+        levels = {"high": high, "middle": middle, "low": low, "bottom": bottom}
+        c = self.copy()
+        c.map_strengths = tuple(
+            own * levels[level] for own, level in zip(self.map_strengths, LEVEL_OF_MAP, strict=True)
+        )
+        c._features = dict(self._features)
+        return c
+
+    def blank(self) -> SketchControl:
+        """A copy that reads one empty sketch (black, -1 for the network) of the same size, with the same settings."""
+        c = self.copy()
+        if c.cond_hint_original is not None:
+            c.cond_hint_original = torch.zeros_like(c.cond_hint_original[:1])
         return c
 
     def deepclone_multigpu(self, load_device, autoregister=False) -> SketchControl:

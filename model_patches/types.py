@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
 from .families import Family
+from .networks.reference_strength import LevelStrengths
+
+if TYPE_CHECKING:
+    from .background import LoadedBackgroundEncoder
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A further figure with a reference of its own."""
+
+    tokens: torch.Tensor
+    """(B, N, D): local tokens of its reference; on the CPU."""
+    mask: torch.Tensor
+    """(B, H, W): where the figure is in the sketch, 0..1; on the CPU, any size."""
+    strength: float = 1.0
+    """Factor on the attention result of this figure, 0..2."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,6 +36,24 @@ class Reference:
     """Side in pixels of the square the encoder read."""
     fit: str
     """How the picture was brought to that square: "stretch", "pad" or "crop"."""
+    background_tokens: torch.Tensor | None = None
+    """(B, N, D): local tokens of the reference with its figure painted white, or of a background picture."""
+    background_is_picture: bool = False
+    """Whether the background tokens come from a picture of their own."""
+    background_threshold: float = 0.5
+    """Where the figure mask of the reference was cut, 0..1."""
+    regions: tuple[Region, ...] = ()
+    """Further figures; later ones lie on top."""
+    levels: LevelStrengths = LevelStrengths()
+    """Strength of the reference per level, part or layer of the U-Net."""
+    edits: tuple[str, ...] = ()
+    """What Manipulate Reference did to the tokens, one sentence per edit, in order."""
+    tags: tuple[str, ...] = ()
+    """Words that belong to the reference."""
+    palette: tuple[str, ...] = ()
+    """Its main colours as "#rrggbb", the most common first."""
+    encoder_mark: torch.Tensor | None = None
+    """(n,): numbers by which the encoder of the tokens is recognised (card.encoder_mark); None when not known."""
 
     @property
     def local_tokens(self) -> torch.Tensor:
@@ -43,3 +78,5 @@ class Colorizer:
     family: Family
     file_name: str
     """For messages: which checkpoint this came from."""
+    background_encoder: LoadedBackgroundEncoder | None = field(default=None, repr=False)
+    """Recovery transformer and threshold embedding of a v1.5 file."""

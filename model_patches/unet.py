@@ -1,8 +1,8 @@
-"""The v1 U-Net inside ComfyUI: classes, prediction type, noise schedule, and their registration with the stock loaders.
+"""The v1 and v1.5 U-Net inside ComfyUI: classes, prediction type, noise schedule, registration with the stock loaders.
 
 `register()` puts `ColorizeV1` into ComfyUI's list of known models. From then on Load Checkpoint, Load Diffusion Model
 and every loader built on them read our files; LoRA, fp8, low-memory modes, previews and torch.compile follow, because
-the network is ComfyUI's own `UNetModel` with the released tensor names.
+the network is ComfyUI's own `UNetModel` with the released tensor names. Only its cross-attention layers are ours.
 """
 
 from __future__ import annotations
@@ -11,20 +11,97 @@ import logging
 
 import comfy.latent_formats
 import comfy.model_base
+import comfy.model_management
 import comfy.model_sampling
 import comfy.supported_models
 import comfy.supported_models_base
 import torch
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.ldm.modules.attention import BasicTransformerBlock, CrossAttention, SpatialTransformer, optimized_attention
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel, Upsample
 
 from . import families
+from .conditioning import PAYLOAD, Guide, conds_of, guide_of
+from .networks.reference_strength import attention_places
+from .networks.region_lora import KINDS, LowRank, Ranks, region_ranks, to_module_names, to_official_names
 from .networks.schedule import fractional_step
+from .networks.split_attention import split_attention
 
 MODEL_TYPES = {"v": comfy.model_base.ModelType.V_PREDICTION, "eps": comfy.model_base.ModelType.EPS}
 
 
+class ReferenceAttention(CrossAttention):
+    """ComfyUI's cross-attention, which also follows a `Guide` in transformer_options and knows region weights.
+
+    Without a guide it is exactly the layer it replaces.
+    """
+
+    def __init__(self, plain: CrossAttention, place: int, ranks: dict[str, Ranks], device, dtype, operations):
+        """Takes over the layers and attributes of `plain`. place: number of this layer among the cross-attentions.
+
+        ranks: "to_q", "to_k", "to_v" -> ranks of their region terms.
+        """
+        torch.nn.Module.__init__(self)
+        self.__dict__.update(plain.__dict__)  # everything that this ComfyUI's CrossAttention has, whatever its version
+        self.place = place
+        for number, kind in enumerate(KINDS):
+            terms = {
+                name: LowRank(*_sides(getattr(self, name)), both[number], device, dtype, operations)
+                for name, both in ranks.items()
+                if both[number]
+            }
+            if terms:
+                self.add_module(f"lora_{kind}", torch.nn.ModuleDict(terms))
+
+    def forward(self, x, context=None, value=None, mask=None, transformer_options={}):  # noqa: B006 - as inherited
+        guide: Guide | None = transformer_options.get(PAYLOAD)
+        if guide is None:
+            return super().forward(x, context, value=value, mask=mask, transformer_options=transformer_options)
+        strength = 1.0 if guide.strengths is None else guide.strengths[self.place]
+
+        def attend(q, k, v):
+            return optimized_attention(
+                q, k, v, self.heads, mask=mask, attn_precision=self.attn_precision,
+                transformer_options=transformer_options,
+            )  # fmt: skip
+
+        if guide.off or strength == 0:
+            attended = x.new_zeros(*x.shape[:-1], self.heads * self.dim_head)
+        elif guide.split is None:
+            context = x if context is None else context
+            attended = attend(self.to_q(x), self.to_k(context), self.to_v(context if value is None else value))
+        else:
+            size = tuple(transformer_options["activations_shape"][-2:])
+            attended = split_attention(self, x, guide.split, size, attend)
+        return self.to_out(attended if strength == 1 else attended * strength)
+
+    def project(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """The plain projection `name` (see networks.split_attention.Layer)."""
+        return getattr(self, name)(x)
+
+    def term(self, name: str, x: torch.Tensor, kind: str | None) -> torch.Tensor | None:
+        """The region term beside it, or None (see networks.split_attention.Layer)."""
+        terms = getattr(self, f"lora_{kind}", None) if kind else None
+        return terms[name](x) if terms is not None and name in terms else None
+
+
+def _sides(linear) -> tuple[int, int]:
+    return linear.in_features, linear.out_features
+
+
 class ColorizeUNet(UNetModel):
-    """ComfyUI's U-Net. A class of its own, so that later families can add parts and others can recognise it."""
+    """ComfyUI's U-Net with `ReferenceAttention` as its cross-attention.
+
+    region_ranks: ranks of the region terms by layer name, empty for v1.
+    """
+
+    def __init__(self, *args, region_ranks: dict[str, Ranks] | None = None, device=None, operations=None, **kwargs):
+        super().__init__(*args, device=device, operations=operations, **kwargs)
+        self.attention_places = attention_places(self, SpatialTransformer, Downsample, Upsample)
+        blocks = [(name, m) for name, m in self.named_modules() if isinstance(m, BasicTransformerBlock)]
+        for place, (name, block) in enumerate(blocks):
+            own = f"{name}.attn2."
+            ranks = {k.removeprefix(own): both for k, both in (region_ranks or {}).items() if k.startswith(own)}
+            block.attn2 = ReferenceAttention(block.attn2, place, ranks, device, self.dtype, operations)
 
 
 class FractionalTimesteps(comfy.model_sampling.ModelSamplingDiscrete):
@@ -47,9 +124,10 @@ class EpsSampling(FractionalTimesteps, comfy.model_sampling.EPS):
 
 
 class ColorizeModel(comfy.model_base.BaseModel):
-    """The diffusion model of the v1 family.
+    """The diffusion model of the v1 and v1.5 families.
 
-    Reference tokens arrive as cross-attention context (B, N, D), the sketch as a control.
+    Reference tokens arrive as cross-attention context (B, N, D), the sketch as a control, regions and settings of the
+    reference as the payload of Apply Reference (conditioning.py).
     """
 
     def __init__(self, model_config, model_type, device=None, unet_model=ColorizeUNet):
@@ -77,13 +155,45 @@ class ColorizeModel(comfy.model_base.BaseModel):
                 f"There are {tokens.shape[0]} references for {noise.shape[0]} pictures. "
                 "Use one reference, or as many as sketches (Repeat Image Batch and Image From Batch change the number)."
             )
-        return super().extra_conds(**kwargs)
+        conds = super().extra_conds(**kwargs)
+        if kwargs.get(PAYLOAD) is not None:
+            conds.update(conds_of(kwargs[PAYLOAD], tokens, noise, kwargs.get("seed")))
+        return conds
+
+    def _apply_model(
+        self,
+        x,
+        t,
+        c_concat=None,
+        c_crossattn=None,
+        control=None,
+        transformer_options={},  # noqa: B006 - as inherited
+        **kwargs,
+    ):
+        own = {name: kwargs.pop(f"colorize_{name}", None) for name in ("settings", "tokens", "masks", "noise")}
+        if own["settings"] is not None:
+            device, dtype = x.device, self.get_dtype_inference()
+            tokens = [
+                comfy.model_management.cast_to_device(values, device, dtype)
+                for values in (c_crossattn, *(own["tokens"] or ()))
+            ]
+            masks = None if own["masks"] is None else own["masks"].to(device)
+            guide, tokens = guide_of(
+                own["settings"], tokens, masks, own["noise"], t, self.model_sampling.timestep(t), self._sizes(x)
+            )
+            c_crossattn, transformer_options = tokens[0], {**transformer_options, PAYLOAD: guide}
+        return super()._apply_model(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+
+    def _sizes(self, x: torch.Tensor) -> list[tuple[int, int]]:
+        """(height, width) of every feature map that has cross-attention, for a latent x (B, C, h, w)."""
+        levels = {place.level for place in self.diffusion_model.attention_places}
+        return [tuple(-(-side // 2**level) for side in x.shape[-2:]) for level in sorted(levels)]
 
     def load_model_weights(self, sd, unet_prefix="", **kwargs):
         """Load the U-Net strictly and remember the file's companions. sd loses the U-Net's tensors."""
         self.companions = {k: v for k, v in sd.items() if k.startswith(families.COMPANION_PREFIXES)}
         given = {key.removeprefix(unet_prefix) for key in sd if key.startswith(unet_prefix)}
-        expected = set(self.diffusion_model.state_dict())
+        expected = set(to_official_names(self.diffusion_model.state_dict()))
         if missing := sorted(expected - given):
             raise families.CheckpointError(
                 f"This ColorizeDiffusion checkpoint is incomplete: {len(missing)} of {len(expected)} U-Net tensors "
@@ -102,7 +212,7 @@ class ColorizeModel(comfy.model_base.BaseModel):
 
 
 class ColorizeV1(comfy.supported_models_base.BASE):
-    """ColorizeDiffusion v1 for ComfyUI's model table."""
+    """ColorizeDiffusion v1 and v1.5 for ComfyUI's model table; v1.5 is v1 with region weights."""
 
     unet_config = {"use_linear_in_transformer": False, "adm_in_channels": None}
     unet_extra_config = {
@@ -132,7 +242,15 @@ class ColorizeV1(comfy.supported_models_base.BASE):
         head_width = families.head_width_marker(state_dict)
         if head_width is not None:
             self.unet_config["num_head_channels"] = head_width
+        if ranks := region_ranks(state_dict, prefix):
+            self.unet_config["region_ranks"] = ranks
         return ColorizeModel(self, self.model_type(state_dict, prefix), device=device)
+
+    def process_unet_state_dict(self, state_dict):
+        return to_module_names(state_dict)
+
+    def process_unet_state_dict_for_saving(self, state_dict):
+        return super().process_unet_state_dict_for_saving(to_official_names(state_dict))
 
     def clip_target(self, state_dict=None):
         """These models have no text encoder."""

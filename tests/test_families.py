@@ -48,12 +48,6 @@ def test_narrow_v1_with_metadata():
 @pytest.mark.parametrize(
     ("extra", "title"),
     [
-        ({"thresh_embedder.embed_layer.0.weight": meta(1024, 256)}, "v1.5"),
-        ({"transformer.layers.0.0.weight": meta(1024)}, "v1.5"),
-        (
-            {"model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_q.lora_down_fg.weight": meta(4, 1280)},
-            "v1.5",
-        ),
         ({"bg_encoder.zero_layers.0.weight": meta(1), "style_encoder.zero_layers.0.weight": meta(1)}, "v2"),
         ({"control_encoder.proj_ins.0.weight": meta(1)}, "XL"),
         ({"control_encoder.proj_ins.0.weight": meta(1), "bg_encoder.middle_block.0.x": meta(1)}, "XL with plugin"),
@@ -67,13 +61,28 @@ def test_other_families_are_named_not_half_loaded(v1, extra, title):
         families.detect(v1 | extra, file_name="/somewhere/other.safetensors")
 
 
+LORA = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_q.lora_down_fg.weight"
+
+
+def test_v1_5_is_v1_with_region_weights(v1):
+    assert not families.detect(v1).has_regions
+    family = families.detect(v1 | {LORA: meta(4, 1280)})
+    assert (family.name, family.has_regions) == ("v1.5", True)
+
+
+@pytest.mark.parametrize("part", ["thresh_embedder.embed_layer.0.weight", "transformer.layers.0.0.weight"])
+def test_v1_5_without_region_weights_is_incomplete(v1, part):
+    with pytest.raises(families.CheckpointError, match="no region weights"):
+        families.detect(v1 | {part: meta(1024, 256)})
+
+
 @pytest.mark.parametrize("name", ["v1", "v1_5", "v2", "sdxl", "xlv2", "animediffusion", "clip_vit_h"])
 def test_released_key_lists(golden_keys, name):
     keys = golden_keys(name)
-    if name == "v1":
-        assert families.detect(keys).name == "v1"
+    if name in ("v1", "v1_5"):
+        assert families.detect(keys).name == name.replace("_", ".")
         return
-    title = {"v1_5": "v1.5", "v2": "v2", "sdxl": "XL ", "xlv2": "XL with plugin", "animediffusion": "AnimeDiffusion"}
+    title = {"v2": "v2", "sdxl": "XL ", "xlv2": "XL with plugin", "animediffusion": "AnimeDiffusion"}
     with pytest.raises(families.CheckpointError, match=title.get(name, "not a.* ColorizeDiffusion")):
         families.detect(keys)
 

@@ -6,8 +6,11 @@ embedding, a constant per channel, would vanish.
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
+from model_patches.networks.recovery import BackgroundEncoder, RecoveryTransformer, ScalarEmbedder
 from model_patches.networks.sketch_encoder import SketchEncoder
 from model_patches.networks.tiny_vae import TinyVAE
 from model_patches.networks.unet import UNet, UNetConfig
@@ -49,7 +52,17 @@ def checkpoint(config: UNetConfig = CONFIG, seed: int = 0, vae: bool = True) -> 
     return out
 
 
+def checkpoint_v1_5(seed: int = 0, vae: bool = True) -> dict[str, torch.Tensor]:
+    """A whole v1.5 checkpoint: `checkpoint` with the same seed, region LoRAs, recovery transformer, thresholds."""
+    plain, dim = checkpoint(CONFIG, seed, vae), CONFIG.context_dim
+    regions = UNet(dataclasses.replace(CONFIG, region_ranks=(4, 0.5)))
+    out = prefixed("model.diffusion_model.", randomised(regions, seed + 7)) | plain
+    background = BackgroundEncoder(RecoveryTransformer(dim, 2, TOKENS - 1, heads=1), ScalarEmbedder(32, dim))
+    return out | randomised(background, seed + 8)
+
+
 METADATA = {"colorize.num_head_channels": "32", "colorize.prediction_type": "v", "colorize.family": "v1"}
+METADATA_V1_5 = METADATA | {"colorize.family": "v1.5"}
 
 
 def reference_encoder(output_dim: int = CONFIG.context_dim, seed: int = 3) -> ReferenceEncoder:

@@ -16,7 +16,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ..golden.ours import ours
 from .measure import paired, timed
 
-NAMES = ("unet", "sketch", "picture")
+NAMES = ("unet", "sketch", "split", "injection", "picture")
 CFG = 3.0
 
 
@@ -25,22 +25,32 @@ def lines(size: int) -> torch.Tensor:
     return (torch.rand(1, 3, size, size) > 0.9).float()
 
 
+def stock_model(model: comfy.model_base.BaseModel) -> comfy.model_base.BaseModel:
+    """The stock ComfyUI model of the same sizes and weights, without region weights."""
+    sizes = {key: value for key, value in model.model_config.unet_config.items() if key != "region_ranks"}
+    config = type(model.model_config)(sizes)
+    config.unet_config.update(sizes)  # the head width of the file wins over the class's
+    config.set_inference_dtype(model.get_dtype(), model.manual_cast_dtype)
+    device = torch.device("cpu")
+    stock = comfy.model_base.BaseModel(config, model.model_type, device=device, unet_model=UNetModel).eval()
+    weights = model.diffusion_model.state_dict()
+    stock.diffusion_model.load_state_dict({key: value for key, value in weights.items() if ".lora_" not in key})
+    return stock
+
+
 class Setting:
     """A model of the v1 layout with random weights, and the stock ComfyUI model of the same sizes and weights."""
 
-    def __init__(self, options: argparse.Namespace):
+    def __init__(self, options: argparse.Namespace, region_ranks=None):
         from ..golden import comfy_model
 
         module = ours("model_patches.networks.unet")
-        config = module.UNetConfig(model_channels=options.width)
+        config = module.UNetConfig(model_channels=options.width, region_ranks=region_ranks)
         torch.manual_seed(0)
         network = module.UNet(config)
         self.model = comfy_model.load_model(network.state_dict(), config.num_head_channels)
         ours_model = self.model.model
-        self.stock = comfy.model_base.BaseModel(
-            ours_model.model_config, ours_model.model_type, device=torch.device("cpu"), unet_model=UNetModel
-        ).eval()
-        self.stock.diffusion_model.load_state_dict(network.state_dict())
+        self.stock = stock_model(ours_model)
         latent = options.size // 8
         self.x = torch.randn(1, 4, latent, latent)
         # A noise level of the schedule itself: between two, ours takes a fractional step and stock rounds.
@@ -51,6 +61,25 @@ class Setting:
 
     def step(self, model, control=None):
         return model.apply_model(self.x, self.sigma, c_crossattn=self.tokens, control=control, transformer_options={})
+
+    def split_step(self, figures: int, both: bool = False):
+        """A step in fig2fig with `figures` figures, each an upright stripe of the left half of the picture.
+
+        both: every query answers for every region, as the released code computes it.
+        """
+        conditioning, split = ours("model_patches.conditioning"), ours("model_patches.networks.split_attention")
+        masks = torch.zeros(1, figures, *self.x.shape[-2:])
+        for figure, columns in enumerate(torch.arange(self.x.shape[-1] // 2).chunk(figures)):
+            masks[:, figure, :, columns] = 1
+        options = split.SplitOptions(
+            kinds=("fg",) * figures + ("bg",), strengths=(1.0,) * (figures + 1), merge=0.5 if both else 0.0, soft=both
+        )
+        return self.model.model.apply_model(
+            self.x, self.sigma, c_crossattn=self.tokens, transformer_options={},
+            colorize_settings=conditioning.StepSettings(split=options),
+            colorize_tokens=[self.tokens + figure + 1 for figure in range(figures)],
+            colorize_masks=masks.clamp(min=1e-3) if both else masks,
+        )  # fmt: skip
 
     def sketch_control(self):
         """A CONTROL_NET with a sketch encoder of the U-Net's width and random weights."""
@@ -87,15 +116,44 @@ def bench_sketch(options) -> None:
     print(f"sketch: the encoder runs once ({encoder:.3f} s); with it, {options.steps} steps are {whole:.3f} of stock")
 
 
+def bench_split(options) -> None:
+    setting = Setting(options, region_ranks=(4, 0.5))
+
+    def vanilla():
+        return setting.step(setting.model.model)
+
+    for figures, bar in ((1, 1.10), (4, 1.25)):
+        ratio = paired(lambda n=figures: setting.split_step(n), vanilla, options.repeats)
+        print(f"split: fig2fig step with {figures} figure(s) against a vanilla step: {ratio}. Bar: {bar:.2f}")
+    ratio = paired(lambda: setting.split_step(1, both=True), vanilla, options.repeats)
+    print(f"split: both regions for every query, as the released code does, against a vanilla step: {ratio}")
+
+
+def bench_injection(options) -> None:
+    """Steps with a reference of the picture's size, for the two rows of guidance."""
+    setting = Setting(options)
+    reference_pass, injection = ours("model_patches.reference_pass"), ours("model_patches.attention_injection")
+    x, sigma, tokens = (torch.cat([values] * 2) for values in (setting.x, setting.sigma, setting.tokens))
+    source = reference_pass.Source(torch.randn_like(setting.x))
+
+    def step(model):
+        transformer_options = {"wrappers": model.wrappers, "cond_or_uncond": [0, 1]}
+        return model.model.apply_model(x, sigma, c_crossattn=tokens, transformer_options=transformer_options)
+
+    effects = {f"injection, {v}": injection.Injection(source, variant=v) for v in injection.VARIANTS}
+    effects["AdaIN"] = ours("model_patches.adain").AdaIN(source)
+    for title, effect in effects.items():
+        patched = reference_pass.attach(setting.model, effect)
+        ratio = paired(lambda m=patched: step(m), lambda: step(setting.model), options.repeats)
+        print(f"injection: step with {title}, against a plain step: {ratio}. Bar: 2.10")
+
+
 def bench_picture(options) -> None:
     """Everything of the quickstart's graph between files and picture, against sampling alone with a stock U-Net."""
     model, vae, control, _ = ours("model_patches.loading").load_checkpoint(options.checkpoint)
     encoder = ours("model_patches.reference").load_encoder(options.encoder)
     ours_model = model.model
-    stock = comfy.model_base.BaseModel(
-        ours_model.model_config, ours_model.model_type, device=torch.device("cpu"), unet_model=UNetModel
-    ).eval()
-    stock.diffusion_model.load_state_dict(ours_model.diffusion_model.state_dict())
+    stock = stock_model(ours_model)
     stock_patcher = comfy.model_patcher.ModelPatcher(stock, model.load_device, model.offload_device)
 
     size = options.size
@@ -149,7 +207,13 @@ def main(arguments: Sequence[str]) -> None:
     if unknown := set(options.names) - set(NAMES):
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     torch.set_num_threads(options.threads)
-    benches = {"unet": bench_unet, "sketch": bench_sketch, "picture": bench_picture}
+    benches = {
+        "unet": bench_unet,
+        "sketch": bench_sketch,
+        "split": bench_split,
+        "injection": bench_injection,
+        "picture": bench_picture,
+    }
     with torch.inference_mode():
         for name in options.names or NAMES:
             benches[name](options)

@@ -56,6 +56,20 @@ def graph(pack, encoder):
     return Graph(pack, encoder)
 
 
+@pytest.fixture(scope="session")
+def regions_file(folders) -> str:
+    """Name of the tiny v1.5 checkpoint: the tiny v1 checkpoint with the v1.5 parts."""
+    save_file(tiny.checkpoint_v1_5(), folders.checkpoints / "tiny_v1_5.safetensors", metadata=tiny.METADATA_V1_5)
+    return "tiny_v1_5.safetensors"
+
+
+@pytest.fixture
+def loaded_v1_5(pack, regions_file) -> SimpleNamespace:
+    """model, vae, control_net, colorizer, fresh from the tiny v1.5 checkpoint."""
+    names = ("model", "vae", "control_net", "colorizer")
+    return SimpleNamespace(**dict(zip(names, pack.run("ColorizeLoadCheckpoint", ckpt_name=regions_file), strict=True)))
+
+
 class Graph:
     """The standard graph, in steps: a test changes what it is about."""
 
@@ -71,13 +85,16 @@ class Graph:
         image = tiny.drawing(size, size, batch, seed)
         return self.pack.run("ColorizePrepareSketch", image=image, width=size, height=size)
 
-    def conditioned(self, loaded, reference=None, sketch=None, strength=1.0, start=0.0, end=1.0, control_net=None):
-        """(MODEL, positive, negative) with the sketch applied."""
+    def conditioned(
+        self, loaded, reference=None, sketch=None, strength=1.0, start=0.0, end=1.0, control_net=None, **apply
+    ):
+        """(MODEL, positive, negative) with the sketch applied; `apply`: further inputs of Apply Reference."""
         model, positive, negative = self.pack.run(
             "ColorizeApplyReference",
             model=loaded.model,
             colorizer=loaded.colorizer,
             reference=reference or self.reference(),
+            **apply,
         )
         positive, negative = self.pack.run(
             "ControlNetApplyAdvanced",

@@ -227,3 +227,79 @@ def test_new_sketch_drops_the_old_maps(control):
 def test_without_sketch(loaded):
     with pytest.raises(RuntimeError, match="given no sketch"):
         get(loaded.control_net.copy())
+
+
+# -- strength per level ------------------------------------------------------------------------------------------------
+
+LEVELS = {"high": 0.5, "middle": 2.0, "low": 0.0, "bottom": 3.0}
+OF_MAPS = (0.5, 2.0, 0.0, 3.0, 3.0)
+
+
+def by_block(control):
+    return [get(control)["input"][::-1][block] for block in BLOCKS]
+
+
+def test_level_strengths(loaded):
+    """Each map times its level, times the strength of Apply ControlNet."""
+    plain = by_block(prepared(loaded.control_net))
+    scaled = by_block(prepared(loaded.control_net.with_level_strengths(**LEVELS), strength=0.5))
+    for value, expected, strength in zip(scaled, plain, OF_MAPS, strict=True):
+        assert torch.allclose(value, expected * strength * 0.5)
+    assert by_block(prepared(loaded.control_net.with_level_strengths()))[0].equal(plain[0])
+
+
+def test_level_strengths_survive_copies_and_multiply(loaded):
+    control = loaded.control_net.with_level_strengths(**LEVELS)
+    assert loaded.control_net.map_strengths == (1.0,) * 5
+    assert control.copy().copy().map_strengths == OF_MAPS
+    assert control.deepclone_multigpu(torch.device("cpu")).map_strengths == OF_MAPS
+    assert control.with_level_strengths(high=3.0, low=2.0).map_strengths == (1.5, 2.0, 0.0, 3.0, 3.0)
+    applied = prepared(control)
+    assert torch.equal(get(applied.deepclone_multigpu(torch.device("cpu")))["input"][0], get(applied)["input"][0])
+
+
+def test_level_strengths_keep_what_was_encoded(control):
+    """The encoder's maps are kept unscaled: other strengths for the same sketch cost nothing."""
+    get(control)
+    weaker = control.with_level_strengths(high=0.25)
+    assert weaker.cond_hint_original is control.cond_hint_original
+    assert torch.allclose(by_block(weaker)[0], 0.25 * by_block(control)[0]) and len(control.calls) == 1
+
+
+def test_level_strengths_in_a_graph(graph, loaded):
+    """The node between loader and Apply ControlNet changes the picture; all levels at 0 are like no sketch."""
+    node = graph.pack.module("nodes.sketch_strength").ColorizeSketchStrength
+    plain = graph.run(loaded)
+    same, none, fine = (
+        graph.sample(*graph.conditioned(loaded, control_net=node.execute(loaded.control_net, *levels).args[0]))
+        for levels in ((1, 1, 1, 1), (0, 0, 0, 0), (1, 0, 0, 0))
+    )
+    assert torch.equal(same, plain) and not torch.allclose(fine, plain) and not torch.allclose(fine, none)
+    without = graph.sample(*graph.conditioned(loaded, strength=0.0))
+    assert torch.allclose(none, without, atol=1e-5)
+
+
+def test_level_strengths_of_something_else(graph, loaded):
+    import comfy.controlnet
+
+    node = graph.pack.module("nodes.sketch_strength").ColorizeSketchStrength
+    with pytest.raises(ValueError, match="control_net is ControlBase, not the sketch encoder.*Load ColorizeDiffusion"):
+        node.execute(comfy.controlnet.ControlBase())
+    for value in (-0.1, 3.1, float("nan")):
+        with pytest.raises(ValueError, match=f"middle is {value}; choose a strength between 0 and 3"):
+            node.execute(loaded.control_net, middle=value)
+    schema = node.define_schema()
+    assert schema.node_id == "ColorizeSketchStrength"
+    assert all(socket.tooltip for socket in (*schema.inputs, *schema.outputs))
+
+
+def test_blank_sketch(loaded):
+    """What the network sees as blank is -1, one row for any batch, with the settings of the sketch it stands for."""
+    sketches = prepared(loaded.control_net.with_level_strengths(**LEVELS), torch.rand(3, 3, 64, 64), 0.5, (0.1, 0.6))
+    blank = sketches.blank()
+    black = prepared(loaded.control_net.with_level_strengths(**LEVELS), torch.zeros(1, 3, 64, 64), 0.5)
+    for value, expected in zip(by_block(blank), by_block(black), strict=True):
+        assert torch.equal(value, expected)
+    assert blank.timestep_percent_range == (0.1, 0.6) and len(sketches.cond_hint_original) == 3
+    assert get(blank, rows=3, times=2)["input"][-1].shape[0] == 1
+    assert loaded.control_net.blank().cond_hint_original is None

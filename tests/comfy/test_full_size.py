@@ -1,4 +1,4 @@
-"""The full-size v1 layout with random weights: loads and samples 2 steps at 512x512 within 24 GiB.
+"""The full-size v1 and v1.5 layouts with random weights: load and sample 2 steps at 512x512 within 24 GiB.
 
 Takes minutes and some 10 GB of disk and memory, so it runs only when asked: COLORIZE_FULL_SIZE=1.
 """
@@ -21,10 +21,11 @@ import conftest
 pack = conftest.load_pack()
 import torch
 from safetensors.torch import save_file
+from model_patches.networks.recovery import BackgroundEncoder, RecoveryTransformer, ScalarEmbedder
 from model_patches.networks.sketch_encoder import SketchEncoder
 from model_patches.networks.unet import UNet, UNetConfig
 
-folder = sys.argv[2]
+folder, regions = sys.argv[2], sys.argv[5] == "v1.5"
 dtype = getattr(torch, sys.argv[3])
 if sys.argv[4] == "write":
     from comfy.ldm.models.autoencoder import AutoencoderKL
@@ -33,7 +34,8 @@ if sys.argv[4] == "write":
     shapes = {}
     with torch.device("meta"):
         for prefix, module in (
-            ("model.diffusion_model.", UNet(UNetConfig())),
+            ("model.diffusion_model.", UNet(UNetConfig(region_ranks=(4, 0.5) if regions else None))),
+            *([("", BackgroundEncoder(RecoveryTransformer(1024, 6, 256), ScalarEmbedder(256, 1024)))] * regions),
             ("control_encoder.", SketchEncoder()),
             ("first_stage_model.", AutoencoderKL(embed_dim=4, ddconfig=vae)),
         ):
@@ -49,9 +51,12 @@ with torch.inference_mode():
     model, vae, control, colorizer = pack.run("ColorizeLoadCheckpoint", ckpt_name="full.safetensors")
     loaded = time.perf_counter() - start
     Reference = pack.module("model_patches.types").Reference
-    reference = Reference(torch.randn(1, 257, 1024), 224, "stretch")
+    reference = Reference(torch.randn(1, 257, 1024), 224, "stretch", background_tokens=torch.randn(1, 256, 1024))
+    figure = torch.zeros(1, 512, 512)
+    figure[:, 100:, 150:400] = 1
+    mode = dict(mode="fig2fig", figure_mask=figure) if regions else {}
     sketch, latent, _ = pack.run("ColorizePrepareSketch", image=torch.rand(1, 512, 512, 3), width=512, height=512)
-    model, pos, neg = pack.run("ColorizeApplyReference", model=model, colorizer=colorizer, reference=reference)
+    model, pos, neg = pack.run("ColorizeApplyReference", model=model, colorizer=colorizer, reference=reference, **mode)
     pos, neg = pack.run("ControlNetApplyAdvanced", pos, neg, control, sketch, 1.0, 0.0, 1.0)
     start = time.perf_counter()
     out, = pack.run("KSampler", model, 0, 2, 4.0, "euler", "normal", pos, neg, latent)
@@ -64,18 +69,18 @@ print(json.dumps(dict(load_s=loaded, sample_s=sampled, peak_gib=peak, finite=boo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_full_size_model(pack, tmp_path, dtype):
+@pytest.mark.parametrize("family, dtype", [("v1", "float16"), ("v1", "float32"), ("v1.5", "float16")])
+def test_full_size_model(pack, tmp_path, family, dtype):
     if os.environ.get("COLORIZE_FULL_SIZE") != "1":
         pytest.skip("takes minutes and 10 GB; set COLORIZE_FULL_SIZE=1")
     for step in ("write", "run"):
         done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(CHILD), str(ROOT), str(tmp_path), dtype, step],
+            [sys.executable, "-c", textwrap.dedent(CHILD), str(ROOT), str(tmp_path), dtype, step, family],
             capture_output=True, text=True, cwd=tmp_path, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.strip().splitlines()[-1])
-    print(dtype, found)
+    print(family, dtype, found)
     assert found["finite"] and found["shape"] == [1, 512, 512, 3] and found["head"] == 64
     assert found["peak_gib"] < 20  # leaves room for the system and the reference encoder
     (tmp_path / "full.safetensors").unlink()
