@@ -1,6 +1,8 @@
-"""Case `sketch_preprocess`: from the picture of a drawing to the sketch the network sees, and the reference's range."""
+"""Cases `sketch_preprocess`, `mask_preprocess`: from the artist's picture to sketch, reference and figure masks."""
 
 from __future__ import annotations
+
+import torch
 
 from ..ours import ours
 from ..registry import case
@@ -26,3 +28,32 @@ def sketch_preprocess(golden, check):
     check.skip("sketch.extract*", "line extractors are not built yet")
     check.skip("sketchkeras.*", "line extractors are not built yet")
     check.skip("pad_reference_*", "white side margins of the reference are not offered")
+
+
+def segmentation_stub(picture):
+    """What the recorded runs used in place of the segmentation network."""
+    return torch.sigmoid(4 * picture.mean(dim=1, keepdim=True))
+
+
+@case("mask_preprocess")
+def mask_preprocess(golden, check):
+    masks = ours("model_patches.networks.masks")
+    split = ours("model_patches.networks.split_attention")
+    image, mask = golden.inputs["image"], golden.inputs["mask_full"]
+    for run, settings in golden.runs.items():
+        size = settings["s"]
+        if run.startswith("isnet.reference"):
+            dilation = masks.DILATION if settings.get("dilate") else 1
+            check(run, masks.figure_mask(segmentation_stub, image, size, dilation))
+        else:
+            check(run, masks.sketch_figure_mask(segmentation_stub, image, settings["th"], settings["tw"], size))
+    height, width = mask.shape[-2:]
+    check("latent_mask", split.to_latent_size(mask, height // 8, width // 8))
+    check("mask_thresholding", masks.binary(mask, 0.5))
+    cell = tuple(golden.config["mask_expansion_grid"])
+    check("mask_expansion", masks.grow_to_grid(mask[:, 0], cell, variant="released"))
+
+    target = golden.outputs["resize_and_crop"].shape[-2:]
+    check("warp_resize", masks.squash(image, *target))
+    check("resize_and_crop", masks.cut_and_resize(image, *target))
+    check("crop_scale", torch.tensor(masks.shown_part(image.shape[-2:], target)))

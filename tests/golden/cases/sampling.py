@@ -54,8 +54,6 @@ def torch_loops(golden, check):
 @case("sample_v1", side="comfy")
 def comfy_loops(golden, check):
     """The same loops through ComfyUI's guider and samplers, with explicit lists of noise levels."""
-    import comfy.samplers
-
     from .. import comfy_model
 
     heads = golden.constructor["num_head_channels"]
@@ -65,15 +63,10 @@ def comfy_loops(golden, check):
         if prediction not in models:
             models[prediction] = comfy_model.load_model(golden.weights, heads, prediction)
         model = models[prediction]
-        if settings["uncond"] == "both":
-            check.skip(run, "dual guidance inside ComfyUI is not built yet")
-            continue
         if settings["scheduler"] == "Karras" and settings["sampler"] == "diffuser_dpm":
             check.skip(run, "diffusers rounds the steps of Karras levels, our MODEL does not; see the torch side")
             continue
-        guider = comfy.samplers.CFGGuider(model)
-        guider.set_conds(*conditioning(golden, settings))
-        guider.set_cfg(settings["cond_scale"])
+        guider = comfy_guider(model, golden, settings)
         repeated = comfy_sampler(settings, model.model.model_sampling)
         if repeated is None:
             check.skip(
@@ -87,6 +80,24 @@ def comfy_loops(golden, check):
         noise = golden.inputs["x_T"] * (scaled if unit_start else sigmas[0]) / (scaled if top else sigmas[0])
         latent = guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=0)
         check(run, model.model.process_latent_in(latent))
+
+
+def comfy_guider(model, golden, settings):
+    """ComfyUI's guider, or ours when reference and sketch guide together."""
+    import comfy.samplers
+
+    from .. import comfy_model
+
+    positive, negative = conditioning(golden, settings)
+    if settings["uncond"] == "both":
+        guider = ours("model_patches.guidance").DualGuider(model, positive, negative, *settings["cond_scale"])
+        blank = comfy_model.control(golden.listed("uncond_sketch_control"))  # recorded, not encoded
+        guider.inner_set_conds({"no_sketch": [[golden.inputs["context"], {"control": blank}]]})
+        return guider
+    guider = comfy.samplers.CFGGuider(model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(settings["cond_scale"])
+    return guider
 
 
 class Wrapped:
