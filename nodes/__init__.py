@@ -7,10 +7,14 @@ import os
 from comfy_api.latest import ComfyExtension, io
 
 from .apply import ColorizeApplyReference
+from .guidance import ColorizeDualGuidance
 from .load import ColorizeLoadCheckpoint
 from .reference import ColorizeEncodeReference, ColorizeLoadReferenceEncoder
+from .regions import ColorizeAddRegion
 from .restore import ColorizeRestoreSize
 from .sketch import ColorizePrepareSketch
+from .sketch_strength import ColorizeSketchStrength
+from .strength import ColorizeReferenceStrength
 
 PACK_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUNDLED_MODEL_KINDS = ("checkpoints", "clip_vision")
@@ -31,8 +35,12 @@ class ColorizeDiffusionExtension(ComfyExtension):
         return [
             ColorizeLoadCheckpoint,
             ColorizePrepareSketch,
+            ColorizeSketchStrength,
             ColorizeLoadReferenceEncoder,
             ColorizeEncodeReference,
+            ColorizeAddRegion,
+            ColorizeReferenceStrength,
             ColorizeApplyReference,
+            ColorizeDualGuidance,
             ColorizeRestoreSize,
         ]

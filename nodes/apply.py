@@ -1,9 +1,20 @@
 """Join model and reference."""
 
-import torch
 from comfy_api.latest import io
 
-from .sockets import CATEGORY, ColorizerSocket, ReferenceSocket
+from ..model_patches.conditioning import MODES, VARIANTS, ReferenceSettings, condition
+from ..model_patches.figure_masks import check_mask, on_canvas
+from .sockets import CATEGORY, ColorizerSocket, FrameSocket, ReferenceSocket
+
+
+def _strength(name, tooltip):
+    return io.Float.Input(name, default=1.0, min=0.0, max=2.0, step=0.05, optional=True, tooltip=tooltip)
+
+
+def _share(name, default, tooltip, advanced=True):
+    return io.Float.Input(
+        name, default=default, min=0.0, max=1.0, step=0.01, optional=True, advanced=advanced or None, tooltip=tooltip
+    )
 
 
 class ColorizeApplyReference(io.ComfyNode):
@@ -22,6 +33,90 @@ class ColorizeApplyReference(io.ComfyNode):
                 ReferenceSocket.Input(
                     "reference", tooltip="From Encode Reference. One for all sketches, or one per sketch."
                 ),
+                io.Combo.Input(
+                    "mode",
+                    options=list(MODES),
+                    default="vanilla",
+                    optional=True,
+                    tooltip="vanilla: one reference for the whole picture, no mask. masked vanilla: figure and "
+                    "background apart, any model. bg2fig (v1.5): for references without a figure, such as landscapes. "
+                    "fig2fig (v1.5): for references with a figure; the best against stray objects, needs figure_mask "
+                    "here and in Encode Reference.",
+                ),
+                io.Mask.Input(
+                    "figure_mask",
+                    optional=True,
+                    tooltip="Where the figure is in the drawing: 1 = figure, 0 = background. For every mode but "
+                    "vanilla. Any size: stretched over the picture, or over the drawing when frame is connected.",
+                ),
+                FrameSocket.Input(
+                    "frame",
+                    optional=True,
+                    tooltip="From Prepare Sketch: figure_mask was drawn for the original drawing and is placed like "
+                    "it. Leave it open when the mask has the proportions of the sampled picture.",
+                ),
+                _strength(
+                    "strength",
+                    "How strongly the reference acts, 0 to 2; 1 as trained. 0.4 to 0.8 helps when shapes of the "
+                    "reference appear and there is no mask.",
+                ),
+                _strength("figure_strength", "The same for the figure only, 0 to 2, times strength. Needs a mask."),
+                _strength(
+                    "background_strength", "The same for the background only, 0 to 2, times strength. Needs a mask."
+                ),
+                _share(
+                    "start_percent",
+                    0.0,
+                    "The reference acts from this share of the sampling on, 0 (first step) to 1. Above 0 the sketch "
+                    "alone decides the broad colours.",
+                    advanced=False,
+                ),
+                _share(
+                    "end_percent",
+                    1.0,
+                    "The reference acts up to this share of the sampling, 0 to 1 (last step).",
+                    advanced=False,
+                ),
+                _share("off_start", 0.0, "Start of a second window, in which the reference is off; 0 to 1."),
+                _share(
+                    "off_end", 0.0, "End of the window in which the reference is off. Not above off_start: no window."
+                ),
+                _share(
+                    "merge",
+                    0.0,
+                    "How much of the background's colouring the figure takes on, 0 to 1. Raise it when the two "
+                    "look pasted together. Needs a mask.",
+                ),
+                _share(
+                    "mask_threshold",
+                    0.05,
+                    "A place counts as figure when figure_mask is above this value, 0 to 1. The default is the "
+                    "released one: soft rims belong to the figure.",
+                ),
+                io.Combo.Input(
+                    "mask_edges",
+                    options=["hard", "soft"],
+                    default="hard",
+                    optional=True,
+                    advanced=True,
+                    tooltip="hard: every place is figure or background, by mask_threshold, as trained. soft: the "
+                    "mask's values blend the two; for hair, smoke and glass.",
+                ),
+                _share(
+                    "noise_level",
+                    0.0,
+                    "Noise on the reference during this first share of the sampling, 0 (off) to 1: keeps its colours "
+                    "and forgets its shapes. Try 0.3 to 0.6 against stray objects without masks.",
+                ),
+                io.Combo.Input(
+                    "variant",
+                    options=list(VARIANTS),
+                    default="paper",
+                    optional=True,
+                    advanced=True,
+                    tooltip="paper: the modes as published. released: as the official application computes them (the "
+                    "threshold also told to the figure, a background picture not recovered); to repeat its pictures.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model for the sampler."),
@@ -37,12 +132,49 @@ class ColorizeApplyReference(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, colorizer, reference):
+    def execute(
+        cls,
+        model,
+        colorizer,
+        reference,
+        mode="vanilla",
+        figure_mask=None,
+        frame=None,
+        strength=1.0,
+        figure_strength=1.0,
+        background_strength=1.0,
+        start_percent=0.0,
+        end_percent=1.0,
+        off_start=0.0,
+        off_end=0.0,
+        merge=0.0,
+        mask_threshold=0.05,
+        mask_edges="hard",
+        noise_level=0.0,
+        variant="paper",
+    ):
         from ..model_patches.unet import ColorizeModel
 
         check_match(getattr(model, "model", None), ColorizeModel, colorizer, reference)
-        tokens = reference.local_tokens
-        return io.NodeOutput(model.clone(), [[tokens, {}]], [[torch.zeros_like(tokens), {}]])
+        if figure_mask is not None:
+            figure_mask = on_canvas(check_mask(figure_mask, "figure_mask"), frame)
+        settings = ReferenceSettings(
+            mode=mode,
+            strength=strength,
+            figure_strength=figure_strength,
+            background_strength=background_strength,
+            merge=merge,
+            mask_threshold=mask_threshold,
+            mask_edges=mask_edges,
+            start=start_percent,
+            end=end_percent,
+            off_start=off_start,
+            off_end=off_end,
+            noise_level=noise_level,
+            variant=variant,
+        )
+        positive, negative = condition(model.model, colorizer, reference, settings, figure_mask)
+        return io.NodeOutput(model.clone(), positive, negative)
 
 
 def check_match(model, expected, colorizer, reference):

@@ -3,6 +3,7 @@
 import folder_paths
 from comfy_api.latest import io
 
+from ..model_patches.figure_masks import check_mask
 from ..model_patches.networks import images
 from .sockets import CATEGORY, ReferenceEncoderSocket, ReferenceSocket
 
@@ -14,7 +15,7 @@ class ColorizeLoadReferenceEncoder(io.ComfyNode):
             node_id="ColorizeLoadReferenceEncoder",
             display_name="Load Reference Encoder",
             category=CATEGORY,
-            description="Loads the image encoder that reads colour references. Official v1 models: OpenCLIP ViT-H/14; "
+            description="Loads the image encoder that reads colour references. Official models: OpenCLIP ViT-H/14; "
             "bundled small model: colorize_small_vision.",
             search_aliases=["clip vision", "open_clip", "ViT-H", "reference encoder", "image encoder"],
             inputs=[
@@ -46,7 +47,8 @@ class ColorizeEncodeReference(io.ComfyNode):
             display_name="Encode Reference",
             category=CATEGORY,
             description="Turns a colour picture into a reference. Encode once and use it for as many sketches as "
-            "you like; a batch of pictures gives one reference per sketch.",
+            "you like; a batch of pictures gives one reference per sketch. With figure_mask or background it also "
+            "holds the background on its own.",
             search_aliases=["reference image", "color reference", "style reference", "ip adapter", "encode image"],
             inputs=[
                 ReferenceEncoderSocket.Input("encoder", tooltip="From Load Reference Encoder."),
@@ -64,6 +66,29 @@ class ColorizeEncodeReference(io.ComfyNode):
                     tooltip="MASK of the same Load Image node, for pictures with transparency (1 = transparent). "
                     "Transparent parts become white.",
                 ),
+                io.Mask.Input(
+                    "figure_mask",
+                    optional=True,
+                    tooltip="Where the figure is in the reference: 1 = figure, 0 = background; any size, it is "
+                    "stretched over the picture. Adds what the background alone looks like, which fig2fig needs.",
+                ),
+                io.Image.Input(
+                    "background",
+                    optional=True,
+                    tooltip="A separate picture for the background, any size. It takes the place of the reference's "
+                    "own background; figure_mask belongs to the reference and is then not used.",
+                ),
+                io.Float.Input(
+                    "mask_threshold",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    advanced=True,
+                    tooltip="From which value of figure_mask on a pixel counts as figure, 0 to 1. Lower it when a soft "
+                    "mask leaves a rim of the figure in the background. Models of v1.5 are told this value.",
+                ),
             ],
             outputs=[
                 ReferenceSocket.Output(
@@ -73,6 +98,10 @@ class ColorizeEncodeReference(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, encoder, image, fit="stretch", mask=None):
+    def execute(cls, encoder, image, fit="stretch", mask=None, figure_mask=None, background=None, mask_threshold=0.5):
         picture = images.comfy_image_to_model(image, mask, "reference")
-        return io.NodeOutput(encoder.encode(picture, fit))
+        if background is not None:
+            background = images.comfy_image_to_model(background, name="background")
+        elif figure_mask is not None:
+            figure_mask = check_mask(figure_mask, "figure_mask")
+        return io.NodeOutput(encoder.encode(picture, fit, figure_mask, background, mask_threshold))

@@ -50,7 +50,7 @@ class ColorizePrepareSketch(io.ComfyNode):
                     min=64,
                     max=8192,
                     step=STEP,
-                    tooltip="Width to sample in pixels. Official v1 models: 512 (up to 768); bundled small model: 256.",
+                    tooltip="Width to sample in pixels. Official models: 512 (up to 768); bundled small model: 256.",
                 ),
                 io.Int.Input("height", default=512, min=64, max=8192, step=STEP, tooltip="Height to sample in pixels."),
                 io.Combo.Input(

@@ -21,9 +21,13 @@ FILE_WIDGETS = {"ckpt_name", "encoder_name"}  # their options are the files of t
 IDS = [
     "ColorizeLoadCheckpoint",
     "ColorizePrepareSketch",
+    "ColorizeSketchStrength",
     "ColorizeLoadReferenceEncoder",
     "ColorizeEncodeReference",
+    "ColorizeAddRegion",
+    "ColorizeReferenceStrength",
     "ColorizeApplyReference",
+    "ColorizeDualGuidance",
     "ColorizeRestoreSize",
 ]
 

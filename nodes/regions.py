@@ -1,0 +1,92 @@
+"""Add figures with references of their own to a reference."""
+
+import logging
+from dataclasses import replace
+
+from comfy_api.latest import io
+
+from ..model_patches.figure_masks import check_mask, on_canvas
+from ..model_patches.types import Region
+from .sockets import CATEGORY, FrameSocket, ReferenceSocket
+
+
+def add_region(reference, region_reference, mask, strength=1.0, frame=None):
+    """REFERENCE with one more figure on top: region_reference where mask (B, H, W), 0..1, is 1."""
+    if region_reference.width != reference.width:
+        raise ValueError(
+            f"The region's reference has tokens of width {region_reference.width}, the reference it is added to "
+            f"{reference.width}. Encode both with the same Load Reference Encoder."
+        )
+    if region_reference.regions:
+        raise ValueError(
+            f"region_reference has {len(region_reference.regions)} added figures of its own. Connect a plain Encode "
+            "Reference there, and chain the figures one after the other: the output of one Add Region is the "
+            "reference of the next."
+        )
+    mask = on_canvas(check_mask(mask, "mask"), frame, "mask")
+    counts = {"references": reference.count, "references of the region": region_reference.count, "masks": len(mask)}
+    if len(set(counts.values()) - {1}) > 1:
+        found = ", ".join(f"{count} {name}" for name, count in counts.items())
+        raise ValueError(f"There are {found}. Use one of each, or as many as sketches.")
+    if not bool(mask.any()):
+        logging.warning(
+            "The mask of an added region is empty: this figure will not appear. 1 must be the figure; Load Image gives "
+            "an empty mask for pictures without transparency."
+        )
+    region = Region(tokens=region_reference.local_tokens, mask=mask.cpu(), strength=strength)
+    return replace(reference, regions=(*reference.regions, region))
+
+
+class ColorizeAddRegion(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ColorizeAddRegion",
+            display_name="Add Region",
+            category=CATEGORY,
+            description="For drawings with several figures: gives one of them a reference of its own. Chain one node "
+            "per figure; later ones lie on top. Apply Reference then needs any mode but vanilla.",
+            search_aliases=["several characters", "regional prompt", "mask region", "cast", "two characters", "couple"],
+            inputs=[
+                ReferenceSocket.Input(
+                    "reference",
+                    tooltip="The reference so far: of Encode Reference or of another Add Region. Its background is "
+                    "the picture's background.",
+                ),
+                ReferenceSocket.Input(
+                    "region_reference",
+                    tooltip="What this figure looks like, from Encode Reference with the same encoder. Only its figure "
+                    "is used: no background, no regions, no strengths per level.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    tooltip="Where this figure is in the drawing: 1 = figure. Any size; it is stretched over the "
+                    "picture, or over the drawing when frame is connected. An empty mask is allowed.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=2.0,
+                    step=0.05,
+                    tooltip="How strongly this figure's reference acts, 0 to 2, times strength and "
+                    "figure_strength of Apply Reference. 1 as trained; lower it when shapes of the reference appear.",
+                ),
+                FrameSocket.Input(
+                    "frame",
+                    optional=True,
+                    tooltip="From Prepare Sketch: the mask was drawn for the original drawing and is placed like it. "
+                    "Leave it open when the mask has the proportions of the sampled picture.",
+                ),
+            ],
+            outputs=[
+                ReferenceSocket.Output(
+                    display_name="reference",
+                    tooltip="The reference with this figure on top. Goes to Apply Reference or to the next Add Region.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, reference, region_reference, mask, strength=1.0, frame=None):
+        return io.NodeOutput(add_region(reference, region_reference, mask, strength, frame))
