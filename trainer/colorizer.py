@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from model_patches import families
 from model_patches.networks import guidance, sampling
+from model_patches.networks.recovery import BackgroundEncoder
 from model_patches.networks.schedule import NoiseSchedule
 from model_patches.networks.sketch_encoder import SketchEncoder
+from model_patches.networks.split_attention import Split, SplitOptions, to_latent_size
 from model_patches.networks.unet import UNet, unet_config_from_state_dict
 from model_patches.networks.vision import ReferenceEncoder, load_reference_encoder
 from trainer import autoencoder, checkpoint
@@ -19,21 +21,62 @@ from trainer.config import ConfigError
 
 UNET = "model.diffusion_model."
 SKETCH = "control_encoder."
+REGION_LORA = ".lora_"  # in the name of every region weight of the U-Net
+
+
+# Region weights of figure and background in each mode that splits the picture (the paper's modes; masked is v1's).
+MODE_KINDS = {"masked": (None, None), "bg2fig": ("fg", None), "fig2fig": ("fg", "bg")}
+MODES = ("vanilla", *MODE_KINDS)
+MASK_THRESHOLD = 0.05  # of the sketch's figure mask, as in the released application
+REFERENCE_THRESHOLD = 0.5  # of the reference's
+
+
+@dataclass(frozen=True)
+class Regions:
+    """What split attention needs beside the figure's tokens."""
+
+    background: torch.Tensor
+    """(B, L, D) tokens of the background"""
+    masks: torch.Tensor
+    """(B, 1, h, w) figure masks at latent size, 1 = figure"""
+    options: SplitOptions
+
+    def split(self, tokens: torch.Tensor, guided: bool = False) -> Split:
+        """With figure tokens (B, M, D); guided appends a second batch without any reference, for guidance."""
+        sets, masks = (tokens, self.background), self.masks
+        if guided:
+            sets, masks = [torch.cat([s, torch.zeros_like(s)]) for s in sets], masks.repeat(2, 1, 1, 1)
+        return Split(sets, masks, self.options)
+
+
+def latent_masks(masks: torch.Tensor) -> torch.Tensor:
+    """Figure masks (B, 1, H, W) 0..1 at the picture's size -> (B, 1, H/8, W/8)."""
+    return to_latent_size(masks, masks.shape[-2] // 8, masks.shape[-1] // 8)
+
+
+def without_figure(
+    references: torch.Tensor, masks: torch.Tensor, threshold: torch.Tensor | float = REFERENCE_THRESHOLD
+) -> torch.Tensor:
+    """References (B, 3, H, W), white where their masks (B, 1, H, W) 0..1 reach the threshold (one number, or (B,))."""
+    level = torch.as_tensor(threshold, device=masks.device, dtype=masks.dtype).reshape(-1, 1, 1, 1)
+    return torch.where(masks < level, references, torch.ones_like(references))
 
 
 @dataclass
 class Colorizer:
-    """The four networks of a v1 model and what its U-Net predicts ("v" or "eps")."""
+    """The networks of a v1 or v1.5 model and what its U-Net predicts ("v" or "eps")."""
 
     unet: UNet
     sketch_encoder: SketchEncoder
     autoencoder: Autoencoder
     reference_encoder: ReferenceEncoder
     prediction_type: str
+    background_encoder: BackgroundEncoder | None = None
+    """v1.5 only"""
 
     @classmethod
     def from_files(cls, checkpoint_path: str, encoder_path: str, device: torch.device) -> Colorizer:
-        """Read a checkpoint in the official v1 layout and a reference encoder, in float32."""
+        """Read a checkpoint in the official v1 or v1.5 layout and a reference encoder, in float32."""
         tensors, metadata = checkpoint.read_tensors(Path(checkpoint_path))
         unet, sketch_encoder = networks_from(tensors, metadata)
         prediction, _ = families.prediction_type(tensors, metadata, checkpoint_path)
@@ -43,12 +86,45 @@ class Colorizer:
             autoencoder.from_tensors(tensors, checkpoint_path).to(device),
             read_encoder(encoder_path).to(device),
             prediction,
+            background_encoder_from(tensors, device),
         )
 
     def tokens(self, references: torch.Tensor) -> torch.Tensor:
         """References (B, 3, H, W) in [-1, 1] -> local tokens (B, N, D); released models drop the class token too."""
         with torch.no_grad():
             return self.reference_encoder.encode(references)[:, 1:]
+
+    @torch.no_grad()
+    def regions(
+        self,
+        mode: str,
+        references: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+        masks: torch.Tensor | None = None,  # (B, 1, H, W) 0..1, figure of the sketch, at the sketch's size
+        reference_masks: torch.Tensor | None = None,  # (B, 1, H, W) 0..1, figure of the reference
+    ) -> Regions | None:
+        """What `generate` needs for a mode of MODES; None for vanilla. Raises ConfigError for what is missing.
+
+        masked: plain weights, background from the reference without its figure. bg2fig: figure weights on the figure,
+        plain weights and the whole reference on the background. fig2fig: both weights, recovered background tokens.
+        """
+        if mode == "vanilla":
+            return None
+        if mode not in MODE_KINDS:
+            raise ConfigError(f"Unknown mode {mode!r}; choose one of {', '.join(MODES)}.")
+        if masks is None:
+            raise ConfigError(f"Mode {mode} needs the figure mask of the sketch.")
+        if mode != "masked" and self.background_encoder is None:
+            raise ConfigError(f"Mode {mode} needs a v1.5 model; this one is v1, which has vanilla and masked.")
+        if mode != "bg2fig" and reference_masks is None:
+            raise ConfigError(f"Mode {mode} needs the figure mask of the reference.")
+        if mode == "bg2fig":
+            background = self.tokens(references)
+        else:
+            background = self.tokens(without_figure(references, reference_masks))
+        if mode == "fig2fig":
+            background = self.background_encoder.background(background, REFERENCE_THRESHOLD)
+        options = SplitOptions(MODE_KINDS[mode], (1.0, 1.0), MASK_THRESHOLD)
+        return Regions(background, latent_masks(masks), options)
 
     @torch.no_grad()
     def generate(
@@ -58,21 +134,24 @@ class Colorizer:
         steps: int,
         guidance_scale: float,
         generator: torch.Generator,
+        regions: Regions | None = None,  # of the method `regions`: tokens become the figure's
     ) -> torch.Tensor:
         """Pictures (B, 3, H, W) in [-1, 1], sampled with DPM-Solver++ from noise of `generator` (CPU)."""
         control = self.sketch_encoder(sketches)
         shape = (len(sketches), self.unet.config.in_channels, sketches.shape[-2] // 8, sketches.shape[-1] // 8)
         noise = torch.randn(shape, generator=generator).to(sketches.device)
         schedule = NoiseSchedule().to(sketches.device)
+        plain, guided = (regions.split(tokens, both) if regions else None for both in (False, True))
 
         def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             if guidance_scale == 1:
-                return self.unet(x, t, tokens, control).float()
+                return self.unet(x, t, tokens, control, split=plain).float()
             both = self.unet(
                 x.repeat(2, 1, 1, 1),
                 t.repeat(2),
                 torch.cat([tokens, torch.zeros_like(tokens)]),
                 [c.repeat(2, 1, 1, 1) for c in control],
+                split=guided,
             )
             return guidance.single_guidance(*both.float().chunk(2), guidance_scale)
 
@@ -81,16 +160,37 @@ class Colorizer:
         )
 
 
-def networks_from(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> tuple[UNet, SketchEncoder]:
-    """U-Net and sketch encoder of a file in the official v1 layout, float32."""
+def networks_from(
+    tensors: dict[str, torch.Tensor],
+    metadata: dict[str, str],
+    region_ranks: tuple[int | float, int | float] | None = None,
+) -> tuple[UNet, SketchEncoder]:
+    """U-Net and sketch encoder of a file in the official v1 or v1.5 layout, float32.
+
+    region_ranks: adds fresh region LoRAs of these ranks (see UNetConfig) to a U-Net that has none.
+    """
     heads = metadata.get("colorize.num_head_channels")
     config = unet_config_from_state_dict(tensors, UNET, int(heads) if heads else None)
-    unet = UNet(config)
+    fresh = region_ranks is not None and config.region_ranks is None
+    unet = UNet(replace(config, region_ranks=region_ranks) if fresh else config)
+    weights = {k.removeprefix(UNET): v for k, v in tensors.items() if k.startswith(UNET)}
+    if fresh:
+        weights |= {k: v for k, v in unet.state_dict().items() if REGION_LORA in k}
     try:
-        unet.load_state_dict({k.removeprefix(UNET): v for k, v in tensors.items() if k.startswith(UNET)})
+        unet.load_state_dict(weights)
     except RuntimeError as error:
-        raise ConfigError(f"The U-Net is not one of the v1 layout: {error}") from None
+        raise ConfigError(f"The U-Net is not one of the v1 or v1.5 layout: {error}") from None
     return unet, SketchEncoder.from_state_dict(tensors, SKETCH, dtype=torch.float32)
+
+
+def background_encoder_from(tensors: dict[str, torch.Tensor], device: torch.device) -> BackgroundEncoder | None:
+    """The background networks of a v1.5 file, float32; None for v1."""
+    if not any(key.startswith("thresh_embedder.") for key in tensors):
+        return None
+    try:
+        return BackgroundEncoder.from_state_dict(tensors).float().to(device).eval()
+    except ValueError as error:
+        raise ConfigError(f"The file has only parts of v1.5: {error}") from None
 
 
 def read_encoder(path: str) -> ReferenceEncoder:

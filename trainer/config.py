@@ -37,8 +37,9 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Run:
-    stage: Literal["v1", "vae", "encoder"] = "v1"
-    """What is trained: the colouriser, its small autoencoder, or its small reference encoder."""
+    stage: Literal["v1", "v1_5", "vae", "encoder"] = "v1"
+    """What is trained: the colouriser; its region weights for split attention (v1.5); the small autoencoder; the small
+    reference encoder."""
     output: str = "runs/unnamed"
     """Folder of this run: checkpoints, log, sample sheets. Starting again with the same folder resumes."""
     steps: int = 1000
@@ -54,7 +55,7 @@ class Model:
     vae: str = ""
     """File with the autoencoder (first_stage_model.* or bare names); empty takes the one inside `init`."""
     encoder: str = ""
-    """File with the reference encoder (stage v1)."""
+    """File with the reference encoder (stages v1 and v1_5)."""
     prediction_type: Literal["v", "eps"] = "v"
     """What the U-Net answers."""
     model_channels: int = 320
@@ -63,6 +64,12 @@ class Model:
     """Width of each level over model_channels, for random initialisation."""
     num_head_channels: int = 64
     """Width of one attention head."""
+    region_rank_figure: float = 4
+    """Rank of the figure's LoRA (stage v1_5): a whole number from 1 on, or a fraction of each layer's smaller side."""
+    region_rank_background: float = 0.5
+    """Rank of the background's LoRA (stage v1_5), likewise."""
+    recovery_layers: int = 6
+    """Layers of the recovery transformer, which makes tokens of a whole background (stage v1_5)."""
     encoder_size: int = 112
     """Side of the reference encoder's input in pixels (stage encoder)."""
     encoder_patch: int = 8
@@ -80,10 +87,16 @@ class Data:
     size: int = 512
     """Side of the square training pictures in pixels; a multiple of 64."""
     crop: int = 0
-    """Side of random crops in pixels, a multiple of 64 (stage v1); 0 takes whole pictures. References stay whole."""
+    """Side of random crops in pixels, a multiple of 64 (stages v1, v1_5); 0 takes whole pictures. References stay
+    whole."""
     reference: Literal["folder", "group", "self"] = "folder"
     """Where the reference comes from: reference/<stem>, another picture of the group (stem before the last "_"),
-    or the picture itself."""
+    or the picture itself. Stage v1_5 also reads mask/ and, for "folder", reference_mask/."""
+    deform: float = 0.0
+    """Strength 0..1 of the random bending of references (deform training), for reference = "self"."""
+    reference_mask_cell: tuple[int, ...] = ()
+    """Height and width in pixels of the cells to which reference masks are grown, so that the figure's outline cannot
+    be read off its background (stage v1_5; released trainer: 60, 40); empty keeps the masks as they are."""
     cache: bool = False
     """Keep decoded pictures, latents and reference tokens in memory."""
     workers: int = 0
@@ -94,6 +107,13 @@ class Data:
 class Loss:
     reference_drop: float = 0.5
     """Probability that a sample trains without its reference."""
+    reference_drop_end: float = -1.0
+    """Where reference_drop arrives at the end of the run, linearly (v1.5: from 0.8 to 0.5); negative keeps it."""
+    dual_condition: float = 0.0
+    """Weight of the second error of dual-conditioned training (stage v1; paper: 4), which costs a second forward pass;
+    0 switches it off."""
+    background_bleach: float = 0.0
+    """Probability that picture, sketch and reference of a sample have a white background (stage v1_5)."""
     latent_shuffle: float = 0.0
     """Probability that a batch has its local tokens permuted."""
     noisy_reference: float = 0.0
@@ -184,10 +204,28 @@ class Config:
             raise ConfigError(f"data.size must be a multiple of 64, not {self.data.size}; the nearest is {nearest}.")
         if self.data.crop % 64 or self.data.crop > self.data.size:
             raise ConfigError(f"data.crop must be a multiple of 64 up to data.size, or 0, not {self.data.crop}.")
-        for name in ("reference_drop", "latent_shuffle", "noisy_reference"):
+        for name in ("reference_drop", "latent_shuffle", "noisy_reference", "background_bleach"):
             if not 0 <= getattr(self.loss, name) <= 1:
                 raise ConfigError(f"loss.{name} is a probability between 0 and 1, not {getattr(self.loss, name)}.")
+        if self.loss.reference_drop_end > 1:
+            raise ConfigError(
+                "loss.reference_drop_end is a probability, or negative to keep loss.reference_drop, "
+                f"not {self.loss.reference_drop_end}."
+            )
+        if not 0 <= self.data.deform <= 1:
+            raise ConfigError(f"data.deform is a strength between 0 and 1, not {self.data.deform}.")
+        if self.data.deform and self.data.reference != "self":
+            raise ConfigError(
+                'data.deform bends the picture into its own reference: set data.reference = "self", or data.deform = 0.'
+            )
+        if len(cell := self.data.reference_mask_cell) not in (0, 2) or min(cell, default=1) < 1:
+            raise ConfigError(f"data.reference_mask_cell is a height and a width in pixels, or empty, not {cell}.")
+        for name in ("region_rank_figure", "region_rank_background"):
+            rank = getattr(self.model, name)
+            if rank <= 0 or (rank >= 1 and rank != int(rank)):
+                raise ConfigError(f"model.{name} is a whole number from 1 on, or a fraction below 1, not {rank}.")
         for section, name in (
+            ("model", "recovery_layers"),
             ("run", "steps"),
             ("optimizer", "batch"),
             ("optimizer", "accumulate"),
@@ -196,10 +234,16 @@ class Config:
         ):
             if getattr(getattr(self, section), name) < 1:
                 raise ConfigError(f"{section}.{name} must be at least 1.")
-        if self.run.stage == "v1" and not self.model.encoder:
+        if self.run.stage in ("v1", "v1_5") and not self.model.encoder:
             raise ConfigError(
-                "model.encoder is empty: stage v1 needs a reference encoder file (OpenCLIP ViT-H/14, or the small one)."
+                f"model.encoder is empty: stage {self.run.stage} needs a reference encoder file "
+                "(OpenCLIP ViT-H/14, or the small one)."
             )
+        if self.run.stage == "v1_5" and not self.model.init:
+            raise ConfigError("model.init is empty: stage v1_5 adds region weights to a trained v1 checkpoint.")
+        for name in ("dual_condition", "latent_shuffle", "noisy_reference"):
+            if self.run.stage == "v1_5" and getattr(self.loss, name):
+                raise ConfigError(f"loss.{name} is a strategy of stage v1; set it to 0 for stage v1_5.")
         if self.run.stage == "v1" and not (self.model.vae or self.model.init):
             raise ConfigError(
                 "model.vae is empty: stage v1 needs an autoencoder, from a file of its own or inside model.init."

@@ -6,6 +6,7 @@ same command resumes a run exactly where the last checkpoint left it.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -16,7 +17,7 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 
 from trainer import checkpoint
-from trainer.config import Config, ConfigError, Optimizer
+from trainer.config import Config, ConfigError, Model, Optimizer
 from trainer.data.folder import FolderDataset, PositionSampler
 from trainer.ema import EMA
 from trainer.report import Reporter
@@ -44,7 +45,8 @@ def step_generator(seed: int, micro_step: int, rank: int) -> torch.Generator:
 def build_dataset(config: Config) -> FolderDataset:
     """The pictures of a run, with the parts its stage needs."""
     data = config.data
-    return FolderDataset(data.folder, data.size, data.reference, config.run.seed, data.cache, NEEDS[config.run.stage])
+    needs = NEEDS[config.run.stage]
+    return FolderDataset(data.folder, data.size, data.reference, config.run.seed, data.cache, needs, data.deform)
 
 
 def trained_parameters(stage: Stage, config: Config) -> dict[str, torch.nn.Parameter]:
@@ -104,7 +106,8 @@ def resume(config: Config, output: Path, stage: Stage, optimizer, ema: EMA | Non
     if not saved:
         return 0
     step, parts, written_with = checkpoint.load(saved[-1])
-    if written_with["model"] != json.loads(json.dumps(config.to_dict()["model"])):
+    defaults = dataclasses.asdict(Model())  # of keys that are newer than the checkpoint
+    if {**defaults, **written_with["model"]} != json.loads(json.dumps(config.to_dict()["model"])):
         raise ConfigError(
             f"{output} holds a run with another [model] section; choose another run.output, or delete the folder."
         )
@@ -188,7 +191,7 @@ def train(config: Config) -> Path:
                 batch = {k: v.to(device) for k, v in next(batches).items()}
                 generator = step_generator(config.run.seed, step * micro + part, rank)
                 with accelerator.autocast():
-                    terms = wrapped(batch, generator)
+                    terms = wrapped(batch, generator, step / config.run.steps)
                 accelerator.backward(sum(terms.values()) / micro)
             norm = accelerator.clip_grad_norm_(parameters.values(), adam.clip) if adam.clip else torch.zeros(())
             if not torch.isfinite(torch.as_tensor(norm)):

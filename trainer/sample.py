@@ -9,14 +9,18 @@ import numpy as np
 import torch
 from PIL import Image
 
+from trainer.colorizer import MODES, Colorizer
 from trainer.config import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", required=True, help="v1 model (.safetensors)")
+    parser.add_argument("--checkpoint", required=True, help="v1 or v1.5 model (.safetensors)")
     parser.add_argument("--encoder", required=True, help="its reference encoder (.safetensors)")
     parser.add_argument("--sketch", required=True, help="picture with dark lines on white")
     parser.add_argument("--reference", required=True, help="colour picture")
+    parser.add_argument("--mode", choices=MODES, default="vanilla", help="bg2fig and fig2fig need a v1.5 model")
+    parser.add_argument("--mask", help="figure mask of the sketch, white = figure (all modes but vanilla)")
+    parser.add_argument("--reference-mask", help="figure mask of the reference (masked and fig2fig)")
     parser.add_argument("--output", default="sample.png")
     parser.add_argument("--size", type=int, default=256, help="side of the square result in pixels, a multiple of 64")
     parser.add_argument("--steps", type=int, default=20)
@@ -26,7 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write sketch, reference and result side by side."""
-    from trainer.colorizer import Colorizer
     from trainer.data.folder import cover, read_rgb
     from trainer.stages import contact_sheet, model_sketch, picture
 
@@ -42,9 +45,13 @@ def run(args: argparse.Namespace) -> None:
             raise ConfigError(f"{name} cannot be read as a picture: {error}.") from None
         return torch.from_numpy(np.array(cover(image, args.size))).permute(2, 0, 1)[None].to(device)
 
+    def read_mask(name: str | None) -> torch.Tensor | None:
+        return read(name).float().mean(1, keepdim=True) / 255 if name else None
+
     sketches = model_sketch(read(args.sketch).float().mean(1, keepdim=True))
     references = picture(read(args.reference))
+    regions = colorizer.regions(args.mode, references, read_mask(args.mask), read_mask(args.reference_mask))
     generator = torch.Generator().manual_seed(args.seed)
-    result = colorizer.generate(sketches, colorizer.tokens(references), args.steps, args.guidance, generator)
+    result = colorizer.generate(sketches, colorizer.tokens(references), args.steps, args.guidance, generator, regions)
     Image.fromarray(contact_sheet([-sketches, references, result])).save(args.output)
     print(args.output)

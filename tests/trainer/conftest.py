@@ -17,10 +17,11 @@ from model_patches.networks.vision import ReferenceEncoder
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory) -> Path:
-    """Four characters in two poses: color/, sketch/, reference/ and regions/ of 64 px."""
+    """Four characters in two poses: color/, sketch/, reference/, their regions/ and masks, of 64 px."""
     root = tmp_path_factory.mktemp("pictures")
     random = np.random.default_rng(0)
-    for kind in ("color", "sketch", "reference", "regions"):
+    kinds = ("color", "sketch", "reference", "regions", "mask", "reference_regions", "reference_mask")
+    for kind in kinds:
         (root / kind).mkdir()
     for character in range(4):
         paint = [tuple(int(v) for v in random.integers(0, 256, 3)) for _ in range(3)]
@@ -34,7 +35,8 @@ def pictures(tmp_path_factory) -> Path:
                 ImageDraw.Draw(sketch).ellipse(box, fill=255, outline=0)
                 ImageDraw.Draw(labels).ellipse(box, fill=part)
             name = f"{character:02d}_{pose}.png"
-            for kind, image in (("color", color), ("sketch", sketch), ("reference", color), ("regions", labels)):
+            mask = labels.point(lambda label: 255 if label else 0)
+            for kind, image in zip(kinds, (color, sketch, color, labels, mask, labels, mask), strict=True):
                 image.save(root / kind / name)
     return root
 

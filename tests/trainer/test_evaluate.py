@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from trainer.evaluate import Result, edge_f1, interval, region_errors
+from trainer.evaluate import Result, edge_f1, interval, region_errors, shown_regions, table
 
 
 def test_region_error_is_zero_for_the_truth_and_grows_with_the_colour():
@@ -47,8 +47,32 @@ def test_interval_encloses_the_median():
 def test_summary_compares_the_same_pairs_with_and_without_reference():
     random = np.random.default_rng(1)
     blind = random.uniform(20, 40, (40, 2))
-    result = Result(blind * 0.2, blind, np.full(40, 0.9), np.full(40, 0.9))
+    result = Result(blind * 0.2, blind, np.full(40, 0.9), np.full(40, 0.9), np.zeros((40, 2), bool))
     summary = result.summary(("hair", "eyes"))
     assert np.isclose(summary["all_regions"]["ratio"], 0.2)
     assert np.allclose(summary["regions"]["eyes"]["ratio_95"], 0.2)
     assert summary["edge_f1_ratio"] == 1
+    assert "shown_regions" not in summary  # no reference shows any of them
+
+
+def test_summary_tells_shown_regions_figure_and_background_apart():
+    """hair is shown in the even pairs only and right there; the background is always shown and always wrong."""
+    blind = np.full((40, 2), 30.0)
+    errors, shown = np.full((40, 2), 15.0), np.ones((40, 2), bool)
+    shown[1::2, 1] = False
+    errors[::2, 1], errors[1::2, 1] = 3.0, 30.0
+    summary = Result(errors, blind, np.ones(40), np.ones(40), shown).summary(("background", "hair"))
+    assert summary["shown_figure"]["error"] == 3 and summary["shown_background"]["error"] == 15
+    assert summary["all_regions"]["error"] == 15 and summary["shown_regions"]["error"] == 15
+    rows = table(summary).splitlines()
+    assert [row[:18].strip() for row in rows[1:5]] == ["all", "shown by reference", "its figure", "its background"]
+    assert rows[3].split()[2] == "3.00"
+
+
+def test_a_region_is_shown_when_enough_of_it_is_there():
+    names = ("background", "hair", "lines")
+    labels = torch.zeros(2, 1, 64, 64, dtype=torch.uint8)
+    labels[0, 0, 0, :4] = 1  # 64 pixels of 256 x 256 are 4 of 64 x 64
+    labels[1, 0, 0, :3] = 1
+    labels[:, 0, 8:] = 2
+    assert shown_regions(labels, names).tolist() == [[True, True, False], [True, False, False]]

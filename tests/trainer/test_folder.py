@@ -2,11 +2,13 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from trainer.config import ConfigError
+from trainer.data import deform
 from trainer.data.folder import FolderDataset, PositionSampler, cover, read_rgb
 from trainer.stages import model_sketch
 
@@ -51,6 +53,75 @@ def test_incomplete_pictures_are_reported_and_left_out(pictures, tmp_path):
     assert len(dataset) == 6
     assert ["sketch/, e.g. 00_0" in p for p in dataset.problems].count(True) == 1
     assert ["reference/, e.g. 01_1" in p for p in dataset.problems].count(True) == 1
+
+
+MASKS = ("color", "sketch", "reference", "mask", "reference_mask", "regions", "reference_regions")
+
+
+@pytest.mark.parametrize("reference", ["folder", "group", "self"])
+def test_masks_and_labels_belong_to_the_picture_and_to_its_reference(pictures, reference):
+    """mask and regions are those of the picture, reference_* those of the chosen reference, whatever it is."""
+    dataset = FolderDataset(str(pictures), 64, reference, needs=MASKS)
+    for position in range(8):
+        item = dataset[position]
+        ours, theirs = (dataset.items[item[key]].stem for key in ("index", "reference_index"))
+        assert (ours == theirs) == (reference != "group")
+        for kind, stem in (("mask", ours), ("reference_mask", theirs)):
+            with Image.open(pictures / "mask" / f"{stem}.png") as mask:
+                expected = torch.from_numpy(np.array(mask))[None]
+            assert torch.equal(item[kind], expected) and item[kind].dtype == torch.uint8
+            assert torch.equal(item[kind] > 0, item[kind.replace("mask", "regions")] > 0)
+
+
+def test_a_mask_is_cut_and_scaled_like_its_picture(pictures, tmp_path):
+    """A picture that is white where its mask is: after scaling and cutting they still agree, and masks stay 0..255."""
+    for kind in ("color", "sketch", "reference", "mask", "reference_mask"):
+        (tmp_path / kind).mkdir()
+        picture = Image.new("L", (150, 100), 0)
+        picture.paste(255, (60, 20, 120, 90))
+        picture.save(tmp_path / kind / "wide.png")
+    item = FolderDataset(str(tmp_path), 64, needs=MASKS[:5])[3]
+    for color, mask in (("color", "mask"), ("reference", "reference_mask")):
+        assert ((item[color][0].int() - item[mask][0].int()).abs() < 64).float().mean() > 0.99
+    assert not torch.equal(item["mask"], item["reference_mask"])  # cut, squashed
+
+
+def test_pictures_without_masks_are_left_out(pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / "data")
+    (tmp_path / "data/mask/02_1.png").unlink()
+    dataset = FolderDataset(str(tmp_path / "data"), 64, "group", needs=MASKS[:5])
+    assert len(dataset) == 7 and "no file in mask/, e.g. 02_1" in dataset.problems[0]
+    shutil.rmtree(tmp_path / "data/mask")
+    with pytest.raises(ConfigError, match="mask/ 0 files.*white on the figure"):
+        FolderDataset(str(tmp_path / "data"), 64, "group", needs=MASKS[:5])
+    with pytest.raises(ConfigError, match="the same command again"):
+        shutil.rmtree(tmp_path / "data/reference_regions")
+        FolderDataset(str(tmp_path / "data"), 64, needs=("color", "reference_regions"))
+
+
+def test_deform_bends_reference_and_its_mask_alike(pictures):
+    straight, bent = (FolderDataset(str(pictures), 64, "self", needs=MASKS, bend=bend) for bend in (0.0, 1.0))
+    ours, again, before = bent[2], bent[2], straight[2]
+    assert all(torch.equal(ours[k], again[k]) for k in MASKS)  # a pure function of the position
+    assert all(torch.equal(ours[k], before[k]) for k in ("color", "sketch", "mask", "regions"))
+    assert not torch.equal(ours["reference"], before["reference"])
+    assert not torch.equal(ours["reference"], bent[3]["reference"])
+    assert ((ours["reference_mask"] > 127) == (ours["reference_regions"] > 0)).float().mean() > 0.97
+    assert set(ours["reference_regions"].unique().tolist()) <= {0, 1, 2}
+
+
+def test_deform_moves_what_the_points_move():
+    """No move gives the picture back; all points to the right move the picture right, and white comes in."""
+    picture = torch.randint(0, 200, (3, 64, 64), dtype=torch.uint8)
+    count = len(deform.control_points())
+    same = deform.bend(picture, deform.sampling_grid(torch.zeros(count, 2), 64, 64), 255)
+    assert (same.int() - picture.int()).abs().max() <= 1
+    grid = deform.sampling_grid(torch.tensor([[2 * 8 / 63, 0.0]]).repeat(count, 1), 64, 64)
+    moved = deform.bend(picture, grid, 255)
+    assert (moved[..., 8:].int() - picture[..., :-8].int()).abs().max() <= 1
+    assert (moved[..., :7] == 255).all()
+    moves = deform.draw_moves(np.random.default_rng(0), 0.5)
+    assert moves.shape == (count, 2) and 0.05 < moves.abs().max() <= 0.125
 
 
 def test_missing_folder_says_how_to_make_one(tmp_path):

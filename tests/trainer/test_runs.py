@@ -70,6 +70,25 @@ def test_bf16_eps_run_writes_a_log_and_a_sheet(values, tmp_path):
         assert exported.metadata()["colorize.prediction_type"] == "eps"
 
 
+def test_dual_conditioned_and_deformed_runs(values):
+    """The second error is a term of its own in the log; a falling drop rate and bent references train along."""
+    loss = {"reference_drop": 0.8, "reference_drop_end": 0.5, "dual_condition": 4.0}
+    file = train(values | {"loss": loss}, run={"steps": 2}, data={"reference": "self", "deform": 0.5, "cache": True})
+    line = json.loads((file.parent / "log.jsonl").read_text().splitlines()[-1])
+    assert line["dual"] > line["denoising"] > 0
+
+
+def test_a_run_of_an_earlier_version_resumes(values):
+    """Its checkpoint lacks the configuration's newer keys, which then stand at their defaults."""
+    file = train(values, run={"steps": 3})
+    state = checkpoint.folders(file.parent)[-1] / "state.json"
+    saved = json.loads(state.read_text())
+    del saved["config"]["model"]["recovery_layers"]
+    state.write_text(json.dumps(saved))
+    train(values, run={"steps": 4})
+    assert checkpoint.folders(file.parent)[-1].name == "step-00000004"
+
+
 def test_old_checkpoints_are_deleted(values):
     file = train(values, report={"save_every": 1, "keep": 2})
     assert [p.name for p in checkpoint.folders(file.parent)] == ["step-00000005", "step-00000006"]

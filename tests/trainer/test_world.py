@@ -17,6 +17,7 @@ from trainer.data.world import (
     Appearance,
     Layout,
     LineStyle,
+    mask,
     pair,
     picture,
     pose,
@@ -27,6 +28,7 @@ from trainer.data.world import (
 )
 from trainer.data.world import layout as layouts
 from trainer.data.world.appearance import oklch, to_oklch
+from trainer.data.world.layout import with_background
 
 SIZE = 96
 
@@ -48,7 +50,8 @@ def region(name: str) -> int:
 
 def test_same_seed_same_bytes():
     first, second = pair(5, "train", SIZE), pair(5, "train", SIZE)
-    assert first.keys() == {"picture", "sketch", "reference", "regions"}
+    labels = {"regions", "mask", "reference_regions", "reference_mask"}
+    assert first.keys() == {"picture", "sketch", "reference", *labels}
     for key in first:
         assert first[key].dtype == np.uint8
         assert np.array_equal(first[key], second[key])
@@ -123,6 +126,32 @@ def test_single_views_equal_the_full_rendering():
     assert np.array_equal(whole.picture, picture(layout, appearance, SIZE))
     assert np.array_equal(whole.sketch, sketch(layout, style, SIZE))
     assert np.array_equal(whole.regions, regions(layout, SIZE))
+    assert np.array_equal(whole.mask, mask(layout, SIZE))
+
+
+def test_the_mask_is_the_figure_with_its_lines():
+    """Regions of the figure lie inside, those of the background outside; lines and clouds fall on their own side."""
+    outside, either = (
+        [region(n) for n in names] for names in (("background", "background_second"), ("lines", "other"))
+    )
+    for seed in range(20):
+        layout = Layout.sample(seed)
+        drawn, silhouette = regions(layout, 128), mask(layout, 128)
+        assert set(np.unique(silhouette)) == {0, 255}
+        assert (silhouette[~np.isin(drawn, outside + either)] == 255).all()
+        assert (silhouette[np.isin(drawn, outside)] == 0).all()
+
+
+def test_background_styles_replace_only_the_kind_of_background():
+    for seed in range(12):
+        layout = Layout.sample(seed)
+        assert with_background(layout, "mixed") is layout
+        for style in ("busy", "plain"):
+            other = with_background(layout, style)
+            assert other.background in layouts.BACKGROUND_STYLES[style]
+            assert dataclasses.replace(other, background=layout.background) == layout
+    with pytest.raises(ValueError, match="choose one of"):
+        with_background(layout, "loud")
 
 
 def test_regions_have_the_colours_of_the_appearance():
@@ -246,7 +275,8 @@ def read(path):
 def test_demo_data_is_the_pairs(tmp_path):
     demo.write_demo_data(tmp_path / "set", 2, 64, seed=3, split="heldout", progress=False)
     item = pair(3_000_001, "heldout", 64)
-    for folder, key in (("color", "picture"), ("sketch", "sketch"), ("reference", "reference"), ("regions", "regions")):
+    for key in item:
+        folder = "color" if key == "picture" else key
         assert np.array_equal(read(tmp_path / "set" / folder / "00002.png"), item[key])
     manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
     assert manifest["count"] == 2 and manifest["split"] == "heldout" and manifest["regions"] == list(REGION_NAMES)
@@ -263,6 +293,35 @@ def test_demo_data_continues_and_grows(tmp_path):
     assert lost.read_bytes() == content
     assert sorted(p.name for p in (tmp_path / "color").iterdir()) == [f"0000{i}.png" for i in (1, 2, 3, 4)]
     assert json.loads((tmp_path / "manifest.json").read_text())["count"] == 4
+
+
+@pytest.mark.parametrize("poses", [1, 2])
+def test_a_set_without_masks_gets_them_and_nothing_else(tmp_path, poses, monkeypatch):
+    demo.write_demo_data(tmp_path, 2, 64, poses=poses, progress=False)
+    old = [path for path in sorted(tmp_path.rglob("*.png")) if path.parent.name in ("color", "sketch", "regions")]
+    new = [path for path in sorted(tmp_path.rglob("*.png")) if path.parent.name in demo.LABELS]
+    assert len(new) == (6 if poses == 1 else 4)
+    before, contents = [path.stat().st_mtime_ns for path in old], [path.read_bytes() for path in new]
+    for path in new:
+        path.unlink()
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    del manifest["background"]  # as sets of earlier versions
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setattr(demo, "_pictures", None)  # would be called to draw a picture
+    demo.write_demo_data(tmp_path, 2, 64, poses=poses, progress=False)
+    assert [path.stat().st_mtime_ns for path in old] == before
+    assert [path.read_bytes() for path in new] == contents
+
+
+def test_demo_data_of_one_kind_of_background(tmp_path):
+    demo.write_demo_data(tmp_path / "busy", 1, 64, background="busy", progress=False)
+    assert json.loads((tmp_path / "busy" / "manifest.json").read_text())["background"] == "busy"
+    drawn = pair(0, "train", 64, background="busy")
+    assert np.array_equal(read(tmp_path / "busy" / "color" / "00001.png"), drawn["picture"])
+    with pytest.raises(ConfigError, match="background 'busy' there, 'mixed' asked for"):
+        demo.write_demo_data(tmp_path / "busy", 1, 64, progress=False)
+    with pytest.raises(ConfigError, match="Unknown background style"):
+        demo.write_demo_data(tmp_path / "other", 1, 64, background="loud", progress=False)
 
 
 def test_demo_data_poses_share_an_appearance(tmp_path):

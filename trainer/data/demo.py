@@ -5,10 +5,13 @@ Layout of the folder, with one pose per character (the default):
     sketch/00001.png     sketch(A), black lines on white, grey
     reference/00001.png  picture(C, B): another layout in the same colours
     regions/00001.png    labels of A, see "regions" in manifest.json
+    mask/00001.png       figure mask of A: 255 on the character and its lines, 0 on the background
+    reference_regions/, reference_mask/   the same two of C
     manifest.json        how the set was made
 color/ is the true answer for sketch/ coloured like reference/, in training and in evaluation alike. With several poses
-per character the files are called 00001_0.png, 00001_1.png, ...; every pose has its own sketch and regions, and there
-is no reference/: the poses of a character are references of each other (`data.reference = "group"`).
+per character the files are called 00001_0.png, 00001_1.png, ...; every pose has its own sketch, regions and mask, and
+there is no reference/: the poses of a character are references of each other (`data.reference = "group"`).
+The same command on an existing set adds what is missing: sets from before there were masks get only those.
 
 Training and held-out sets draw from disjoint seed ranges (see world/render.py), so they never share a layout, an
 appearance or a line style.
@@ -17,6 +20,7 @@ appearance or a line style.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -29,7 +33,17 @@ from PIL import Image
 from tqdm import tqdm
 
 from trainer.config import ConfigError
-from trainer.data.world import REGION_NAMES, WORLD_VERSION, pair, pose, seeds_of
+from trainer.data.world import (
+    BACKGROUND_STYLES,
+    REGION_NAMES,
+    WORLD_VERSION,
+    mask,
+    pair,
+    pose,
+    pose_layout,
+    regions,
+    seeds_of,
+)
 
 CHARACTERS_PER_SEED = 1_000_000
 """Set number `seed` holds the characters seed * 1,000,000 up to the next set's first."""
@@ -45,11 +59,13 @@ def write_demo_data(
     poses: int = 1,
     workers: int = 1,
     progress: bool = True,
+    background: str = "mixed",
 ) -> Path:
     """Draw `count` characters in `poses` poses each and return the folder.
 
     size: side in pixels, or (height, width). seed: 0..274876, sets of different seeds share no character.
-    split: "train" or "heldout". workers: processes. Finished files are kept, so the same call continues after an
+    split: "train" or "heldout". workers: processes. background: "mixed" (all kinds), "busy" (many shapes and colours)
+    or "plain", for pictures and references alike. Finished files are kept, so the same call continues after an
     interruption, and a larger count extends the set. Raises ConfigError when the folder holds a set made with other
     settings, or when an argument is out of range.
     """
@@ -58,7 +74,7 @@ def write_demo_data(
     _check(count, seed, poses, workers)
     try:
         seeds_of(seed * CHARACTERS_PER_SEED, split)
-        pair(seed * CHARACTERS_PER_SEED, split, (height, width))
+        pair(seed * CHARACTERS_PER_SEED, split, (height, width), background=background)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     manifest = {
@@ -68,6 +84,7 @@ def write_demo_data(
         "height": height,
         "width": width,
         "poses": poses,
+        "background": background,
         "regions": list(REGION_NAMES),
     }
     _start(folder, manifest, count)
@@ -100,10 +117,10 @@ def _start(folder: Path, manifest: dict, count: int) -> None:
     path = folder / "manifest.json"
     if path.exists():
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = {"background": "mixed"} | json.loads(path.read_text(encoding="utf-8"))
             different = [key for key in manifest if found.get(key) != manifest[key]]
             count = max(count, int(found.get("count", 0)))
-        except (ValueError, AttributeError):
+        except (ValueError, TypeError):
             raise ConfigError(f"{path} cannot be read; choose another --output or delete the folder.") from None
         if different:
             details = ", ".join(f"{key} {found.get(key)!r} there, {manifest[key]!r} asked for" for key in different)
@@ -120,7 +137,8 @@ def _start(folder: Path, manifest: dict, count: int) -> None:
 
 
 def _folders(poses: int) -> tuple[str, ...]:
-    return ("sketch", "regions", "color") + (("reference",) if poses == 1 else ())
+    shared = ("sketch", "regions", "mask", "color")
+    return shared + (("reference", "reference_regions", "reference_mask") if poses == 1 else ())
 
 
 def _stems(number: int, poses: int) -> list[str]:
@@ -138,17 +156,34 @@ def _save(pixels: np.ndarray, path: Path) -> None:
 
 
 def _write_character(folder: Path, number: int, manifest: dict) -> None:
-    """Draw one character; `number` counts from 1."""
+    """Draw what is missing of one character; `number` counts from 1."""
     index = manifest["seed"] * CHARACTERS_PER_SEED + number - 1
-    size, split, poses = (manifest["height"], manifest["width"]), manifest["split"], manifest["poses"]
-    for k, stem in enumerate(_stems(number, poses)):
-        if poses == 1:
-            drawn = pair(index, split, size)
-        else:
-            view = pose(index, k, split, size)
-            drawn = {"picture": view.picture, "sketch": view.sketch, "regions": view.regions}
-        for name in _folders(poses):
-            _save(drawn["picture" if name == "color" else name], folder / name / f"{stem}.png")
+    for k, stem in enumerate(_stems(number, manifest["poses"])):
+        missing = [n for n in _folders(manifest["poses"]) if not (folder / n / f"{stem}.png").exists()]
+        drawn = (_labels if set(missing) <= LABELS.keys() else _pictures)(index, k, manifest, missing)
+        for name in missing:
+            _save(drawn[name], folder / name / f"{stem}.png")
+
+
+# What needs no colours and no lines: file kind -> (view of a layout, which pose it shows of a one-pose set).
+LABELS = {"mask": (mask, 0), "reference_mask": (mask, 1), "reference_regions": (regions, 1)}
+
+
+def _labels(index: int, k: int, manifest: dict, names: list[str]) -> dict[str, np.ndarray]:
+    """Views of LABELS of pose k, without drawing its picture."""
+    size = (manifest["height"], manifest["width"])
+    layouts = {n: pose_layout(index, k + LABELS[n][1], manifest["split"], manifest["background"]) for n in names}
+    return {n: LABELS[n][0](layouts[n], size) for n in names}
+
+
+def _pictures(index: int, k: int, manifest: dict, names: list[str]) -> dict[str, np.ndarray]:
+    """All views of pose k by folder name; in one-pose sets with those of its reference."""
+    size, split, background = (manifest["height"], manifest["width"]), manifest["split"], manifest["background"]
+    if manifest["poses"] == 1:
+        drawn = pair(index, split, size, background=background)
+    else:
+        drawn = dataclasses.asdict(pose(index, k, split, size, background))
+    return {name: drawn["picture" if name == "color" else name] for name in names}
 
 
 def _write_in_parallel(folder: Path, todo: list[int], manifest: dict, workers: int, bar: tqdm) -> None:
@@ -191,9 +226,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", choices=("train", "heldout"), default="train", help="heldout shares no character with train"
     )
+    parser.add_argument(
+        "--background",
+        choices=tuple(BACKGROUND_STYLES),
+        default="mixed",
+        help="kinds of background: mixed (default, all), busy (many shapes and colours) or plain",
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
 
 
 def run(args: argparse.Namespace) -> None:
-    folder = write_demo_data(args.output, args.count, args.size, args.seed, args.split, args.poses, args.workers)
+    folder = write_demo_data(
+        args.output,
+        args.count,
+        args.size,
+        args.seed,
+        args.split,
+        args.poses,
+        args.workers,
+        background=args.background,
+    )
     print(f"{args.count} characters in {folder}")

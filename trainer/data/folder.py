@@ -1,5 +1,6 @@
 """Training pictures in plain folders: color/, sketch/ and, where references are files of their own, reference/.
 
+Figure masks (white figure on black, grey PNGs) lie in mask/, those of references in reference_mask/.
 A sketch file has black lines on white, as artists hand them in; the tensors this module gives keep that polarity.
 The order of the pictures is a pure function of (seed, position), so a resumed run sees what an unbroken one would.
 """
@@ -7,7 +8,7 @@ The order of the pictures is a pure function of (seed, position), so a resumed r
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,19 +17,22 @@ import torch
 from PIL import Image
 
 from trainer.config import ConfigError
+from trainer.data import deform
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
+# Parts of a sample that show the reference, and the part of the chosen picture they are in group and self references.
+REFERENCE_PARTS = {"reference": "color", "reference_mask": "mask", "reference_regions": "regions"}
+LABEL_PARTS = ("regions", "reference_regions")
+
+
 @dataclass(frozen=True)
 class Item:
-    """One training picture: files that share a stem, and the group it belongs to."""
+    """One training picture: files that share a stem, by part, and the group it belongs to."""
 
     stem: str
-    color: Path
-    sketch: Path
-    reference: Path | None
-    regions: Path | None
+    files: Mapping[str, Path]
     group: str
 
 
@@ -60,15 +64,12 @@ def cover(
     return image.crop((left, top, left + size, top + size))
 
 
-def _tensor(image: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
 class FolderDataset(torch.utils.data.Dataset):
     """Indexed by position in the endless stream of the run, not by file: `dataset[position]`.
 
     Gives those uint8 tensors that `needs` names: color (3, S, S), sketch (1, S, S) black on white, reference (3, S, S),
-    regions (labels, 1, S, S); and index and reference_index, numbers of the picture and its reference in the folder.
+    mask and reference_mask (1, S, S) 255 = figure, regions and reference_regions (labels, 1, S, S); and index and
+    reference_index, numbers of the picture and its reference in the folder. `bend` 0..1 bends references (deform.py).
     """
 
     def __init__(
@@ -79,8 +80,9 @@ class FolderDataset(torch.utils.data.Dataset):
         seed: int = 0,
         cache: bool = False,
         needs: Sequence[str] = ("color", "sketch", "reference"),
+        bend: float = 0.0,
     ):
-        self.size, self.reference, self.seed, self.needs = size, reference, seed, tuple(needs)
+        self.size, self.reference, self.seed, self.needs, self.bend = size, reference, seed, tuple(needs), bend
         self.problems: list[str] = []
         self.items = self._scan(Path(folder))
         self._kept: dict[tuple[Path, str], torch.Tensor] | None = {} if cache else None
@@ -99,35 +101,39 @@ class FolderDataset(torch.utils.data.Dataset):
             raise ConfigError(
                 f"data.folder {str(root)!r} does not exist; `python -m trainer demo-data --output {root}` makes one."
             )
-        colors, sketches, references, regions = (_files(root / n) for n in ("color", "sketch", "reference", "regions"))
-        for folder, missing in (
-            ("sketch", colors.keys() - sketches.keys()),
-            ("color", sketches.keys() - colors.keys()),
-        ):
+        parts = dict.fromkeys(["color", "sketch", *(["reference"] if self.reference == "folder" else [])])
+        parts |= dict.fromkeys(self._source(part) for part in self.needs)
+        found = {part: _files(root / part) for part in parts}
+        stems = set(found["color"] | found["sketch"])
+        for part, files in found.items():
+            missing = sorted(stems - files.keys())
+            if missing and part in LABEL_PARTS:
+                raise ConfigError(
+                    f"{len(missing)} pictures have no label map in {root / part}, e.g. {missing[0]}; only data of "
+                    "`python -m trainer demo-data` has them (the same command again adds what an older set lacks)."
+                )
             if missing:
                 self.problems.append(
-                    f"{len(missing)} pictures have no file in {folder}/, e.g. {min(missing)}; they are left out"
+                    f"{len(missing)} pictures have no file in {part}/, e.g. {missing[0]}; they are left out"
                 )
-        stems = sorted(colors.keys() & sketches.keys())
-        if self.reference == "folder":
-            if missing := [s for s in stems if s not in references]:
-                self.problems.append(
-                    f"{len(missing)} pictures have no file in reference/, e.g. {missing[0]}; they are left out"
-                )
-            stems = [s for s in stems if s in references]
-        if "regions" in self.needs and (missing := [s for s in stems if s not in regions]):
-            raise ConfigError(
-                f"{len(missing)} pictures have no label map in {root / 'regions'}, e.g. {missing[0]}; "
-                "this stage trains on data of `python -m trainer demo-data`."
-            )
+            stems -= set(missing)
         if not stems:
+            counts = ", ".join(f"{part}/ {len(files)}" for part, files in found.items())
+            masks = (
+                " A mask is white on the figure, black elsewhere; the demo-data command adds those of its own sets."
+                if not all(files for part, files in found.items() if part.endswith("mask"))
+                else ""
+            )
             raise ConfigError(
-                f"{root} holds no usable pictures: color/ {len(colors)}, sketch/ {len(sketches)}, "
-                f"reference/ {len(references)} files; files of one picture share their name."
+                f"{root} holds no usable pictures: {counts} files; files of one picture share their name.{masks}"
             )
         return [
-            Item(s, colors[s], sketches[s], references.get(s), regions.get(s), s.rpartition("_")[0] or s) for s in stems
+            Item(s, {part: files[s] for part, files in found.items()}, s.rpartition("_")[0] or s) for s in sorted(stems)
         ]
+
+    def _source(self, part: str) -> str:
+        """The folder a part is read from: references that are pictures of the set have no folders of their own."""
+        return part if self.reference == "folder" else REFERENCE_PARTS.get(part, part)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -154,13 +160,21 @@ class FolderDataset(torch.utils.data.Dataset):
         return tensor
 
     def _decode(self, path: Path, kind: str, place: tuple[float, float]) -> torch.Tensor:
-        if kind == "regions":
-            with Image.open(path) as labels:
-                return torch.from_numpy(np.array(cover(labels, self.size, place, Image.Resampling.NEAREST)))[None]
-        image = read_rgb(path)
-        if kind == "reference":  # squashed, as the reference encoder will see it
-            return _tensor(image.resize((self.size, self.size), Image.Resampling.LANCZOS))
-        tensor = _tensor(cover(image, self.size, place))
+        resample = Image.Resampling.LANCZOS
+        if kind in LABEL_PARTS or kind.endswith("mask"):
+            labels = kind in LABEL_PARTS
+            resample = Image.Resampling.NEAREST if labels else Image.Resampling.BILINEAR
+            with Image.open(path) as image:
+                image = image.copy() if labels else image.convert("L")
+        else:
+            image = read_rgb(path)
+        if kind in REFERENCE_PARTS:  # squashed, as the reference encoder will see it
+            image = image.resize((self.size, self.size), resample)
+        else:
+            image = cover(image, self.size, place, resample)
+        if image.mode != "RGB":
+            return torch.from_numpy(np.array(image))[None]
+        tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         return tensor.float().mean(0, keepdim=True).round().to(torch.uint8) if kind == "sketch" else tensor
 
     def __getitem__(self, position: int) -> dict[str, torch.Tensor | int]:
@@ -168,15 +182,20 @@ class FolderDataset(torch.utils.data.Dataset):
         item = self.items[index]
         random = np.random.default_rng((self.seed, position))
         place = (0.5, 0.5) if self._kept is not None else tuple(random.random(2))
-        reference, reference_index = item.reference or item.color, index
+        reference_index = index
         if self.reference == "group" and len(members := self.groups[item.group]) > 1:
             others = [m for m in members if m != index]
             reference_index = others[random.integers(len(others))]
-            reference = self.items[reference_index].color
-        elif self.reference == "self":
-            reference = item.color
-        files = {"color": item.color, "sketch": item.sketch, "reference": reference, "regions": item.regions}
-        batch: dict[str, torch.Tensor | int] = {kind: self._read(files[kind], kind, place) for kind in self.needs}
+        shown = self.items[reference_index]
+        batch: dict[str, torch.Tensor | int] = {}
+        for kind in self.needs:
+            files = shown.files if kind in REFERENCE_PARTS else item.files
+            batch[kind] = self._read(files[self._source(kind)], kind, place)
+        if self.bend:
+            grid = deform.sampling_grid(deform.draw_moves(random, self.bend), self.size, self.size)
+            for kind in REFERENCE_PARTS.keys() & batch.keys():
+                fill = 255 if kind == "reference" else 0
+                batch[kind] = deform.bend(batch[kind], grid, fill, nearest=kind in LABEL_PARTS)
         batch |= {"index": index, "reference_index": reference_index}
         return batch
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -13,7 +13,30 @@ from trainer.config import Config
 Batch = Mapping[str, torch.Tensor]
 
 # Which parts of a picture each stage reads.
-NEEDS = {"v1": ("color", "sketch", "reference"), "vae": ("color",), "encoder": ("color", "regions")}
+NEEDS = {
+    "v1": ("color", "sketch", "reference"),
+    "v1_5": ("color", "sketch", "reference", "mask", "reference_mask"),
+    "vae": ("color",),
+    "encoder": ("color", "regions"),
+}
+
+
+class Memory:
+    """Rows of tensors by picture number: computed once and kept in main memory, where `on`."""
+
+    def __init__(self, on: bool, device: torch.device):
+        self.on, self.device = on, device
+        self._kept: dict[int, torch.Tensor] = {}
+
+    def rows(self, numbers: torch.Tensor, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """compute() gives the rows of all `numbers` (B,); it is called when any of them is new."""
+        if not self.on:
+            return compute()
+        keys = numbers.tolist()
+        if any(key not in self._kept for key in keys):
+            for key, row in zip(keys, compute(), strict=True):
+                self._kept.setdefault(key, row.cpu())
+        return torch.stack([self._kept[key] for key in keys]).to(self.device)
 
 
 class Stage(nn.Module):
@@ -27,8 +50,11 @@ class Stage(nn.Module):
         self.config = config
         self.device = device
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
-        """Loss terms by name (scalars, summed by the loop). All randomness comes from `generator` (CPU)."""
+    def forward(self, batch: Batch, generator: torch.Generator, progress: float = 0.0) -> dict[str, torch.Tensor]:
+        """Loss terms by name (scalars, summed by the loop). All randomness comes from `generator` (CPU).
+
+        progress: share of the run that is done, 0..1, for schedules.
+        """
         raise NotImplementedError
 
     def sheet(self, batch: Batch, generator: torch.Generator) -> np.ndarray:
@@ -46,6 +72,10 @@ def build_stage(config: Config, device: torch.device) -> Stage:
         from .v1 import ColorizerStage
 
         return ColorizerStage(config, device)
+    if config.run.stage == "v1_5":
+        from .v1_5 import RegionStage
+
+        return RegionStage(config, device)
     if config.run.stage == "vae":
         from .vae import AutoencoderStage
 

@@ -76,7 +76,7 @@ class EncoderStage(Stage):
         self.reader = ColorReader(model.encoder_width, len(REGION_NAMES))
         self._encoder = (encoder,)
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch, generator: torch.Generator, progress: float = 0.0) -> dict[str, torch.Tensor]:
         model = self.config.model
         pictures = picture(batch["color"])
         thin = (..., slice(None, None, 2), slice(None, None, 2))  # a quarter of the pixels tells a mean colour as well

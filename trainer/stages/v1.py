@@ -18,11 +18,12 @@ from trainer import autoencoder, checkpoint
 from trainer.colorizer import Colorizer, networks_from, read_encoder
 from trainer.config import Config, ConfigError
 from trainer.losses.diffusion import denoising_loss, min_snr_weight, offset_noise, target
+from trainer.losses.dual_condition import dual_conditioned_loss
 from trainer.losses.latent_shuffle import draw_permutation, shuffle_tokens
 from trainer.losses.noisy_reference import noisy_tokens
-from trainer.losses.reference_drop import drop_references, keep_mask
+from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
 
-from . import Batch, Stage, contact_sheet, model_sketch, picture
+from . import Batch, Memory, Stage, contact_sheet, model_sketch, picture
 
 
 class ColorizerStage(Stage):
@@ -34,6 +35,11 @@ class ColorizerStage(Stage):
         if config.model.init:
             tensors, metadata = checkpoint.read_tensors(Path(config.model.init))
             unet, sketch_encoder = networks_from(tensors, metadata)
+            if unet.config.region_ranks is not None:
+                raise ConfigError(
+                    f"{config.model.init} is a v1.5 model, whose region weights stage v1 does not train: start from "
+                    'the v1 model it was made of, or set run.stage = "v1_5".'
+                )
             if unet.config.context_dim != encoder.output_dim:
                 raise ConfigError(
                     f"{config.model.init} reads reference tokens of width {unet.config.context_dim}, "
@@ -52,33 +58,23 @@ class ColorizerStage(Stage):
         # A tuple keeps the frozen networks and the views on them out of the module tree.
         self._colorizer = (Colorizer(unet, sketch_encoder, vae, encoder, config.model.prediction_type),)
         self.schedule = NoiseSchedule().to(device)
-        self._kept_latents: dict[int, torch.Tensor] = {}
-        self._kept_tokens: dict[int, torch.Tensor] = {}
-
-    def _remembered(self, kept: dict[int, torch.Tensor], keys: torch.Tensor, compute) -> torch.Tensor:
-        """Rows by picture number; computes the batch once and keeps it when data.cache is on."""
-        if not self.config.data.cache:
-            return compute()
-        numbers = keys.tolist()
-        if any(n not in kept for n in numbers):
-            for number, row in zip(numbers, compute(), strict=True):
-                kept.setdefault(number, row.cpu())
-        return torch.stack([kept[n] for n in numbers]).to(self.device)
+        self._latents = Memory(config.data.cache, device)
+        self._tokens = Memory(config.data.cache and not config.data.deform, device)
 
     @torch.no_grad()
     def latents_and_tokens(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Scaled latents (B, 4, h, w) of the pictures and local tokens (B, N, D) of their references, float32."""
         colorizer = self._colorizer[0]
-        latents = self._remembered(
-            self._kept_latents, batch["index"], lambda: colorizer.autoencoder.encode(picture(batch["color"])).float()
+        latents = self._latents.rows(
+            batch["index"], lambda: colorizer.autoencoder.encode(picture(batch["color"])).float()
         )
         with torch.autocast(self.device.type, enabled=False):  # the tokens steer every step: always in float32
-            tokens = self._remembered(
-                self._kept_tokens, batch["reference_index"], lambda: colorizer.tokens(picture(batch["reference"]))
-            )
+            tokens = self._tokens.rows(batch["reference_index"], lambda: colorizer.tokens(picture(batch["reference"])))
         return latents, tokens
 
-    def condition(self, tokens: torch.Tensor, t: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def condition(
+        self, tokens: torch.Tensor, t: torch.Tensor, generator: torch.Generator, progress: float = 0.0
+    ) -> torch.Tensor:
         """Apply the training strategies to the local tokens: shuffle, noise, drop, in this order."""
         loss = self.config.loss
         draw = torch.rand(2, generator=generator)
@@ -87,9 +83,10 @@ class ColorizerStage(Stage):
         if draw[1] < loss.noisy_reference:
             noise = torch.randn(tokens.shape, generator=generator).to(tokens)
             tokens = noisy_tokens(self.schedule, tokens, noise, t, loss.noisy_variant)
-        return drop_references(tokens, keep_mask(len(tokens), loss.reference_drop, generator))
+        rate = drop_rate(loss.reference_drop, loss.reference_drop_end, progress)
+        return drop_references(tokens, keep_mask(len(tokens), rate, generator))
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch, generator: torch.Generator, progress: float = 0.0) -> dict[str, torch.Tensor]:
         loss, prediction = self.config.loss, self.config.model.prediction_type
         latents, tokens = self.latents_and_tokens(batch)
         sketches = batch["sketch"]
@@ -99,11 +96,16 @@ class ColorizerStage(Stage):
         noise = offset_noise(torch.randn(latents.shape, generator=generator), loss.offset_noise, generator).to(
             self.device
         )
-        tokens = self.condition(tokens, t, generator)
+        tokens = self.condition(tokens, t, generator, progress)
         control = self.control_encoder(model_sketch(sketches))
-        answer = self.model["diffusion_model"](self.schedule.add_noise(latents, noise, t), t, tokens, control)
+        noisy, unet = self.schedule.add_noise(latents, noise, t), self.model["diffusion_model"]
+        answer = unet(noisy, t, tokens, control)
+        wanted = target(self.schedule, latents, noise, t, prediction)
         weight = min_snr_weight(self.schedule, t, loss.min_snr_gamma, prediction) if loss.min_snr_gamma else None
-        return {"denoising": denoising_loss(answer, target(self.schedule, latents, noise, t, prediction), weight)}
+        if loss.dual_condition:
+            without = unet(noisy, t, torch.zeros_like(tokens), control)
+            return dual_conditioned_loss(answer, without, wanted, loss.dual_condition, weight)
+        return {"denoising": denoising_loss(answer, wanted, weight)}
 
     @torch.no_grad()
     def sheet(self, batch: Batch, generator: torch.Generator) -> np.ndarray:

@@ -78,7 +78,7 @@ class AutoencoderStage(Stage):
         if config.system.channels_last:
             network.to(memory_format=torch.channels_last)
 
-    def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch, generator: torch.Generator, progress: float = 0.0) -> dict[str, torch.Tensor]:
         side = min(CROP, self.config.data.size)
         top, left = (
             int(torch.randint(0, (self.config.data.size - side) // 8 + 1, (), generator=generator)) * 8

@@ -1,15 +1,17 @@
 """A world to train on: procedurally drawn characters whose layout and appearance are independent of each other."""
 
 from .appearance import Appearance
-from .layout import Layout
+from .layout import BACKGROUND_STYLES, Layout
 from .linestyle import LineStyle
 from .materials import REGION_NAMES
 from .render import (
     WORLD_VERSION,
     Rendering,
+    mask,
     pair,
     picture,
     pose,
+    pose_layout,
     regions,
     render,
     seeds_of,
@@ -17,15 +19,18 @@ from .render import (
 )
 
 __all__ = [
+    "BACKGROUND_STYLES",
     "REGION_NAMES",
     "WORLD_VERSION",
     "Appearance",
     "Layout",
     "LineStyle",
     "Rendering",
+    "mask",
     "pair",
     "picture",
     "pose",
+    "pose_layout",
     "regions",
     "render",
     "seeds_of",

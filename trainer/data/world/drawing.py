@@ -53,6 +53,8 @@ class Drawing:
     line_width: float
     """pixels of the standard line"""
     operations: list = field(default_factory=list)
+    figure_start: int = 0
+    """operations before this one are the background's, all later ones the figure's"""
     gradients: dict = field(default_factory=dict)
     """material -> (first row, last row) of its vertical colour gradient, in pixels"""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,6 +37,12 @@ BACKGROUNDS = (
     "checks",
     "frame",
 )
+BACKGROUND_STYLES = {
+    "mixed": BACKGROUNDS,
+    "plain": ("plain", "gradient"),
+    "busy": ("window", "hills", "stripes", "circles", "street", "burst", "checks"),
+}
+"""Kinds of background by how much there is to see in them; "busy" ones have many shapes in several colours."""
 HEADWEAR = ("none", "ribbon", "bow_top", "beret", "witch", "cap", "headband", "crown", "headphones", "flower", "clips")
 EARS = ("human", "cat", "fox", "rabbit", "elf", "horns")
 MOUTHS = ("smile", "open", "small_o", "cat", "flat", "pout", "grin", "frown")
@@ -46,6 +52,17 @@ EYES = ("round", "upturned", "drooping", "sleepy", "wide")
 def _pick(rng: np.random.Generator, names: tuple[str, ...], weights) -> str:
     w = np.asarray(weights, float)
     return str(names[int(rng.choice(len(names), p=w / w.sum()))])
+
+
+def with_background(layout: Layout, style: str) -> Layout:
+    """The same layout with a background of a style (BACKGROUND_STYLES); "mixed", or one that fits, is left alone.
+
+    The irregularities of the figure (lengths of single locks, spikes) come out differently before another background.
+    """
+    if style not in BACKGROUND_STYLES:
+        raise ValueError(f"Unknown background style {style!r}; choose one of {', '.join(BACKGROUND_STYLES)}.")
+    kinds = BACKGROUND_STYLES[style]
+    return layout if layout.background in kinds else replace(layout, background=kinds[layout.detail_seed % len(kinds)])
 
 
 @dataclass(frozen=True)

@@ -206,6 +206,19 @@ def region_map(drawing: Drawing, index: Image.Image) -> np.ndarray:
     return _REGIONS[np.asarray(index)[scale // 2 :: scale, scale // 2 :: scale]]
 
 
+def figure_mask(drawing: Drawing) -> np.ndarray:
+    """(H, W) uint8, 255 where the figure or one of its lines lies, else 0; sampled like `region_map`."""
+    scale = supersampling(drawing.height, drawing.width)
+    mask = Image.new("L", (drawing.width * scale, drawing.height * scale), 0)
+    draw = ImageDraw.Draw(mask)
+    for op in drawing.operations[drawing.figure_start :]:
+        if isinstance(op, Fill):
+            _polygon(draw, op.points * scale, 255)
+        elif isinstance(op, Stroke):
+            _line(draw, op.points * scale, _stroke_widths(op, drawing.line_width * scale, 0.75, 0.6), 255)
+    return np.ascontiguousarray(np.asarray(mask)[scale // 2 :: scale, scale // 2 :: scale])
+
+
 def paint_sketch(drawing: Drawing, style: LineStyle) -> np.ndarray:
     """(H, W) uint8, dark lines on white."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([style.detail_seed, 0x5CE7])))

@@ -14,9 +14,9 @@ import numpy as np
 
 from .appearance import Appearance
 from .drawing import Drawing
-from .layout import Layout
+from .layout import Layout, with_background
 from .linestyle import LineStyle
-from .paint import colour_picture, paint_index, paint_sketch, region_map
+from .paint import colour_picture, figure_mask, paint_index, paint_sketch, region_map
 from .scene import compose
 
 WORLD_VERSION = 1
@@ -29,7 +29,7 @@ ROLES = ("layout", "reference_layout", "appearance", "line_style")
 
 @dataclass(frozen=True)
 class Rendering:
-    """Three views of one layout, aligned pixel by pixel."""
+    """Four views of one layout, aligned pixel by pixel."""
 
     picture: np.ndarray
     """(H, W, 3) uint8 sRGB, with coloured lines"""
@@ -37,6 +37,8 @@ class Rendering:
     """(H, W) uint8, black lines on white"""
     regions: np.ndarray
     """(H, W) uint8, index into REGION_NAMES"""
+    mask: np.ndarray
+    """(H, W) uint8, 255 on the figure and its lines, 0 on the background"""
 
 
 def _size(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -58,7 +60,10 @@ def render(
     drawing = _compose(layout, *_size(size))
     index = paint_index(drawing, appearance)
     return Rendering(
-        colour_picture(drawing, index, appearance), paint_sketch(drawing, line_style), region_map(drawing, index)
+        colour_picture(drawing, index, appearance),
+        paint_sketch(drawing, line_style),
+        region_map(drawing, index),
+        figure_mask(drawing),
     )
 
 
@@ -79,6 +84,11 @@ def regions(layout: Layout, size: int | tuple[int, int] = 256) -> np.ndarray:
     return region_map(drawing, paint_index(drawing, None))
 
 
+def mask(layout: Layout, size: int | tuple[int, int] = 256) -> np.ndarray:
+    """Only the figure's silhouette, (H, W) uint8, 0 or 255."""
+    return figure_mask(_compose(layout, *_size(size)))
+
+
 def seeds_of(index: int, split: str = "train") -> dict[str, int]:
     """The integer seed of each role of item `index` of a split ("train" or "heldout")."""
     if split not in SPLIT_START:
@@ -89,33 +99,52 @@ def seeds_of(index: int, split: str = "train") -> dict[str, int]:
     return {role: start + offset for offset, role in enumerate(ROLES)}
 
 
-def pose(index: int, number: int, split: str = "train", size: int | tuple[int, int] = 256) -> Rendering:
+def pose_layout(index: int, number: int, split: str = "train", background: str = "mixed") -> Layout:
+    """The layout of character `index` in pose `number`, with a background of the given style."""
+    layout, _ = _pose_seeds(seeds_of(index, split), number)
+    return with_background(Layout.sample(layout), background)
+
+
+def pose(
+    index: int, number: int, split: str = "train", size: int | tuple[int, int] = 256, background: str = "mixed"
+) -> Rendering:
     """Character `index` of a split in pose `number` (0, 1, 2, ...): the same appearance in ever new layouts.
 
-    Pose 0 is the picture of `pair`, pose 1 its reference.
+    Pose 0 is the picture of `pair`, pose 1 its reference. background: "mixed" keeps that of the layout, "busy" and
+    "plain" replace it where it is of another style.
     """
     seeds = seeds_of(index, split)
-    layout, line_style = _pose_seeds(seeds, number)
+    _, line_style = _pose_seeds(seeds, number)
     return render(
-        Layout.sample(layout), Appearance.sample(seeds["appearance"]), LineStyle.sample(line_style), size=size
+        pose_layout(index, number, split, background),
+        Appearance.sample(seeds["appearance"]),
+        LineStyle.sample(line_style),
+        size=size,
     )
 
 
 def pair(
-    index: int, split: str = "train", size: int | tuple[int, int] = 256, reference: int = 0
+    index: int,
+    split: str = "train",
+    size: int | tuple[int, int] = 256,
+    reference: int = 0,
+    background: str = "mixed",
 ) -> dict[str, np.ndarray]:
-    """Item `index` of a split: sketch(A), picture(A, B), reference = picture(C, B) and regions(A).
+    """Item `index` of a split: sketch(A), picture(A, B), regions(A), mask(A); the reference picture(C, B), its regions
+    and its mask as reference, reference_regions, reference_mask.
 
     Pure function of its arguments. `reference` > 0 gives further reference layouts for the same item.
     """
-    drawn = pose(index, 0, split, size)
-    seeds = seeds_of(index, split)
-    layout, _ = _pose_seeds(seeds, reference + 1)
+    drawn = pose(index, 0, split, size, background)
+    shown = pose(index, reference + 1, split, size, background)
     return {
         "picture": drawn.picture,
         "sketch": drawn.sketch,
-        "reference": picture(Layout.sample(layout), Appearance.sample(seeds["appearance"]), size),
+        "reference": shown.picture,
         "regions": drawn.regions,
+        "mask": drawn.mask,
+        "reference_regions": shown.regions,
+        "reference_mask": shown.mask,
     }
 
 

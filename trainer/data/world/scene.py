@@ -60,6 +60,7 @@ def compose(layout: Layout, height: int, width: int) -> Drawing:
     scene = Scene(layout, drawing, head, body, canvas, rng)
 
     background.draw(scene)
+    drawing.figure_start = len(drawing.operations)
     extras.behind(scene)
     hair.draw_back(scene)
     clothes.draw_behind(scene)

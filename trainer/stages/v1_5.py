@@ -1,0 +1,230 @@
+"""Stage v1_5: region weights for split cross-attention on a frozen v1 model.
+
+Source: Image Referenced Sketch Colorization Based on Animation Creation Workflow (CVPR 2025) and the released trainer.
+Trained are the figure and background LoRAs of the cross-attentions, the recovery transformer R and the threshold
+embedding T. With e the local tokens of the reference and m the reference without its figure, figure queries read e and
+background queries R(local(m) + T(threshold of the reference mask)); the sketch's figure mask tells them apart (Eq. 2).
+Both thresholds are uniform in 0.05..0.95 per sample; unlike the released inference, T is not added to e (as in the
+released trainer).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from model_patches import families
+from model_patches.networks.masks import grow_to_grid
+from model_patches.networks.recovery import BackgroundEncoder, RecoveryTransformer, ScalarEmbedder
+from model_patches.networks.schedule import NoiseSchedule
+from model_patches.networks.split_attention import Split, SplitOptions
+from trainer import autoencoder, checkpoint
+from trainer.colorizer import (
+    MODE_KINDS,
+    REGION_LORA,
+    UNET,
+    Colorizer,
+    background_encoder_from,
+    latent_masks,
+    networks_from,
+    read_encoder,
+    without_figure,
+)
+from trainer.config import Config, ConfigError, Model
+from trainer.losses.bleach import draw_bleached, whiten_background
+from trainer.losses.diffusion import denoising_loss, min_snr_weight, offset_noise, target
+from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
+
+from . import Batch, Memory, Stage, contact_sheet, model_sketch, picture
+from .v1 import random_crops
+
+THRESHOLDS = (0.05, 0.95)  # range of both mask thresholds
+THRESHOLD_EMBEDDING = 256  # width of the threshold's sinusoid
+QUERY_SHARPNESS = 8.0  # spread of the first attention's logits before training, for tokens of unit variance
+OPTIONS = SplitOptions(MODE_KINDS["fig2fig"], (1.0, 1.0))
+
+
+def region_ranks(model: Model) -> tuple[int | float, int | float]:
+    """The configured ranks as UNetConfig takes them: whole numbers, or fractions of a layer's smaller side."""
+    ranks = (model.region_rank_figure, model.region_rank_background)
+    return tuple(int(rank) if rank >= 1 else rank for rank in ranks)
+
+
+def new_background_encoder(dim: int, tokens: int, layers: int) -> BackgroundEncoder:
+    """Recovery transformer and threshold embedding for `tokens` local tokens of width `dim`, ready to be trained.
+
+    The threshold embedding starts at zero, as the region LoRAs do. The recovery transformer starts as a sample of its
+    input: each random, sharp query of the first layer passes on the few tokens that fit it best, and the other layers
+    add nothing. The frozen U-Net reads these as well as the tokens of the masked reference themselves; from a usual
+    random start it would see noise and lose the background colours it already knows.
+    """
+    encoder = BackgroundEncoder(RecoveryTransformer(dim, layers, tokens), ScalarEmbedder(THRESHOLD_EMBEDDING, dim))
+    start_at_zero = [encoder.thresh_embedder.embed_layer[2]]
+    for number, (_, _, attention, mlp) in enumerate(encoder.transformer.layers):
+        start_at_zero.append(mlp[2])
+        if number:
+            start_at_zero.append(attention.to_out[0])
+            continue
+        for projection, std in ((attention.to_q, QUERY_SHARPNESS * dim**-0.5), (attention.to_k, dim**-0.5)):
+            one_head = torch.randn(dim // attention.heads, dim) * std
+            projection.weight.data.copy_(one_head.repeat(attention.heads, 1))  # all heads pass on the same token
+        nn.init.eye_(attention.to_v.weight)
+        nn.init.eye_(attention.to_out[0].weight)
+        nn.init.zeros_(attention.to_out[0].bias)
+    for layer in start_at_zero:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return encoder
+
+
+def is_binary(masks: torch.Tensor) -> bool:
+    """Whether masks, 0..255, hold only 0 and 255: then no threshold between them changes anything."""
+    return bool(((masks == 0) | (masks == 255)).all())
+
+
+class RegionStage(Stage):
+    """Trains `model.diffusion_model.*.lora_*`, `transformer.*` and `thresh_embedder.*`; everything else is frozen."""
+
+    def __init__(self, config: Config, device: torch.device):
+        super().__init__(config, device)
+        model = config.model
+        reference_encoder = read_encoder(model.encoder).to(device)
+        tensors, metadata = checkpoint.read_tensors(Path(model.init))
+        prediction, _ = families.prediction_type(tensors, metadata, model.init)
+        if prediction != model.prediction_type:
+            raise ConfigError(f"{model.init} predicts {prediction}: set model.prediction_type = {prediction!r}.")
+        unet, sketch_encoder = networks_from(tensors, metadata, region_ranks(model))
+        dim = reference_encoder.output_dim
+        if unet.config.context_dim != dim:
+            raise ConfigError(
+                f"{model.init} reads reference tokens of width {unet.config.context_dim}, "
+                f"but {model.encoder} gives {dim}."
+            )
+        background = background_encoder_from(tensors, device) or new_background_encoder(
+            dim, reference_encoder.token_count - 1, model.recovery_layers
+        )
+        vae = autoencoder.from_tensors(tensors, model.init) if not model.vae else autoencoder.load(model.vae)
+        for name, parameter in unet.named_parameters():
+            parameter.requires_grad_(REGION_LORA in name)
+        unet.gradient_checkpointing = config.system.gradient_checkpointing
+        self.model = nn.ModuleDict({"diffusion_model": unet})
+        self.transformer, self.thresh_embedder = background.transformer, background.thresh_embedder
+        self.train()
+        sketch_encoder, vae = sketch_encoder.requires_grad_(False).eval().to(device), vae.to(device)
+        for network in (unet, sketch_encoder, vae, reference_encoder):
+            if config.system.channels_last:
+                network.to(memory_format=torch.channels_last)
+        # A tuple keeps the frozen networks and the views on them out of the module tree.
+        self._colorizer = (Colorizer(unet, sketch_encoder, vae, reference_encoder, prediction, background),)
+        self.schedule = NoiseSchedule().to(device)
+        cache = config.data.cache
+        self._latents, self._bleached_latents = Memory(cache, device), Memory(cache, device)
+        self._tokens, self._background_tokens = (Memory(cache and not config.data.deform, device) for _ in range(2))
+
+    @torch.no_grad()
+    def latents(self, batch: Batch, figure: torch.Tensor, bleached: torch.Tensor) -> torch.Tensor:
+        """Scaled latents (B, 4, h, w) of the pictures, float32; bleached rows have a white background."""
+        encode, colors, numbers = self._colorizer[0].autoencoder.encode, picture(batch["color"]), batch["index"]
+        latents = self._latents.rows(numbers, lambda: encode(colors).float())
+        if not bleached.any():
+            return latents
+        white = whiten_background(colors, figure, bleached, 1.0)[bleached]
+        memory = self._bleached_latents if is_binary(batch["mask"]) else Memory(False, self.device)
+        latents = latents.clone()
+        latents[bleached] = memory.rows(numbers[bleached], lambda: encode(white).float())
+        return latents
+
+    @torch.no_grad()
+    def tokens(
+        self, batch: Batch, thresholds: torch.Tensor, bleached: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Local tokens (B, N, D) of the references and of the references without figure; bleached ones are white."""
+        encode, references, numbers = self._colorizer[0].tokens, picture(batch["reference"]), batch["reference_index"]
+        masks = batch["reference_mask"]
+        if self.config.data.reference_mask_cell:
+            masks = grow_to_grid(masks.float(), self.config.data.reference_mask_cell)
+        with torch.autocast(self.device.type, enabled=False):  # the tokens steer every step: always in float32
+            tokens = self._tokens.rows(numbers, lambda: encode(references))
+            # The tokens depend on the threshold unless the masks are binary.
+            memory = self._background_tokens if is_binary(masks) else Memory(False, self.device)
+            background = memory.rows(
+                numbers, lambda: encode(without_figure(references, masks.float() / 255, thresholds))
+            )
+            if bleached.any():
+                background = background.clone()
+                background[bleached] = encode(torch.ones_like(references[:1]))
+        return tokens, background
+
+    def forward(self, batch: Batch, generator: torch.Generator, progress: float = 0.0) -> dict[str, torch.Tensor]:
+        config, loss, prediction = self.config, self.config.loss, self.config.model.prediction_type
+        colorizer, count = self._colorizer[0], len(batch["color"])
+        low, high = THRESHOLDS
+        ours, theirs = (low + (high - low) * torch.rand(2, count, generator=generator)).to(self.device)
+        bleached = draw_bleached(count, loss.background_bleach, generator).to(self.device)
+        masks = batch["mask"].float() / 255
+        figure = masks > ours.view(-1, 1, 1, 1)
+
+        latents = self.latents(batch, figure, bleached)
+        tokens, masked_tokens = self.tokens(batch, theirs, bleached)
+        drawn = torch.cat([whiten_background(batch["sketch"].float(), figure, bleached, 255.0), masks], dim=1)
+        if config.data.crop:
+            latents, drawn = random_crops(latents, drawn, config.data.crop, generator)
+        sketches, masks = drawn[:, :1], drawn[:, 1:]
+
+        t = torch.randint(0, self.schedule.steps, (count,), generator=generator).to(self.device)
+        noise = offset_noise(torch.randn(latents.shape, generator=generator), loss.offset_noise, generator).to(latents)
+        keep = keep_mask(count, drop_rate(loss.reference_drop, loss.reference_drop_end, progress), generator)
+        background = colorizer.background_encoder.background(masked_tokens, theirs)
+        sets = [drop_references(tokens, keep), drop_references(background, keep)]
+        with torch.no_grad():
+            control = colorizer.sketch_encoder(model_sketch(sketches))
+        answer = self.model["diffusion_model"](
+            self.schedule.add_noise(latents, noise, t),
+            t,
+            None,
+            control,
+            split=Split(sets, latent_masks(masks), OPTIONS, ours),
+        )
+        weight = min_snr_weight(self.schedule, t, loss.min_snr_gamma, prediction) if loss.min_snr_gamma else None
+        return {"denoising": denoising_loss(answer, target(self.schedule, latents, noise, t, prediction), weight)}
+
+    @torch.no_grad()
+    def sheet(self, batch: Batch, generator: torch.Generator) -> np.ndarray:
+        """Columns: sketch, reference, vanilla, fig2fig, the true picture. Both results start from the same noise."""
+        colorizer, report = self._colorizer[0], self.config.report
+        sketches, references = model_sketch(batch["sketch"]), picture(batch["reference"])
+        masks, reference_masks = (batch[name].float() / 255 for name in ("mask", "reference_mask"))
+        tokens, seed, results = colorizer.tokens(references), generator.initial_seed(), []
+        for mode in ("vanilla", "fig2fig"):
+            regions = colorizer.regions(mode, references, masks, reference_masks)
+            noise = torch.Generator().manual_seed(seed)
+            results.append(colorizer.generate(sketches, tokens, report.sample_steps, report.guidance, noise, regions))
+        return contact_sheet([-sketches, references, *results, picture(batch["color"])])
+
+    def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        """The whole model: the tensors of model.init as they are, with the trained ones."""
+        config = self.config
+        tensors, _ = checkpoint.read_tensors(Path(config.model.init))
+        if config.model.vae:
+            tensors = {k: v for k, v in tensors.items() if not k.startswith(autoencoder.PREFIX)}
+            tensors |= {autoencoder.PREFIX + k: v for k, v in self._colorizer[0].autoencoder.tensors.items()}
+        tensors |= {k: v for k, v in weights.items() if REGION_LORA in k or not k.startswith(UNET)}
+        prediction, heads = config.model.prediction_type, self._colorizer[0].unet.config.num_head_channels
+        tensors[families.V_MARKER if prediction == "v" else families.EPS_MARKER] = torch.zeros(0)
+        tensors[families.HEAD_WIDTH_MARKER] = torch.tensor(heads)
+        metadata = checkpoint.modelspec(
+            Path(config.run.output).name, "colorize-diffusion-v1.5", config.data.size, prediction
+        )
+        metadata |= {
+            "colorize.family": "v1.5",
+            "colorize.prediction_type": prediction,
+            "colorize.sketch_polarity": families.SKETCH_POLARITY,
+            "colorize.num_head_channels": str(heads),
+            "colorize.config": json.dumps(config.shareable()),
+        }
+        return tensors, metadata
