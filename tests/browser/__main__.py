@@ -1,8 +1,9 @@
 """Makes what is shown of the workflows, from the repository root, with a real server and a real browser:
 
-    python -m tests.browser make        saves workflows/quickstart.json again from its API twin and its layout
-    python -m tests.browser pictures    writes docs/images/workflow.png and workflows/quickstart.jpg
+    python -m tests.browser make [NAME ...]       saves workflows/NAME.json again from its API twin and its layout
+    python -m tests.browser pictures [NAME ...]   writes workflows/NAME.jpg, for quickstart docs/images/workflow.png too
 
+NAME is a workflow with a file NAME_layout.json in this folder; without names all of them.
 Needs the environment of the tests, the bundled models, chromium, Node.js and playwright-core (see test_browser.py).
 """
 
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 EXAMPLES = ROOT / "workflows" / "examples"
 THUMBNAIL = 512  # pixels, square
+SHOWN = "quickstart"  # the workflow whose graph the README shows
 SHOT_BOX = (64, 104, 2336, 900)  # the graph in the browser's window: left, top, right, bottom
 
 
@@ -48,35 +50,59 @@ def thumbnail(sketch, reference, result, size: int = THUMBNAIL):
     return sketch
 
 
-def main(action: str) -> int:
+def examples(name: str) -> dict[str, Path]:
+    """The example pictures of a workflow by their file names: NAME_sketch.png, NAME_reference.png, ..."""
+    return {file.name: file for file in sorted(EXAMPLES.glob(f"{name}_*.png"))}
+
+
+def make(server: Server, name: str) -> None:
+    """Save workflows/NAME.json again."""
+    folder = ROOT / "workflows"
+    print(name, browse("make", url(server), folder / "api" / f"{name}.json", layout(name), folder / f"{name}.json"))
+
+
+def pictures(server: Server, name: str) -> None:
+    """Run the workflow and show it: its thumbnail, and the graph of SHOWN."""
+    from PIL import Image
+
+    api = ROOT / "workflows" / "api" / f"{name}.json"
+    picture = Image.open(io.BytesIO(job.run(server, job.load_workflow(api), Status())))
+    pair = (Image.open(EXAMPLES / f"{name}_{part}.png") for part in ("sketch", "reference"))
+    thumbnail(*pair, picture).save(ROOT / "workflows" / f"{name}.jpg", quality=90)
+    if name != SHOWN:
+        return
+    shot = ROOT / "docs/images/workflow.png"
+    shot.parent.mkdir(parents=True, exist_ok=True)
+    seen = browse("check", url(server), ROOT / "workflows" / f"{name}.json", shot)
+    graph = Image.open(shot).convert("RGB").crop(SHOT_BOX)
+    graph.resize((1600, 1600 * graph.height // graph.width), Image.LANCZOS).save(shot, optimize=True)
+    print(shot, seen["status"]["status_str"], seen["errors"])
+
+
+def url(server: Server) -> str:
+    return f"http://127.0.0.1:{server.port}"
+
+
+def layout(name: str) -> Path:
+    return HERE / f"{name}_layout.json"
+
+
+def main(action: str, *names: str) -> int:
     """The exit status."""
-    if action not in ("make", "pictures"):
-        print(__doc__)
+    known = sorted(file.name.removesuffix("_layout.json") for file in HERE.glob("*_layout.json"))
+    if action not in ("make", "pictures") or not set(names) <= set(known):
+        print(__doc__, "Names: " + ", ".join(known), sep="\n")
         return 2
     cache = environment.cache_folder(os.environ, Path.home())
     folder = comfyui.find_or_clone(ROOT, os.environ, Path.home(), cache, print)
     here = environment.Environment(Path(sys.executable), "cpu", "")
-    status, ui, api = Status(), ROOT / "workflows/quickstart.json", ROOT / "workflows/api/quickstart.json"
-    with Server(here, folder, ROOT, cache / "logs", status, cpu=True) as server:
-        for name in ("sketch", "reference"):
-            server.upload(EXAMPLES / f"quickstart_{name}.png", f"quickstart_{name}.png")
-        url = f"http://127.0.0.1:{server.port}"
-        if action == "make":
-            print(browse("make", url, api, HERE / "quickstart_layout.json", ui))
-            return 0
-        from PIL import Image
-
-        picture = Image.open(io.BytesIO(job.run(server, job.load_workflow(api), status)))
-        pair = (Image.open(EXAMPLES / f"quickstart_{name}.png") for name in ("sketch", "reference"))
-        thumbnail(*pair, picture).save(ROOT / "workflows/quickstart.jpg", quality=90)
-        shot = ROOT / "docs/images/workflow.png"
-        shot.parent.mkdir(parents=True, exist_ok=True)
-        seen = browse("check", url, ui, shot)
-        graph = Image.open(shot).convert("RGB").crop(SHOT_BOX)
-        graph.resize((1600, 1600 * graph.height // graph.width), Image.LANCZOS).save(shot, optimize=True)
-        print(shot, seen["status"]["status_str"], seen["errors"])
+    with Server(here, folder, ROOT, cache / "logs", Status(), cpu=True) as server:
+        for name in names or known:
+            for file_name, file in examples(name).items():
+                server.upload(file, file_name)
+            (make if action == "make" else pictures)(server, name)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:2] or [""]))
+    sys.exit(main(*sys.argv[1:] or [""]))

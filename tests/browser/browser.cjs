@@ -6,6 +6,7 @@
    Prints one JSON document. playwright-core is looked for on NODE_PATH; $CHROMIUM names the browser.
 */
 const fs = require("fs");
+const path = require("path");
 const { chromium } = require("playwright-core");
 
 const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -41,8 +42,8 @@ async function open(url) {
 async function make(url, apiFile, layoutFile, out) {
   const { browser, page } = await open(url);
   const layout = JSON.parse(fs.readFileSync(layoutFile, "utf8"));
-  const saved = await page.evaluate(async ([api, layout]) => {
-    await window.app.loadApiJson(api, "quickstart");
+  const saved = await page.evaluate(async ([api, layout, name]) => {
+    await window.app.loadApiJson(api, name);
     const graph = window.app.graph;
     const titles = {};
     for (const node of graph.nodes) titles[node.title] = node;
@@ -75,7 +76,7 @@ async function make(url, apiFile, layoutFile, out) {
     }
     await new Promise((done) => setTimeout(done, 500));
     return { ...graph.serialize(), id: layout.id };
-  }, [JSON.parse(fs.readFileSync(apiFile, "utf8")), layout]);
+  }, [JSON.parse(fs.readFileSync(apiFile, "utf8")), layout, path.basename(apiFile, ".json")]);
   fs.writeFileSync(out, JSON.stringify(saved, null, 2) + "\n");
   await browser.close();
   return { nodes: saved.nodes.length, version: saved.version };
@@ -85,11 +86,11 @@ async function check(url, uiFile, picture) {
   const { browser, page, errors, ours } = await open(url);
   const text = fs.readFileSync(uiFile, "utf8");
   errors.length = 0; // what the frontend says about its own first start is not ours
-  const data = await page.evaluateHandle((text) => {
+  const data = await page.evaluateHandle(([text, name]) => {
     const transfer = new DataTransfer();
-    transfer.items.add(new File([text], "quickstart.json", { type: "application/json" }));
+    transfer.items.add(new File([text], name, { type: "application/json" }));
     return transfer;
-  }, text);
+  }, [text, path.basename(uiFile)]);
   await page.dispatchEvent("#graph-canvas", "dragover", { dataTransfer: data });
   await page.dispatchEvent("#graph-canvas", "drop", { dataTransfer: data });
   const count = JSON.parse(text).nodes.length;

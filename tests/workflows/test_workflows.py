@@ -130,6 +130,15 @@ def test_nothing_overlaps(file):
         ), name
 
 
+def defaults(info: dict, class_type: str) -> dict:
+    """Widgets that an API workflow may leave out, with the values they then have."""
+    return {
+        name: entry[1]["default"]
+        for name, (required, entry) in definitions(info, class_type).items()
+        if not required and entry[0] in WIDGET_TYPES
+    }
+
+
 def as_api(graph: dict) -> dict:
     """A UI workflow in API form, from its links and named widget values."""
     links = {link[0]: [str(link[1]), link[2]] for link in graph["links"]}
@@ -148,17 +157,18 @@ def as_api(graph: dict) -> dict:
 
 
 @pytest.mark.parametrize("file", [file for file in UI_FILES if (FOLDER / "api" / file.name).is_file()], ids=by_name)
-def test_ui_workflow_equals_its_api_twin(file):
+def test_ui_workflow_equals_its_api_twin(file, object_info):
     twin = {
-        node_id: {"class_type": node["class_type"], "inputs": node["inputs"]}
+        node_id: {
+            "class_type": node["class_type"],
+            "inputs": defaults(object_info, node["class_type"]) | node["inputs"],
+        }
         for node_id, node in read(FOLDER / "api" / file.name).items()
     }
     converted = as_api(read(file))
     for node_id, node in converted.items():
         node["inputs"] = {key: value for key, value in node["inputs"].items() if key not in ("upload",)}
-        assert node == twin[node_id], (
-            f"node {node_id}: run tests/browser/browser.cjs make to save the UI workflow again"
-        )
+        assert node == twin[node_id], f"node {node_id}: python -m tests.browser make saves the UI workflow again"
     assert set(converted) == set(twin)
 
 
@@ -167,6 +177,23 @@ def test_missing_model_data_names_the_widgets_file(file):
     for node in read(file)["nodes"]:
         for model in node.get("properties", {}).get("models", []):
             assert model["name"] in map(str, node["widgets_values"]) and model["url"] and model["directory"]
+
+
+@pytest.mark.parametrize("file", API_FILES, ids=by_name)
+def test_example_pictures_are_there_and_fit(file):
+    """Pictures that a workflow names lie in examples/; a mask has the size of what it belongs to, 255 on the figure."""
+    from PIL import Image
+
+    names = {node["inputs"]["image"] for node in read(file).values() if node["class_type"].startswith("LoadImage")}
+    for name in names:
+        with Image.open(FOLDER / "examples" / name) as picture:
+            assert picture.width == picture.height == 768, name
+            if name.endswith("_mask.png"):
+                assert picture.mode == "L" and picture.getextrema() == (0, 255), name
+                with Image.open(FOLDER / "examples" / name.replace("_mask", "")) as of:
+                    assert of.size == picture.size
+    used = {picture.name for picture in (FOLDER / "examples").glob(f"{file.stem}_*.png")}
+    assert used == names
 
 
 def test_one_template_folder_only():
