@@ -56,6 +56,12 @@ def loss(answer, x0, noise, t, prediction, gamma=0.0, mask=None) -> float:
     return total / count
 
 
+def dual_loss(answer, answer_without, x0, noise, t, prediction, lambda_, gamma=0.0) -> float:
+    """Error with the reference plus lambda times the error without (losses/dual_condition.py)."""
+    both = [loss(values, x0, noise, t, prediction, gamma) for values in (answer, answer_without)]
+    return both[0] + lambda_ * both[1]
+
+
 def token_step(t: int, variant: str) -> int:
     """The step whose noise the reference tokens get: t (paper, eq. 3); mirrored for t >= 900 in the released code."""
     return STEPS - 1 - t if variant == "released" and t >= 0.9 * STEPS else t

@@ -8,7 +8,7 @@ import torch
 from model_patches.networks.schedule import NoiseSchedule
 from tests.networks import literal_training as literal
 from trainer.ema import EMA
-from trainer.losses import diffusion, latent_shuffle, noisy_reference, reference_drop
+from trainer.losses import bleach, diffusion, dual_condition, latent_shuffle, noisy_reference, reference_drop
 
 T = [0, 3, 500, 899, 900, 999]
 
@@ -38,6 +38,18 @@ def test_min_snr(prediction):
     table = literal.alphas_cumprod()
     expected = torch.tensor([literal.min_snr(table[t], 5.0, prediction) for t in T])
     torch.testing.assert_close(weight, expected, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("gamma", (0.0, 5.0))
+def test_dual_conditioned_loss(gamma):
+    schedule, t = NoiseSchedule(), torch.tensor(T)
+    x0, noise, answer, without = (normal(seed, 6, 2, 3, 2) for seed in range(4))
+    wanted = diffusion.target(schedule, x0, noise, t, "v")
+    weight = diffusion.min_snr_weight(schedule, t, gamma, "v") if gamma else None
+    terms = dual_condition.dual_conditioned_loss(answer, without, wanted, 4.0, weight)
+    lists = [tensor.flatten(1).double().tolist() for tensor in (answer, without, x0, noise)]
+    assert sum(terms.values()).item() == pytest.approx(literal.dual_loss(*lists, T, "v", 4.0, gamma), rel=1e-5)
+    assert terms["denoising"].item() == pytest.approx(diffusion.denoising_loss(answer, wanted, weight).item())
 
 
 def test_offset_noise_is_one_number_per_channel():
@@ -72,6 +84,18 @@ def test_reference_drop():
     kept = reference_drop.keep_mask(20_000, 0.75, generator).mean().item()
     assert kept == pytest.approx(0.25, abs=0.02)
     assert reference_drop.keep_mask(50, 0.0).min() == 1 and reference_drop.keep_mask(50, 1.0).max() == 0
+
+
+def test_drop_rate_moves_linearly_or_stays():
+    rates = [reference_drop.drop_rate(0.8, 0.5, progress) for progress in (0.0, 0.5, 1.0)]
+    assert rates == pytest.approx([0.8, 0.65, 0.5])
+    assert reference_drop.drop_rate(0.75, -1.0, 0.9) == 0.75
+
+
+def test_bleached_samples_are_drawn_with_the_probability():
+    generator = torch.Generator().manual_seed(0)
+    assert bleach.draw_bleached(20_000, 0.05, generator).float().mean().item() == pytest.approx(0.05, abs=0.005)
+    assert not bleach.draw_bleached(50, 0.0).any() and bleach.draw_bleached(50, 1.0).all()
 
 
 def test_latent_shuffle_moves_tokens_of_the_whole_batch_alike():

@@ -50,7 +50,10 @@ def noisy_training(golden, check):
     check("latent_shuffle", shuffle(tokens, inputs["permutation"]))
     check("t_used_by_code", noisy.token_steps(t, "released", schedule.steps))
     check("paper_eq3", noisy.noisy_tokens(schedule, tokens, noise, t, "paper"))
-    check.skip("paper_eq14*", "noisy sampling is not built yet")
+    sampling = ours("model_patches.networks.noisy_reference")
+    for name in check.names("paper_eq14_noise_level_*"):
+        level = float(name.rpartition("_")[2])
+        check(name, sampling.noisy_sampling_tokens(tokens, noise, schedule.sigmas[t], t, level))
 
 
 @case("ema")
