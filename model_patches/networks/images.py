@@ -47,10 +47,10 @@ def rgb_and_alpha(
     """
     check_image(image, name)
     picture = image.movedim(-1, 1).float()
-    alpha = picture[:, 3:4].clamp(0, 1) if picture.shape[1] == 4 else None
+    alpha = picture[:, 3:4].nan_to_num(1.0).clamp(0, 1) if picture.shape[1] == 4 else None
     colours = picture[:, :1].expand(-1, 3, -1, -1) if picture.shape[1] == 1 else picture[:, :3]
     if mask is not None and bool(mask.any()):
-        transparent = mask.float().reshape(-1, 1, *mask.shape[-2:])
+        transparent = mask.float().nan_to_num(0.0).reshape(-1, 1, *mask.shape[-2:])
         if transparent.shape[-2:] != picture.shape[-2:]:
             raise ValueError(
                 f"The mask of {name} is {mask.shape[-1]}x{mask.shape[-2]} pixels, the picture "

@@ -76,6 +76,9 @@ def test_there_and_back():
 
 def test_not_a_number_becomes_black():
     assert images.comfy_image_to_model(torch.full((1, 2, 2, 3), torch.nan)).eq(-1).all()
+    broken_opacity = torch.ones(1, 2, 2, 4)
+    broken_opacity[..., 3] = torch.nan
+    assert images.comfy_image_to_model(broken_opacity, torch.full((1, 2, 2), torch.nan)).eq(1).all()
 
 
 # -- polarity ----------------------------------------------------------------------------------------------------------

@@ -7,12 +7,16 @@ import torch
 from ..ours import ours
 from ..registry import case
 
-BACKGROUND = "the background split of v1 is not built yet"
 
-
-def skip_background(check):
-    check.skip("bg_enhance*", BACKGROUND)
-    check.skip("masked_reference_image", BACKGROUND)
+def check_background(golden, check, join):
+    """The released switch "BG enhance" of v1. join(tokens) -> figure and background tokens one after the other."""
+    inputs, threshold = golden.inputs, golden.config["args"]["mask_threshold_ref"]
+    module = ours("model_patches.figure_masks")
+    check("masked_reference_image", module.without_figure(inputs["reference"], inputs["rmask"][:, 0], threshold))
+    for run, tokens in (("bg_enhance", "emb_masked_reference_full"), ("bg_enhance_background", "emb_background_full")):
+        context, mask = join(inputs[tokens][:, 1:])
+        check(f"{run}.context", for_batch(context, golden))
+        check(f"{run}.mask", for_batch(mask, golden))
 
 
 def for_batch(tensor: torch.Tensor, golden) -> torch.Tensor:
@@ -42,7 +46,7 @@ def torch_conditions(golden, check):
     tokens = colorizer.tokens(golden.inputs["reference"])
     check("plain.context", for_batch(tokens, golden))
     check("no_reference.context", for_batch(torch.zeros_like(tokens), golden))
-    skip_background(check)
+    check_background(golden, check, lambda e_b: (torch.cat([tokens, e_b], dim=1), golden.inputs["smask"]))
     check.skip("plain.*control*", "the strength of the sketch belongs to ComfyUI's Apply ControlNet: comfy side")
     check.skip("control_encoder_input", "the trainer encodes no blank sketch")
 
@@ -58,7 +62,8 @@ def comfy_conditions(golden, check):
     family = ours("model_patches.families").Family("v1", "", "v", "choice", 32, tokens.shape[-1], 32)
     colorizer = types.Colorizer(family=family, file_name="golden")
     reference = types.Reference(tokens=tokens, image_size=1, fit="stretch")
-    _, positive, negative = ours("nodes.apply").ColorizeApplyReference.execute(model, colorizer, reference).args
+    apply = ours("nodes.apply").ColorizeApplyReference.execute
+    _, positive, negative = apply(model, colorizer, reference).args
     check("plain.context", for_batch(positive[0][0], golden))
     check("no_reference.context", for_batch(negative[0][0], golden))
 
@@ -74,7 +79,15 @@ def comfy_conditions(golden, check):
             check(f"plain.{prefix}.{index}", for_batch(entries[block], golden))
         seen += control.encoder.calls
     check("control_encoder_input", torch.cat(seen))
-    skip_background(check)
+
+    def masked_vanilla(background):
+        split = types.Reference(tokens=tokens, image_size=1, fit="stretch", background_tokens=background)
+        mask = golden.inputs["smask"][:, 0]
+        _, positive, _ = apply(model, colorizer, split, mode="masked vanilla", figure_mask=mask, merge=0.3).args
+        payload = positive[0][1]["colorize"]
+        return torch.cat([positive[0][0], *payload.region_tokens], dim=1), payload.masks[0][:, None]
+
+    check_background(golden, check, masked_vanilla)
 
 
 def tiny_model(context_dim: int):
