@@ -6,6 +6,7 @@ import torch
 
 from ..ours import ours
 from ..registry import case
+from .extractors import pillow_squash
 
 
 @case("sketch_preprocess")
@@ -25,9 +26,22 @@ def sketch_preprocess(golden, check):
         box = [frame.left, frame.top, frame.box_width, frame.box_height]
         if box != settings["placed_at_left_top_width_height"]:
             raise ValueError(f"{run}: placed at {box}, recorded {settings['placed_at_left_top_width_height']}")
-    check.skip("sketch.extract*", "line extractors are not built yet")
-    check.skip("sketchkeras.*", "line extractors are not built yet")
+    extract_route(golden, check, picture)
     check.skip("pad_reference_*", "white side margins of the reference are not offered")
+
+
+def extract_route(golden, check, picture):
+    """The mode "extract" around an extractor that only inverts, and SketchKeras around a network that does nothing."""
+    images = ours("model_patches.networks.images")
+    sketchkeras = ours("model_patches.networks.extractors.sketchkeras").SketchKeras()
+    colours = images.comfy_image_to_model(picture)
+    square = golden.runs["sketch.extract"]["extractor_receives_size"]
+    target, source = golden.runs["sketch.invert"]["target_hw"], colours.shape[-2:]
+    sketch = -pillow_squash(golden.inputs["image_uint8_hwc"], *square)
+    check("sketch.extract_with_plain_inversion_stub", images.place(sketch, *target, source=source)[0])
+    prepared = sketchkeras.prepare(colours)
+    check("sketchkeras.network_input", prepared)
+    check("sketchkeras.result_identity_network", sketchkeras.finish(prepared).expand(-1, 3, -1, -1))
 
 
 def segmentation_stub(picture):

@@ -1,0 +1,134 @@
+"""Line extractors as managed models: from a file in the models folder to a drawing on the GPU."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field
+
+import comfy.model_management
+import comfy.model_patcher
+import comfy.utils
+import folder_paths
+import torch
+
+from .families import CheckpointError
+from .files import check_finite, read_weights
+from .networks.extractors import lineart, load_network, working, xdog
+
+FOLDER = "colorize_extractors"
+"""Key and name of the folder below ComfyUI's models folder; extra_model_paths.yaml may add others to the key."""
+
+HUGGING_FACE = "https://huggingface.co/{}/resolve/main/{}"
+PUBLIC_FILES = {
+    "model.pth": ("SketchKeras", "tellurion/line_extractor"),
+    "netG.pth": ("Anime2Sketch", "lllyasviel/Annotators"),
+    "erika.pth": ("MangaLine", "lllyasviel/Annotators"),
+    "sk_model.pth": ("lineart_sk", "lllyasviel/Annotators"),
+    "sk_model2.pth": ("lineart_sk, coarse", "lllyasviel/Annotators"),
+}
+"""File -> (network, Hugging Face repository)."""
+
+
+def register_folder() -> None:
+    """Make the folder known to ComfyUI. Folders that extra_model_paths.yaml gave to the key stay."""
+    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
+    folders, extensions = folder_paths.folder_names_and_paths[FOLDER]
+    known = set(extensions) | folder_paths.supported_pt_extensions  # a key made by a pack has none: every file fits
+    folder_paths.folder_names_and_paths[FOLDER] = (folders, known)
+
+
+def where_to_get(file_name: str) -> str:
+    """What to say when a file is not there: the folder, and the public address of this file or of all known ones."""
+    known = PUBLIC_FILES.get(os.path.basename(file_name))
+    files = {os.path.basename(file_name): known} if known else PUBLIC_FILES
+    addresses = "; ".join(
+        f"{name} ({title}): {HUGGING_FACE.format(repository, name)}" for name, (title, repository) in files.items()
+    )
+    return (
+        f"The line extractor {file_name!r} is not in models/{FOLDER}. Put it there and refresh the node list (R). "
+        f"Public addresses: {addresses}. Without a file, Extract Sketch works by the methods standard and xdog."
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedLineExtractor:
+    """An extractor network with the patcher that owns its memory."""
+
+    network: torch.nn.Module
+    """One of networks.extractors.NETWORKS"""
+    patcher: comfy.model_patcher.ModelPatcher = field(repr=False)
+    file_name: str
+
+    def extract(self, picture: torch.Tensor, side: int = 0, variant: str = "paper") -> torch.Tensor:
+        """Pictures (B, 3, H, W) in -1..1 -> model sketches (B, 1, H, W); see networks.extractors.working.extract.
+
+        side: of the square whose area the network works on, in pixels; 0 = 768. Pictures are resized and prepared where
+        they are, the network runs on its own device.
+        """
+        network, device = self.network, self.patcher.load_device
+        side = side or working.SIDE
+        squash = variant == "released"
+        size = working.padded_size(network, working.working_size(*picture.shape[-2:], side, squash))
+        cuts = working.tiles(*size, network.margin)
+        at_once = min(len(picture), working.together(size))
+        pixels = max((rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns, _, _ in cuts)
+        comfy.model_management.load_models_gpu(
+            [self.patcher], memory_required=4 * network.floats_per_pixel * at_once * pixels
+        )
+        progress = comfy.utils.ProgressBar(math.ceil(len(picture) / at_once) * len(cuts))
+
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            answer = network(x.to(device)).to(x.device)
+            progress.update(1)
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            return answer
+
+        with torch.no_grad():
+            return working.extract(network, picture, side, variant, forward)
+
+
+def load_line_extractor(path: str) -> LoadedLineExtractor:
+    """Read an extractor's weights (.safetensors or .pth); which network it is, its tensors say. Raises CheckpointError.
+
+    Computed in float32: instance norm and a division by small differences lose faint lines in half precision.
+    """
+    name = os.path.basename(path)
+    state_dict, _ = read_weights(path)
+    try:
+        network = load_network(state_dict)
+    except ValueError as error:
+        known = ", ".join(f"{file} ({title})" for file, (title, _) in PUBLIC_FILES.items())
+        raise CheckpointError(
+            f"The file {name!r} cannot be used as line extractor: {error} Known files: {known}; download the file "
+            "again, or choose one of them."
+        ) from None
+    check_finite(network.state_dict(), name)
+    patcher = comfy.model_patcher.CoreModelPatcher(
+        network,
+        load_device=comfy.model_management.text_encoder_device(),
+        offload_device=comfy.model_management.text_encoder_offload_device(),
+    )
+    return LoadedLineExtractor(network, patcher, name)
+
+
+def extract_without_network(picture: torch.Tensor, method: str, side: int = 0, **settings) -> torch.Tensor:
+    """Pictures (B, 3, H, W) in -1..1 -> model sketches (B, 1, H, W) by "standard" line art or "xdog".
+
+    side: of the square whose area is worked on, in pixels; 0 = the picture's own size.
+    settings: sigma and threshold of networks.extractors.lineart.standard, or the fields of xdog.XDoG there.
+    """
+    if method == "xdog":
+        parameters = xdog.XDoG(**settings)
+    progress = comfy.utils.ProgressBar(len(picture))
+    size = working.working_size(*picture.shape[-2:], side) if side else picture.shape[-2:]
+
+    def compute(small: torch.Tensor) -> torch.Tensor:
+        return xdog.xdog(small, parameters) if method == "xdog" else lineart.standard(small, **settings)
+
+    sketches = []
+    for row in picture.split(1):
+        sketches.append(working.at_size(compute, row, size))
+        progress.update(1)
+        comfy.model_management.throw_exception_if_processing_interrupted()
+    return torch.cat(sketches)

@@ -1,0 +1,69 @@
+"""Line extractors: a colour picture becomes a drawing. One file per method; pure torch.
+
+All of them read pictures (B, 3, H, W) in -1..1 and answer model sketches (B, 1, H, W): white lines (+1) on black (-1).
+`lineart` and `xdog` need no weights. The four networks share this interface:
+
+    title, mark                  name for people; a tensor name that only this network's files have
+    multiple, smallest           what H and W must be divisible by, and the least they may be
+    margin                       overlap of tiles in pixels; None when the network needs the whole picture at once
+    floats_per_pixel             working memory of `forward` for one picture, counted in float32 values
+    from_state_dict(weights)     sizes and weights from a file's tensors
+    prepare(picture, variant)    -> what `forward` reads, (B or 3 B, C, H, W)
+    forward(x)                   the network as published
+    finish(answer, variant)      -> model sketch; may leave the range a little
+
+`variant`: "paper" is what the authors of the networks meant, "released" what the ColorizeDiffusion applications do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from .anime2sketch import Anime2Sketch
+from .lineart_sk import LineartSk
+from .manga_line import MangaLine
+from .sketchkeras import SketchKeras
+
+NETWORKS = (SketchKeras, Anime2Sketch, MangaLine, LineartSk)
+WRAPPERS = ("module.",)  # what distributed training puts before every name
+
+
+def load_network(state_dict: Mapping[str, torch.Tensor]) -> nn.Module:
+    """The extractor that a file's tensors belong to, float32, in eval mode.
+
+    Raises ValueError when the tensors fit no extractor, or do not fit it exactly.
+    """
+    weights = dict(state_dict)
+    for wrapper in WRAPPERS:
+        if all(key.startswith(wrapper) for key in weights):
+            weights = {key.removeprefix(wrapper): value for key, value in weights.items()}
+    kind = next((kind for kind in NETWORKS if kind.mark in weights), None)
+    if kind is None:
+        first = ", ".join(sorted(weights)[:10]) or "none"
+        known = ", ".join(kind.title for kind in NETWORKS)
+        raise ValueError(f"its {len(weights)} tensors fit none of {known}. First names: {first}.")
+    try:
+        network = kind.from_state_dict(weights)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"it looks like {kind.title}, but its layers cannot be read ({error}).") from None
+    expected = network.state_dict()
+    counters = {key for key in expected if key.endswith("num_batches_tracked")}  # not stored by old versions of torch
+    if missing := sorted(expected.keys() - weights.keys() - counters):
+        raise ValueError(f"it lacks {len(missing)} tensors of {kind.title}, for example {missing[0]}.")
+    if unknown := sorted(weights.keys() - expected.keys()):
+        raise ValueError(f"it has {len(unknown)} tensors that {kind.title} does not have, for example {unknown[0]}.")
+    for key, value in weights.items():
+        if value.shape != expected[key].shape:
+            raise ValueError(
+                f"{key} has the shape {tuple(value.shape)}, {kind.title} expects {tuple(expected[key].shape)}."
+            )
+    network.load_state_dict(weights, strict=False)  # checked above; only counters may be absent
+    return network.requires_grad_(False).eval()
+
+
+def lines(network: nn.Module, picture: torch.Tensor, variant: str = "paper") -> torch.Tensor:
+    """Picture (B, 3, H, W) in -1..1, H and W multiples of network.multiple -> model sketch (B, 1, H, W), at once."""
+    return network.finish(network(network.prepare(picture, variant)), variant)
