@@ -1,0 +1,125 @@
+"""Check the inputs of a graph before sampling."""
+
+from comfy_api.latest import io, ui
+
+from .sockets import CATEGORY, ColorizerSocket, ReferenceSocket
+
+
+def _picture(name, tooltip):
+    return io.Image.Input(name, optional=True, tooltip=tooltip)
+
+
+def _mask(name, tooltip):
+    return io.Mask.Input(name, optional=True, tooltip=tooltip)
+
+
+def _size(name, tooltip):
+    return io.Int.Input(name, default=512, min=64, max=8192, step=64, tooltip=tooltip)
+
+
+def _threshold(name, default, tooltip):
+    return io.Float.Input(
+        name, default=default, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip=tooltip
+    )
+
+
+class ColorizePreflight(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        from ..model_patches.conditioning import MODES
+
+        return io.Schema(
+            node_id="ColorizePreflight",
+            display_name="Preflight",
+            category=CATEGORY,
+            description="Use it when a result looks wrong, or before a long batch: checks sketch, reference, masks and "
+            "model against each other and says how to mend what it finds. Samples nothing.",
+            search_aliases=["check inputs", "diagnose", "doctor", "debug", "why is my result wrong", "validate"],
+            is_output_node=True,
+            inputs=[
+                _size("width", "Width you sample at, in pixels: the one of Prepare Sketch."),
+                _size("height", "Height you sample at, in pixels: the one of Prepare Sketch."),
+                io.Combo.Input(
+                    "mode", options=list(MODES), default="vanilla", tooltip="The mode you chose in Apply Reference."
+                ),
+                _picture("sketch", "The drawing as it goes into Prepare Sketch, not what comes out of it."),
+                _mask("sketch_mask", "MASK of the same Load Image node, for transparent drawings (1 = transparent)."),
+                _mask("figure_mask", "Where the figure is in the drawing, as for Apply Reference: 1 = figure."),
+                _picture("reference_image", "The reference picture as it goes into Encode Reference."),
+                _mask("reference_mask", "MASK of the same Load Image node, for transparent references."),
+                _mask(
+                    "reference_figure_mask",
+                    "Where the figure is in the reference, as for Encode Reference: 1 = figure.",
+                ),
+                io.Model.Input("model", optional=True, tooltip="From Load ColorizeDiffusion Checkpoint."),
+                ColorizerSocket.Input(
+                    "colorizer", optional=True, tooltip="From the same Load ColorizeDiffusion Checkpoint."
+                ),
+                ReferenceSocket.Input("reference", optional=True, tooltip="The output of Encode Reference."),
+                _threshold("mask_threshold", 0.05, "The mask_threshold of Apply Reference, 0 to 1."),
+                _threshold("reference_mask_threshold", 0.5, "The mask_threshold of Encode Reference, 0 to 1."),
+            ],
+            outputs=[
+                io.String.Output(
+                    display_name="report",
+                    tooltip="All findings, the worst first, each with its fix. Also shown on the node.",
+                ),
+                io.Image.Output(
+                    display_name="preview",
+                    tooltip="The drawing as the model sees it and the reference, figures tinted, over their findings. "
+                    "For Preview Image.",
+                ),
+                io.Int.Output(
+                    display_name="problems", tooltip="Number of problems, warnings not counted; 0 = ready to sample."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        width=512,
+        height=512,
+        mode="vanilla",
+        sketch=None,
+        sketch_mask=None,
+        figure_mask=None,
+        reference_image=None,
+        reference_mask=None,
+        reference_figure_mask=None,
+        model=None,
+        colorizer=None,
+        reference=None,
+        mask_threshold=0.05,
+        reference_mask_threshold=0.5,
+    ):
+        from ..model_patches import preflight
+        from ..model_patches.preflight_preview import preview
+        from ..model_patches.unet import ColorizeModel
+
+        inner = getattr(model, "model", model)
+        inputs = preflight.Inputs(
+            sketch=_on_cpu(sketch),
+            sketch_mask=_on_cpu(sketch_mask),
+            figure_mask=_on_cpu(figure_mask),
+            reference=_on_cpu(reference_image),
+            reference_mask=_on_cpu(reference_mask),
+            reference_figure_mask=_on_cpu(reference_figure_mask),
+            width=width,
+            height=height,
+            mode=mode,
+            mask_threshold=mask_threshold,
+            reference_mask_threshold=reference_mask_threshold,
+            model=inner,
+            is_ours=isinstance(inner, ColorizeModel),
+            colorizer=colorizer,
+            encoded=reference,
+        )
+        findings = preflight.examine(inputs)
+        text = preflight.report(findings)
+        problems = sum(finding.level == "problem" for finding in findings)
+        return io.NodeOutput(text, preview(inputs, findings), problems, ui=ui.PreviewText(text))
+
+
+def _on_cpu(value):
+    return value if value is None else value.cpu()

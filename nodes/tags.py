@@ -1,0 +1,209 @@
+"""Describe a reference in tags."""
+
+from comfy_api.latest import io
+
+from .sockets import CATEGORY
+
+TaggerSocket = io.Custom("COLORIZE_TAGGER")  # model_patches.tagger.LoadedTagger
+TagFeaturesSocket = io.Custom("COLORIZE_TAG_FEATURES")  # model_patches.tagger.TagFeatures
+
+
+class ColorizeLoadTagger(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        from ..model_patches.onnx_session import PROVIDERS
+        from ..model_patches.tagger import tagger_files
+
+        return io.Schema(
+            node_id="ColorizeLoadTagger",
+            display_name="Load Tagger",
+            category=CATEGORY,
+            description="Loads a WD tagger, which names what is in an anime picture, for Tag Reference. Its "
+            "selected_tags.csv must lie beside it.",
+            search_aliases=["wd14", "wd tagger", "interrogate", "danbooru tags", "load tagger"],
+            inputs=[
+                io.Combo.Input(
+                    "tagger_name",
+                    options=tagger_files(),
+                    tooltip="File in models/colorize_taggers: a Swin V2 tagger as .safetensors (needs nothing else), "
+                    "or any WD tagger as .onnx (needs onnxruntime). Addresses are on the help page.",
+                ),
+                io.Combo.Input(
+                    "provider",
+                    options=list(PROVIDERS),
+                    default="auto",
+                    optional=True,
+                    advanced=True,
+                    tooltip="For .onnx files only. auto: the graphics card when onnxruntime offers it, else the CPU. "
+                    "cpu: always the CPU.",
+                ),
+            ],
+            outputs=[TaggerSocket.Output(display_name="tagger", tooltip="The tagger. Goes to Tag Reference.")],
+        )
+
+    @classmethod
+    def execute(cls, tagger_name, provider="auto"):
+        from ..model_patches.tagger import load_tagger, tagger_path
+
+        return io.NodeOutput(load_tagger(tagger_path(tagger_name), provider))
+
+
+class ColorizeTagReference(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        from ..model_patches.networks.wd_tagger import PREPARATIONS
+        from ..model_patches.tag_lists import ORDERS, THRESHOLDS
+
+        return io.Schema(
+            node_id="ColorizeTagReference",
+            display_name="Tag Reference",
+            category=CATEGORY,
+            description="Use it to read what a tagger sees in a reference or a result: tags for prompts, captions and "
+            "sorting, characters and rating apart.",
+            search_aliases=["wd14 tagger", "interrogate", "caption", "danbooru tags", "describe image"],
+            inputs=[
+                TaggerSocket.Input("tagger", tooltip="From Load Tagger."),
+                io.Image.Input("image", tooltip="Pictures of any size; one line of tags for each."),
+                io.Float.Input(
+                    "threshold",
+                    default=0.35,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Probability a tag must exceed, 0 to 1. Lower gives more and less certain tags. Taggers of "
+                    "v3 are good at 0.25.",
+                ),
+                io.Float.Input(
+                    "character_threshold",
+                    default=0.85,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="The same for names of characters, 0 to 1.",
+                ),
+                io.String.Input(
+                    "exclude",
+                    default="",
+                    tooltip="Tags to leave out, separated by commas; spaces or underscores, capitals or not.",
+                ),
+                io.Boolean.Input(
+                    "underscores",
+                    default=False,
+                    tooltip="On: long_hair. Off: long hair; faces such as ^_^ keep theirs.",
+                ),
+                io.Boolean.Input(
+                    "scores", default=False, optional=True, advanced=True, tooltip="Writes (tag:0.85) with probability."
+                ),
+                io.Boolean.Input(
+                    "escape_brackets",
+                    default=True,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Writes \\( and \\) for brackets, as prompts want them. Off for captions.",
+                ),
+                io.Combo.Input(
+                    "rule",
+                    options=list(THRESHOLDS),
+                    default="fixed",
+                    optional=True,
+                    advanced=True,
+                    tooltip="fixed: the two thresholds. gap: each picture is cut in the largest gap between its sorted "
+                    "probabilities (maximum cut), characters not below 0.15.",
+                ),
+                io.Combo.Input(
+                    "order",
+                    options=list(ORDERS),
+                    default="score",
+                    optional=True,
+                    advanced=True,
+                    tooltip="score: the most probable first. list: as in the tagger's list.",
+                ),
+                io.Combo.Input(
+                    "preparation",
+                    options=list(PREPARATIONS),
+                    default="author",
+                    optional=True,
+                    advanced=True,
+                    tooltip="How a picture becomes the tagger's square. author: white margins, bicubic. xl: squashed, "
+                    "as the SDXL colouring models read it. wd14_node, sd_scripts: as those programs do, to repeat "
+                    "their tags.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="MASK of the same Load Image node, for pictures with transparency (1 = transparent). "
+                    "Transparent parts become white.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="tags", is_output_list=True, tooltip="General tags, a line per picture."),
+                io.String.Output(
+                    display_name="characters", is_output_list=True, tooltip="Names of characters, a line per picture."
+                ),
+                io.String.Output(
+                    display_name="rating",
+                    is_output_list=True,
+                    tooltip="The most probable of general, sensitive, questionable, explicit, per picture.",
+                ),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="Every tag with its probability, the file, what computed it (graphics card or CPU), and "
+                    "what is wrong with onnxruntime if anything is.",
+                ),
+                TagFeaturesSocket.Output(
+                    display_name="features",
+                    tooltip="The tagger's patch features, which SDXL colouring models read. Set preparation to xl for "
+                    "them. Nothing for .onnx files.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        tagger,
+        image,
+        threshold=0.35,
+        character_threshold=0.85,
+        exclude="",
+        underscores=False,
+        scores=False,
+        escape_brackets=True,
+        rule="fixed",
+        order="score",
+        preparation="author",
+        mask=None,
+    ):
+        from ..model_patches.tag_lists import TagOptions, line, select
+
+        options = TagOptions(
+            threshold=threshold,
+            character_threshold=character_threshold,
+            rule=rule,
+            exclude=exclude,
+            spaces=not underscores,
+            escape=escape_brackets,
+            scores=scores,
+            order=order,
+        )
+        probabilities, features = tagger.answer(image, mask, preparation)
+        found = [select(row, tagger.tags, options) for row in probabilities]
+        return io.NodeOutput(
+            [line(tags.general, options) for tags in found],
+            [line(tags.characters, options) for tags in found],
+            [tags.rating[0] for tags in found],
+            report(tagger, found),
+            features,
+        )
+
+
+def report(tagger, found):
+    """Text: the tagger and what computed, then the tags of each picture with their probabilities."""
+    lines = [f"{tagger.file_name} ({tagger.provider})"]
+    lines += [f"Note: {tagger.note}"] if tagger.note else []
+    for number, tags in enumerate(found, start=1):
+        rating, probability = tags.rating
+        lines.append(f"Picture {number}: rating {rating or 'unknown'} {probability:.2f}")
+        lines += [f"  {name} {value:.2f} (character)" for name, value in tags.characters]
+        lines += [f"  {name} {value:.2f}" for name, value in tags.general]
+    return "\n".join(lines)
