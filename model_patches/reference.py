@@ -10,6 +10,7 @@ import comfy.model_patcher
 import comfy.utils
 import torch
 
+from .card import encoder_mark
 from .families import CheckpointError
 from .figure_masks import without_figure
 from .files import check_finite, read_weights
@@ -61,6 +62,7 @@ class LoadedReferenceEncoder:
             background_tokens=tokens[len(image) :, 1:].expand(len(image), -1, -1) if len(pictures) > 1 else None,
             background_is_picture=background is not None,
             background_threshold=mask_threshold,
+            encoder_mark=encoder_mark(self.encoder),
         )
 
     def _tokens(self, pictures: list[torch.Tensor], fit: str) -> torch.Tensor:

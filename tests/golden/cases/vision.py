@@ -1,4 +1,4 @@
-"""Cases `clip_preprocess`, `clip_preprocess_down`, `clip_tiny`: the reference encoder and its preprocessing."""
+"""Cases `clip_preprocess`, `clip_preprocess_down`, `clip_tiny`: reference and text encoder, and the preprocessing."""
 
 from __future__ import annotations
 
@@ -36,4 +36,12 @@ def tokens(golden, check):
         check(name, encoder.encode(image, scale=int(name.rpartition("_")[2])))
     for name in check.names("positional_embedding_scale_factor_*"):
         check(name, vision.enlarge_positions(encoder.visual.positional_embedding, int(name.rpartition("_")[2])))
-    check.skip("text.*", "the text tower comes with text manipulation")
+    check_text(golden, check, weights)
+
+
+def check_text(golden, check, weights):
+    sizes, ids = golden.constructor["text"], golden.inputs["text_tokens"]
+    metadata = {"colorize.text_head_width": str(sizes["width"] // sizes["heads"])}
+    encoder = ours("model_patches.networks.text").load_text_encoder(weights, metadata)
+    check("text.projected_all_tokens", encoder.tokens(ids))
+    check("text.normalized", encoder.encode_ids(ids)[:, None])

@@ -1,0 +1,173 @@
+"""Keep an encoded reference in a file, and use it again without encoders."""
+
+import hashlib
+import logging
+import os
+
+import folder_paths
+from comfy_api.latest import io, ui
+
+from ..model_patches import card
+from ..model_patches.networks import images
+from .sockets import CATEGORY, ColorizerSocket, ReferenceEncoderSocket, ReferenceSocket
+
+FOLDER = "references"  # in ComfyUI's output folder
+SUFFIX = ".safetensors"
+FROM_OUTPUT = " [output]"
+
+
+def card_files():
+    """Names of cards: files in the input folder, and those Save Reference wrote, marked as ComfyUI marks outputs."""
+    names = [name for name in _files(folder_paths.get_input_directory()) if "/" not in name]
+    saved = (f"{FOLDER}/{name}" for name in _files(os.path.join(folder_paths.get_output_directory(), FOLDER)))
+    return [*names, *(name + FROM_OUTPUT for name in saved)]
+
+
+def _files(folder):
+    found = []
+    for path, _, names in os.walk(folder):
+        found += [os.path.relpath(os.path.join(path, name), folder) for name in names if name.endswith(SUFFIX)]
+    return sorted(name.replace(os.sep, "/") for name in found)
+
+
+def card_path(name):
+    """Path of a card in ComfyUI's input or output folder. Raises ValueError for names that lead elsewhere."""
+    path = os.path.abspath(folder_paths.get_annotated_filepath(name))
+    folders = (folder_paths.get_input_directory(), folder_paths.get_output_directory())
+    if not any(path.startswith(os.path.join(os.path.abspath(folder), "")) for folder in folders):
+        raise ValueError(f"{name!r} is not in ComfyUI's input or output folder. Put the reference card there.")
+    return path
+
+
+class ColorizeSaveReference(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ColorizeSaveReference",
+            display_name="Save Reference",
+            category=CATEGORY,
+            description="Keeps an encoded reference, with its background, figures, strengths and edits, as one file: a "
+            "reference card. Load Reference uses it again without any encoder, for a whole shot or through the API.",
+            search_aliases=["reference card", "export reference", "save tokens", "cache reference"],
+            is_output_node=True,
+            inputs=[
+                ReferenceSocket.Input("reference", tooltip="From Encode Reference or any node after it."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="reference",
+                    tooltip="Begin of the file name, in the folder output/references; a number is added. It may name "
+                    "subfolders, and dates as %year%.",
+                ),
+                io.String.Input(
+                    "tags",
+                    default="",
+                    multiline=True,
+                    optional=True,
+                    tooltip="Words to keep with the reference, with commas between them, behind those it has.",
+                ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="The picture that was encoded: its main colours are kept as a palette of up to 8.",
+                ),
+                ReferenceEncoderSocket.Input(
+                    "encoder",
+                    optional=True,
+                    tooltip="The encoder of the reference: its mark is kept, so that Load Reference can refuse the "
+                    "card for another encoder.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="card", tooltip="Name of the written file, as Load Reference takes it."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, reference, filename_prefix="reference", tags="", image=None, encoder=None):
+        palette, mark = (), None
+        if image is not None:
+            colours = images.comfy_image_to_model(image, name="image")[:1]
+            palette = card.palette_of(images.model_image_to_comfy(colours)[0])
+        if encoder is not None:
+            card.check_encoder(reference, encoder.encoder, "The reference", encoder.file_name)
+            mark = card.encoder_mark(encoder.encoder)
+        reference = card.annotated(reference, tags, palette, mark)
+        output = folder_paths.get_output_directory()
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(f"{FOLDER}/{filename_prefix}", output)
+        file_name = f"{name}_{counter:05}_{SUFFIX}"
+        card.save_card(reference, os.path.join(folder, file_name))
+        written = f"{subfolder}/{file_name}".replace(os.sep, "/") + FROM_OUTPUT
+        saved = {"filename": file_name, "subfolder": subfolder, "type": "output"}
+        shown = ui.PreviewText(f"{written}\n{card.describe(reference)}").as_dict()
+        return io.NodeOutput(written, ui={"references": [saved], **shown})
+
+
+class ColorizeLoadReference(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ColorizeLoadReference",
+            display_name="Load Reference",
+            category=CATEGORY,
+            description="Uses a reference card of Save Reference in place of Load Reference Encoder and Encode "
+            "Reference: no encoder is loaded.",
+            search_aliases=["reference card", "import reference", "load tokens", "cached reference"],
+            inputs=[
+                io.Combo.Input(
+                    "card_name",
+                    options=card_files(),
+                    tooltip="A card in output/references, where Save Reference writes them, or in the input folder.",
+                ),
+                ColorizerSocket.Input(
+                    "colorizer",
+                    optional=True,
+                    tooltip="From Load ColorizeDiffusion Checkpoint: the card is refused here when its tokens do not "
+                    "fit that model.",
+                ),
+                ReferenceEncoderSocket.Input(
+                    "encoder",
+                    optional=True,
+                    tooltip="Only to check: the card is refused when another encoder made it. Leave it open to save "
+                    "memory.",
+                ),
+            ],
+            outputs=[
+                ReferenceSocket.Output(
+                    display_name="reference", tooltip="The reference as it was saved. Goes to Apply Reference."
+                ),
+                io.String.Output(
+                    display_name="text", tooltip="What the card holds: sizes, background, edits, tags, palette."
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, card_name):
+        # Naming the input switches off the check against the list, which is older than what a graph has just saved.
+        if not folder_paths.exists_annotated_filepath(card_name):
+            return f"There is no reference card {card_name!r}. Save one with Save Reference, or refresh the list (R)."
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, card_name, **kwargs):
+        with open(card_path(card_name), "rb") as file:
+            return hashlib.sha256(file.read()).hexdigest()
+
+    @classmethod
+    def execute(cls, card_name, colorizer=None, encoder=None):
+        reference = card.load_card(card_path(card_name))
+        if colorizer is not None and colorizer.family.context_dim != reference.width:
+            raise card.CardError(
+                f"The reference card {card_name!r} has tokens of width {reference.width}, the model "
+                f"{colorizer.file_name} reads width {colorizer.family.context_dim}: the card was made with another "
+                "encoder. Encode the reference with the encoder of this model and save a new card."
+            )
+        if encoder is not None:
+            card.check_encoder(reference, encoder.encoder, f"The reference card {card_name!r}", encoder.file_name)
+            if reference.encoder_mark is None:
+                logging.warning(
+                    "The reference card %r does not say which encoder made it; only sizes were compared. Save it with "
+                    "encoder connected to Save Reference.",
+                    card_name,
+                )
+        return io.NodeOutput(reference, card.describe(reference))

@@ -1,0 +1,358 @@
+"""Edit a reference with words, and see where the words act."""
+
+import folder_paths
+from comfy_api.latest import io, ui
+
+from ..model_patches.manipulation import LARGEST_RATIO, LARGEST_SCALE, PARTS, Edit, manipulate_global, manipulate_local
+from ..model_patches.networks import images
+from ..model_patches.networks.manipulation import RATIO, THRESHOLDS, VARIANTS
+from .sockets import CATEGORY, ReferenceSocket
+
+TextEncoderSocket = io.Custom("REFERENCE_TEXT_ENCODER")  # model_patches.text.LoadedTextEncoder
+ThresholdsSocket = io.Custom("COLORIZE_THRESHOLDS")  # four floats
+
+TEXT_FOLDERS = ("text_encoders", "clip_vision")
+THRESHOLD_NAMES = ("threshold_away", "threshold_start", "threshold_half", "threshold_full")
+
+
+# -- inputs that several nodes share -----------------------------------------------------------------------------------
+
+
+def _reference_input():
+    return ReferenceSocket.Input(
+        "reference", tooltip="From Encode Reference, Load Reference, or another Manipulate Reference: edits add up."
+    )
+
+
+def _text_encoder_input():
+    return TextEncoderSocket.Input("text_encoder", tooltip="From Load Text Encoder, of the same CLIP as the reference.")
+
+
+def _target_input():
+    return io.String.Input(
+        "target",
+        default="",
+        tooltip="What it should become, in a few English words: blonde hair. At most 77 tokens, about 50 words.",
+    )
+
+
+def _target_scale_input(tooltip):
+    return io.Float.Input(
+        "target_scale", default=8.0, min=0.0, max=LARGEST_SCALE, step=0.25, round=0.01, tooltip=tooltip
+    )
+
+
+def _anchor_input():
+    return io.String.Input(
+        "anchor",
+        default="",
+        tooltip="What it is now: black hair. The edit then leads from anchor to target and touches other things less. "
+        "Empty or none: no anchor (with variant released only none; empty is an empty text there).",
+    )
+
+
+def _part_input():
+    return io.Combo.Input(
+        "part",
+        options=list(PARTS),
+        default="reference",
+        advanced=True,
+        tooltip="Which tokens are edited. reference: those of the picture, which colour the figure, or everything in "
+        "vanilla mode. background: those made by figure_mask or background of Encode Reference. both: all.",
+    )
+
+
+def _variant_input():
+    return io.Combo.Input(
+        "variant",
+        options=list(VARIANTS),
+        default="paper",
+        advanced=True,
+        tooltip="paper: Algorithms 1 and 2 as published. released: as the official application computes them; to "
+        "repeat its pictures.",
+    )
+
+
+def _threshold_inputs():
+    texts = (
+        "Places that fit the control prompt at most this much, 0 to 1, are pushed away from the target.",
+        "From here on the edit acts, 0 to 1; between the first threshold and this one the push away fades.",
+        "Here the edit reaches half of its strength, 0 to 1.",
+        "From here on the edit acts fully, 0 to 1.",
+    )
+    return [
+        io.Float.Input(
+            name,
+            default=default,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            round=0.001,
+            advanced=True,
+            tooltip=f"{text} Not below the threshold before.",
+        )
+        for name, default, text in zip(THRESHOLD_NAMES, THRESHOLDS, texts, strict=True)
+    ]
+
+
+# -- nodes -------------------------------------------------------------------------------------------------------------
+
+
+class ColorizeLoadTextEncoder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ColorizeLoadTextEncoder",
+            display_name="Load Text Encoder",
+            category=CATEGORY,
+            description="Loads the text encoder with which references are edited and searched. It must be the text "
+            "side of the CLIP that encodes the references; official models: OpenCLIP ViT-H/14.",
+            search_aliases=["clip text", "open_clip", "ViT-H", "text encoder", "prompt encoder"],
+            inputs=[
+                io.Combo.Input(
+                    "encoder_name",
+                    options=text_encoder_files(),
+                    tooltip="File in models/text_encoders or models/clip_vision with a text tower and its projection: "
+                    "a whole CLIP in open_clip or Hugging Face layout.",
+                ),
+            ],
+            outputs=[
+                TextEncoderSocket.Output(
+                    display_name="text_encoder",
+                    tooltip="The loaded text encoder. Goes to Manipulate Reference and Correlation Preview.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, encoder_name):
+        from ..model_patches.text import load_text_encoder
+
+        found = (folder_paths.get_full_path(folder, encoder_name) for folder in TEXT_FOLDERS)
+        path = next((path for path in found if path), None)
+        if path is None:
+            raise FileNotFoundError(
+                f"There is no file {encoder_name!r} in models/{' or models/'.join(TEXT_FOLDERS)}. Put it there, "
+                "refresh the node list (R) and choose again."
+            )
+        return io.NodeOutput(load_text_encoder(path))
+
+
+def text_encoder_files():
+    """Files of all folders that may hold a text tower, each name once."""
+    return list(dict.fromkeys(name for folder in TEXT_FOLDERS for name in folder_paths.get_filename_list(folder)))
+
+
+class ColorizeManipulateGlobal(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ColorizeManipulateGlobal",
+            display_name="Manipulate Reference (Global)",
+            category=CATEGORY,
+            description="Use it to change a reference as a whole with words: its mood, light or style. For one thing "
+            "in it, such as the hair, use Manipulate Reference (Local). Chain several edits in order.",
+            search_aliases=["text manipulation", "edit reference", "prompt", "change style", "text guided"],
+            inputs=[
+                _reference_input(),
+                _text_encoder_input(),
+                _target_input(),
+                _target_scale_input(
+                    "How strongly, 0 to 15; the paper uses 4 to 15. Without anchor and enhance the reference gets "
+                    "exactly this much of the target, and 0 takes it away. To switch the edit off, bypass the node."
+                ),
+                _anchor_input(),
+                io.Boolean.Input(
+                    "enhance",
+                    default=False,
+                    tooltip="Stronger. With an anchor: what the reference has of it is taken out first. Without: the "
+                    "target is added to what is there.",
+                ),
+                _part_input(),
+                _variant_input(),
+            ],
+            outputs=[
+                ReferenceSocket.Output(
+                    display_name="reference",
+                    tooltip="The edited reference. Goes to Apply Reference or to the next Manipulate Reference.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        reference,
+        text_encoder,
+        target="",
+        target_scale=8.0,
+        anchor="",
+        enhance=False,
+        part="reference",
+        variant="paper",
+    ):
+        edit = Edit(target, target_scale, anchor, enhance, part, variant)
+        return io.NodeOutput(manipulate_global(reference, text_encoder, edit))
+
+
+class ColorizeManipulateLocal(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ColorizeManipulateLocal",
+            display_name="Manipulate Reference (Local)",
+            category=CATEGORY,
+            description="Use it to change one thing of a reference with words: the hair becomes blonde, the rest "
+            "stays. Look with Correlation Preview where the control prompt is found. Chain several edits in order.",
+            search_aliases=["text manipulation", "edit reference", "change hair color", "recolor", "prompt"],
+            inputs=[
+                _reference_input(),
+                _text_encoder_input(),
+                _target_input(),
+                _target_scale_input(
+                    "How strongly, 0 to 15; the paper uses 4 to 15. With an anchor it is what the reference should "
+                    "reach and must lie above what it has (class token in Correlation Preview). To switch the edit "
+                    "off, bypass the node."
+                ),
+                _anchor_input(),
+                io.String.Input(
+                    "control",
+                    default="",
+                    tooltip="Where, in a few English words: hair. The places of the reference that fit it best are "
+                    "edited. Empty or everything: all places alike (with variant released both are plain prompts).",
+                ),
+                io.Boolean.Input(
+                    "enhance",
+                    default=False,
+                    tooltip="Stronger, with an anchor only: what each place has of the anchor is also moved.",
+                ),
+                *_threshold_inputs(),
+                io.Float.Input(
+                    "strength_ratio",
+                    default=RATIO,
+                    min=0.0,
+                    max=LARGEST_RATIO,
+                    step=0.1,
+                    round=0.01,
+                    advanced=True,
+                    tooltip="How strongly places that do not fit the control prompt are pushed away from the target, "
+                    "times, 0 to 15; 2 as published. 0 leaves them alone.",
+                ),
+                _part_input(),
+                _variant_input(),
+                ThresholdsSocket.Input(
+                    "thresholds",
+                    optional=True,
+                    tooltip="From Correlation Preview: takes the place of the four thresholds.",
+                ),
+            ],
+            outputs=[
+                ReferenceSocket.Output(
+                    display_name="reference",
+                    tooltip="The edited reference. Goes to Apply Reference or to the next Manipulate Reference.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        reference,
+        text_encoder,
+        target="",
+        target_scale=8.0,
+        anchor="",
+        control="",
+        enhance=False,
+        threshold_away=THRESHOLDS[0],
+        threshold_start=THRESHOLDS[1],
+        threshold_half=THRESHOLDS[2],
+        threshold_full=THRESHOLDS[3],
+        strength_ratio=RATIO,
+        part="reference",
+        variant="paper",
+        thresholds=None,
+    ):
+        edit = Edit(target, target_scale, anchor, enhance, part, variant)
+        thresholds = thresholds or (threshold_away, threshold_start, threshold_half, threshold_full)
+        return io.NodeOutput(manipulate_local(reference, text_encoder, edit, control, thresholds, strength_ratio))
+
+
+class ColorizeCorrelationPreview(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ColorizeCorrelationPreview",
+            display_name="Correlation Preview",
+            category=CATEGORY,
+            description="Use it before Manipulate Reference (Local): shows where a reference fits a prompt, in five "
+            "bands, and suggests thresholds. Red places are edited fully, blue ones are pushed away.",
+            search_aliases=["heat map", "heatmap", "attention map", "where does the prompt act", "thresholds"],
+            is_output_node=True,
+            inputs=[
+                ReferenceSocket.Input(
+                    "reference", tooltip="From Encode Reference, or from a Manipulate Reference to see what it did."
+                ),
+                _text_encoder_input(),
+                io.String.Input(
+                    "control",
+                    default="",
+                    tooltip="What to look for, in a few English words: hair. The control prompt of the edit.",
+                ),
+                io.Combo.Input(
+                    "thresholds_from",
+                    options=["suggested", "widgets"],
+                    default="suggested",
+                    tooltip="suggested: from the deepest valley of the histogram. widgets: the four numbers below.",
+                ),
+                *_threshold_inputs(),
+                io.Combo.Input(
+                    "part",
+                    options=["reference", "background"],
+                    default="reference",
+                    advanced=True,
+                    tooltip="Which tokens to look at: those of the picture, or those of its background (figure_mask or "
+                    "background of Encode Reference).",
+                ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="The picture that was encoded: it is shown under the bands. One, or one per reference.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="image", tooltip="Heat map, histogram and numbers, one per reference."),
+                ThresholdsSocket.Output(
+                    display_name="thresholds",
+                    tooltip="The thresholds that are shown. Goes to thresholds of Manipulate Reference (Local).",
+                ),
+                io.String.Output(display_name="text", tooltip="The numbers as text."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        reference,
+        text_encoder,
+        control="",
+        thresholds_from="suggested",
+        threshold_away=THRESHOLDS[0],
+        threshold_start=THRESHOLDS[1],
+        threshold_half=THRESHOLDS[2],
+        threshold_full=THRESHOLDS[3],
+        part="reference",
+        image=None,
+    ):
+        from ..model_patches.correlation import preview
+
+        chosen = (threshold_away, threshold_start, threshold_half, threshold_full)
+        pictures, thresholds, text = preview(
+            reference,
+            text_encoder,
+            control,
+            None if thresholds_from == "suggested" else chosen,
+            None if image is None else images.comfy_image_to_model(image, name="image"),
+            part,
+        )
+        return io.NodeOutput(pictures, thresholds, text, ui=ui.PreviewImage(pictures, cls=cls))
