@@ -1,0 +1,56 @@
+"""AdaIN: the features of the picture take on the mean and the spread of the reference's, channel by channel.
+
+Adaptive instance normalisation (Huang and Belongie 2017, arXiv 1703.06868) between the picture's run and the
+reference's (reference_pass.py) at the same step. Which features is our choice: those that enter each block of the
+decoder, before the skip connection joins. The encoder and the skips stay as they are, because they carry the sketch.
+Every row is matched to the same row of the reference's run, so guidance still sees the difference of its conditions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .networks.injection import match_statistics, statistics
+from .reference_pass import Source, check_window, with_patch
+
+
+@dataclass(frozen=True, eq=False)
+class AdaIN:
+    """The settings of the node AdaIN."""
+
+    source: Source
+    strength: float = 0.5
+    """0 (features as they are) .. 1 (the reference's statistics)."""
+    start: float = 0.0
+    """Share of the run from which it acts, 0..1."""
+    end: float = 1.0
+    """Share of the run up to which it acts, 0..1."""
+    title = "AdaIN"
+
+    def __post_init__(self):
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"strength is {self.strength}; it lies between 0 and 1.")
+        check_window(self.start, self.end)
+
+    @property
+    def off(self) -> bool:
+        """Whether it changes nothing."""
+        return self.start >= 1 or self.strength == 0
+
+    def record(self, network, options: dict, bank: dict) -> dict:
+        """See reference_pass.Effect. bank: block -> (mean, standard deviation), each (B, C, 1, 1)."""
+
+        def store(h, skip, extra):
+            bank[extra["block"]] = statistics(h)
+            return h, skip
+
+        return with_patch(options, "output_block_patch", store)
+
+    def apply(self, options: dict, bank: dict, pictures: int) -> dict:
+        """See reference_pass.Effect."""
+
+        def match(h, skip, extra):
+            found = bank.get(extra["block"])
+            return (h if found is None else match_statistics(h, *found, self.strength)), skip
+
+        return with_patch(options, "output_block_patch", match)

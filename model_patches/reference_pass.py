@@ -1,0 +1,288 @@
+"""The reference beside the picture: in every step its noised latent runs through the U-Net before the picture does.
+
+What the first run shows (its `Effect`s record it) changes the second run: attention injection (attention_injection.py)
+and matching of statistics (adain.py). Both go through one wrapper around the model, so that they share the reference's
+run when they read the same reference.
+
+The reference's run has the noise level, tokens, regions and settings of the picture's rows, and other packs' patches,
+but no control of theirs. Its noise is drawn from the seed of the run and is the same in all its steps and rows, so a
+result does not depend on how ComfyUI batches the conditions. (The released application draws fresh noise per step and
+rounds the step; ours keeps the exact noise level.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import comfy.model_management
+import torch
+import torch.nn.functional as F
+from comfy.patcher_extension import WrappersMP
+
+from .conditioning import LAST_STEP, PlanCache
+from .networks.unet import HINT_BLOCKS
+from .sketch_control import PIXELS_PER_LATENT, SketchControl
+
+KEY = "colorize_reference_pass"  # of the wrappers on the model
+SEED = "colorize_seed"  # in transformer_options: the seed of the run
+NOISE_STREAM = 0x5EED_1A7E47  # keeps the reference's noise apart from the picture's, which comes from the same seed
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A reference as the U-Net reads it."""
+
+    latents: torch.Tensor
+    """(b, 4, h, w) in the model's scale, without noise; b is 1 or the number of pictures. Any h and w."""
+    maps: tuple[torch.Tensor, ...] = ()
+    """The five sketch maps of the reference, already times their strength, 1 or b rows; () = no sketch."""
+    noise: torch.Tensor | None = None
+    """(1, 4, h, w): fixed noise; None draws it from the run's seed."""
+    plans: PlanCache = field(default_factory=PlanCache, repr=False)
+    """Who answers which query of the reference, where its size is not the picture's."""
+
+    def to(self, device: torch.device) -> Source:
+        """The same on another device."""
+        noise = None if self.noise is None else self.noise.to(device)
+        maps = tuple(values.to(device) for values in self.maps)
+        return dataclasses.replace(self, latents=self.latents.to(device), maps=maps, noise=noise)
+
+    def equals(self, other: Source) -> bool:
+        """Whether one run serves both."""
+        return self is other or (
+            len(self.maps) == len(other.maps)
+            and self.noise is other.noise
+            and _equal(self.latents, other.latents)
+            and all(map(_equal, self.maps, other.maps))
+        )
+
+    def noised(self, model_sampling, sigma: torch.Tensor, pictures: int, seed: int) -> torch.Tensor:
+        """(B, 4, h, w): the latents at the noise levels sigma (B,), B a multiple of `pictures`, as a sampler has x."""
+        noise = self.noise
+        if noise is None:
+            generator = torch.Generator().manual_seed((seed ^ NOISE_STREAM) & (2**63 - 1))
+            noise = torch.randn(1, *self.latents.shape[1:], generator=generator)
+        latents = self._rows(self.latents, pictures, len(sigma)).to(sigma.device)
+        noise = noise.to(latents).expand(len(latents), -1, -1, -1)
+        return model_sampling.noise_scaling(sigma.view(-1, 1, 1, 1), noise, latents, False)
+
+    def control(self, pictures: int, rows: int) -> dict[str, list] | None:
+        """The sketch maps as ComfyUI hands controls to the U-Net (deepest first); None without a sketch."""
+        if not self.maps:
+            return None
+        entries: list[torch.Tensor | None] = [None] * (HINT_BLOCKS[-1] + 1)
+        for block, values in zip(HINT_BLOCKS, self.maps, strict=True):
+            entries[block] = self._rows(values, pictures, rows)
+        return {"input": entries[::-1], "middle": [], "output": []}
+
+    @staticmethod
+    def _rows(values: torch.Tensor, pictures: int, rows: int) -> torch.Tensor:
+        """One row per row of the batch, which holds all pictures once per condition."""
+        if len(values) not in (1, pictures):
+            raise ValueError(
+                f"There are {len(values)} reference latents for {pictures} pictures. Use one, or as many as sketches "
+                "(Repeat Latent Batch and Latent From Batch change the number)."
+            )
+        return values.expand(rows, -1, -1, -1) if len(values) == 1 else values.repeat(rows // pictures, 1, 1, 1)
+
+
+def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a is b or (a.shape == b.shape and a.device == b.device and torch.equal(a, b))
+
+
+class Recorded(Exception):
+    """Raised by a patch to end the reference's run: nobody reads what would come after. No error."""
+
+
+class Effect(Protocol):
+    """What is taken from the reference's run and done to the picture's. A frozen dataclass."""
+
+    source: Source
+    start: float
+    """Share of the run from which it acts, 0..1."""
+    end: float
+    """Share of the run up to which it acts, 0..1."""
+    title: str
+    """For messages."""
+
+    def record(self, network, options: dict, bank: dict) -> dict:
+        """transformer_options of the reference's run of the U-Net `network`, with patches that fill `bank`.
+
+        They may end it with `Recorded` at the last self-attention of the last block, so nothing later can be recorded.
+        """
+
+    def apply(self, options: dict, bank: dict, pictures: int) -> dict:
+        """transformer_options of the picture's run, with patches that use `bank`."""
+
+
+def check_window(start: float, end: float) -> None:
+    """Raise ValueError unless 0 <= start <= end <= 1."""
+    for name, value in (("start_percent", start), ("end_percent", end)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}; it lies between 0 and 1.")
+    if start > end:
+        raise ValueError(
+            f"It would be switched on at {start} of the run and off at {end}, before that. "
+            "Set start_percent to the smaller number."
+        )
+
+
+def with_patch(options: dict, name: str, patch: Callable, first: bool = False) -> dict:
+    """A copy of transformer_options with one more patch; dictionaries and lists on the way are copied too."""
+    patches = dict(options.get("patches", {}))
+    others = list(patches.get(name, ()))
+    patches[name] = [patch, *others] if first else [*others, patch]
+    return {**options, "patches": patches}
+
+
+@dataclass(frozen=True, eq=False)
+class ReferencePass:
+    """The APPLY_MODEL wrapper: runs the references of the effects that act in this step, then the picture."""
+
+    effects: tuple[Effect, ...]
+
+    def __call__(
+        self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs
+    ):
+        """Denoised latents (B, 4, h, w) of x at the noise levels t (B,). Outside all windows exactly the model's."""
+        model, transformer_options = executor.class_obj, transformer_options or {}
+        progress = 1 - model.model_sampling.timestep(t).max().item() / LAST_STEP
+        active = [effect for effect in self.effects if effect.start <= progress <= effect.end]
+        options = transformer_options
+        pictures = len(x) // len(transformer_options.get("cond_or_uncond") or (0,))
+        seed = transformer_options.get(SEED) or 0
+        for source in unique(effect.source for effect in active):
+            sharing = [(effect, {}) for effect in active if effect.source is source]
+            first = transformer_options
+            for effect, bank in sharing:
+                first = effect.record(model.diffusion_model, first, bank)
+            noised = source.noised(model.model_sampling, t, pictures, seed)
+            own = conditions_at(kwargs, source, x.shape[-2:])
+            with contextlib.suppress(Recorded):
+                executor(noised, t, c_concat, c_crossattn, source.control(pictures, len(x)), first, **own)
+            for effect, bank in sharing:
+                options = effect.apply(options, bank, pictures)
+        return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+    def to(self, target: torch.device | torch.dtype) -> ReferencePass:
+        """On another device (ComfyUI asks at the start of a run). A dtype changes nothing: noise needs float32."""
+        if not isinstance(target, (torch.device, str)):
+            return self
+        moved = {id(source): source.to(torch.device(target)) for source in self.sources}
+        effects = (dataclasses.replace(effect, source=moved[id(effect.source)]) for effect in self.effects)
+        return ReferencePass(tuple(effects))
+
+    @property
+    def sources(self) -> list[Source]:
+        """The references, each once."""
+        return unique(effect.source for effect in self.effects)
+
+    def declare(self, executor, model, noise_shape, *args, **kwargs):
+        """PREPARE_SAMPLING wrapper: the memory estimate counts the largest reference like more pictures.
+
+        Its run and the picture's follow each other, so this covers the features that are kept between them and the
+        longer attention.
+        """
+        rows, *rest = noise_shape
+        pixels = max(source.latents.shape[-2:].numel() for source in self.sources)
+        rows = math.ceil(rows * (1 + pixels / math.prod(rest[1:])))
+        return executor(model, [rows, *rest], *args, **kwargs)
+
+
+def remember_seed(
+    executor,
+    noise,
+    latent_image,
+    sampler,
+    sigmas,
+    denoise_mask=None,
+    callback=None,
+    disable_pbar=False,
+    seed=None,
+    **kwargs,
+):
+    """OUTER_SAMPLE wrapper: the run's seed into its transformer_options, a copy that ends with the run."""
+    executor.class_obj.model_options.setdefault("transformer_options", {})[SEED] = seed
+    return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
+
+
+def unique(sources) -> list[Source]:
+    """Every object once, in order."""
+    return list({id(source): source for source in sources}.values())
+
+
+def conditions_at(conditions: dict, source: Source, size: Sequence[int]) -> dict:
+    """The conditions of rows of `size` (h, w) for the reference's run: its figure masks are stretched."""
+    masks, wanted = conditions.get("colorize_masks"), source.latents.shape[-2:]
+    if masks is None or wanted == size:
+        return conditions
+    stretched = F.interpolate(masks.float(), size=tuple(wanted), mode="bilinear", align_corners=False).to(masks)
+    settings = dataclasses.replace(conditions["colorize_settings"], plans=source.plans)
+    return {**conditions, "colorize_masks": stretched, "colorize_settings": settings}
+
+
+def attach(model, effect: Effect):
+    """A clone of the MODEL with the effect. ValueError when it has one of the same kind."""
+    clone = model.clone()
+    present = [w for w in clone.get_wrappers(WrappersMP.APPLY_MODEL, KEY) if isinstance(w, ReferencePass)]
+    effects = tuple(other for wrapper in present for other in wrapper.effects)
+    if any(type(other) is type(effect) for other in effects):
+        raise ValueError(
+            f"The model has passed through {effect.title} already, and one reference is all it can follow. Connect the "
+            "model from before the first one, or remove one of the two nodes."
+        )
+    same = next((other.source for other in effects if other.source.equals(effect.source)), effect.source)
+    both = ReferencePass((*effects, dataclasses.replace(effect, source=same)))
+    wrappers = {
+        WrappersMP.APPLY_MODEL: both,
+        WrappersMP.PREPARE_SAMPLING: both.declare,
+        WrappersMP.OUTER_SAMPLE: remember_seed,
+    }
+    for kind, wrapper in wrappers.items():
+        clone.remove_wrappers_with_key(kind, KEY)
+        clone.add_wrapper_with_key(kind, KEY, wrapper)
+    return clone
+
+
+def read_latent(model, latent: dict) -> torch.Tensor:
+    """The LATENT of a reference -> (b, 4, h, w) float32 in the model's scale, on the CPU, or ValueError."""
+    samples = latent["samples"]
+    if samples.is_nested or samples.ndim != 4 or samples.shape[1] != 4:
+        shape = "a bundle of several latents" if samples.is_nested else f"a latent of shape {tuple(samples.shape)}"
+        raise ValueError(
+            f"reference_latent is {shape}; this model works with (batch, 4, height, width). Encode the reference "
+            "picture with VAE Encode and the vae of Load ColorizeDiffusion Checkpoint."
+        )
+    if not torch.isfinite(samples).all():
+        raise ValueError("reference_latent holds values that are not numbers (NaN). Encode the reference again.")
+    if not samples.any():
+        logging.warning(
+            "ColorizeDiffusion: reference_latent is empty, a plain grey picture. Connect VAE Encode of the reference, "
+            "not the latent of Prepare Sketch."
+        )
+    return model.model.process_latent_in(samples.float().cpu())
+
+
+def encode_sketch(control_net, sketch: torch.Tensor, size: Sequence[int], scale: float) -> tuple[torch.Tensor, ...]:
+    """Five maps of a sketch (b, H, W, 3), white lines on black, for latents of `size` (h, w), times `scale`.
+
+    control_net: the sketch encoder of a ColorizeDiffusion checkpoint, its level strengths count. ValueError otherwise.
+    """
+    if not isinstance(control_net, SketchControl):
+        raise ValueError(
+            f"The control_net is {type(control_net).__name__}, not the sketch encoder of a ColorizeDiffusion "
+            "checkpoint. Connect control_net of Load ColorizeDiffusion Checkpoint."
+        )
+    height, width = (side * PIXELS_PER_LATENT for side in size)
+    control = control_net.copy().set_cond_hint(sketch.movedim(-1, 1))
+    needed = control.inference_memory_requirements(control.compute_dtype)
+    comfy.model_management.load_models_gpu([control.patcher], memory_required=needed)
+    maps = control.features(height, width, control.patcher.load_device)
+    keep = comfy.model_management.intermediate_device()
+    return tuple((m * (scale * s)).to(keep) for m, s in zip(maps, control.map_strengths, strict=True))
