@@ -7,14 +7,26 @@ import os
 from comfy_api.latest import ComfyExtension, io
 
 from .apply import ColorizeApplyReference
+from .card import ColorizeLoadReference, ColorizeSaveReference
+from .enhance import ColorizeAdaIN, ColorizeAttentionInjection
+from .extract import ColorizeExtractSketch, ColorizeLoadLineExtractor
 from .guidance import ColorizeDualGuidance
 from .load import ColorizeLoadCheckpoint
+from .manipulate import (
+    ColorizeCorrelationPreview,
+    ColorizeLoadTextEncoder,
+    ColorizeManipulateGlobal,
+    ColorizeManipulateLocal,
+)
+from .preflight import ColorizePreflight
 from .reference import ColorizeEncodeReference, ColorizeLoadReferenceEncoder
 from .regions import ColorizeAddRegion
 from .restore import ColorizeRestoreSize
+from .segment import ColorizeLoadSegmenter, ColorizeSegmentCharacter
 from .sketch import ColorizePrepareSketch
 from .sketch_strength import ColorizeSketchStrength
 from .strength import ColorizeReferenceStrength
+from .tags import ColorizeLoadTagger, ColorizeTagReference
 
 PACK_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUNDLED_MODEL_KINDS = ("checkpoints", "clip_vision")
@@ -22,25 +34,41 @@ BUNDLED_MODEL_KINDS = ("checkpoints", "clip_vision")
 
 class ColorizeDiffusionExtension(ComfyExtension):
     async def on_load(self) -> None:
-        """Tell ComfyUI's loaders about our families, and where the bundled small model lies."""
+        """Tell ComfyUI's loaders about our families and folders, and where the bundled small model lies."""
         import folder_paths
 
-        from ..model_patches.unet import register
+        from ..model_patches import extractors, unet
 
-        register()
+        unet.register()
+        extractors.register_folder()
         for kind in BUNDLED_MODEL_KINDS:
             folder_paths.add_model_folder_path(kind, os.path.join(PACK_FOLDER, "models", kind))
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             ColorizeLoadCheckpoint,
+            ColorizeLoadLineExtractor,
+            ColorizeExtractSketch,
             ColorizePrepareSketch,
             ColorizeSketchStrength,
             ColorizeLoadReferenceEncoder,
+            ColorizeLoadSegmenter,
+            ColorizeSegmentCharacter,
+            ColorizeLoadTagger,
+            ColorizeTagReference,
             ColorizeEncodeReference,
+            ColorizeLoadTextEncoder,
+            ColorizeCorrelationPreview,
+            ColorizeManipulateGlobal,
+            ColorizeManipulateLocal,
+            ColorizeSaveReference,
+            ColorizeLoadReference,
             ColorizeAddRegion,
             ColorizeReferenceStrength,
+            ColorizePreflight,
             ColorizeApplyReference,
+            ColorizeAttentionInjection,
+            ColorizeAdaIN,
             ColorizeDualGuidance,
             ColorizeRestoreSize,
         ]

@@ -265,13 +265,13 @@ def test_other_layouts(pack, save):
 
     with pytest.raises(ValueError, match="another layout than ColorizeDiffusion v1"):
         load(pack, save("linear.safetensors", tiny.METADATA, linear))
-    with pytest.raises(ValueError, match="v1.5 checkpoint; this release runs"):
+    with pytest.raises(ValueError, match="v2 checkpoint; this release runs ColorizeDiffusion v1 and v1.5"):
         load(
             pack,
             save(
-                "switch.safetensors",
+                "two.safetensors",
                 tiny.METADATA,
-                lambda w: w | {"thresh_embedder.embed_layer.0.weight": torch.ones(2)},
+                lambda w: w | {f"{part}_encoder.zero_layers.0.weight": torch.ones(2) for part in ("bg", "style")},
             ),
         )
 

@@ -16,17 +16,33 @@ ROOT = Path(__file__).resolve().parents[2]
 LOCALES = ROOT / "locales"
 DOCS = ROOT / "web" / "docs"
 UPDATE = os.environ.get("COLORIZE_UPDATE_SNAPSHOTS") == "1"
-FILE_WIDGETS = {"ckpt_name", "encoder_name"}  # their options are the files of the machine
+# Their options are the files of the machine.
+FILE_WIDGETS = {"ckpt_name", "encoder_name", "card_name", "extractor_name", "segmenter_name", "tagger_name"}
 
 IDS = [
     "ColorizeLoadCheckpoint",
+    "ColorizeLoadLineExtractor",
+    "ColorizeExtractSketch",
     "ColorizePrepareSketch",
     "ColorizeSketchStrength",
     "ColorizeLoadReferenceEncoder",
+    "ColorizeLoadSegmenter",
+    "ColorizeSegmentCharacter",
+    "ColorizeLoadTagger",
+    "ColorizeTagReference",
     "ColorizeEncodeReference",
+    "ColorizeLoadTextEncoder",
+    "ColorizeCorrelationPreview",
+    "ColorizeManipulateGlobal",
+    "ColorizeManipulateLocal",
+    "ColorizeSaveReference",
+    "ColorizeLoadReference",
     "ColorizeAddRegion",
     "ColorizeReferenceStrength",
+    "ColorizePreflight",
     "ColorizeApplyReference",
+    "ColorizeAttentionInjection",
+    "ColorizeAdaIN",
     "ColorizeDualGuidance",
     "ColorizeRestoreSize",
 ]
@@ -53,7 +69,8 @@ def write(path, content):
 
 
 def inputs_of(node):
-    return {name: spec for group in node["input"].values() for name, spec in group.items()}
+    groups = (specs for group, specs in node["input"].items() if group != "hidden")
+    return {name: spec for specs in groups for name, spec in specs.items()}
 
 
 def texts_of(node):
