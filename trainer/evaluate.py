@@ -186,6 +186,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance", type=float, default=2.0, help="reference guidance (default 2)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="arithmetic; bf16 is faster where the chip has it"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -219,17 +222,25 @@ def run(args: argparse.Namespace) -> None:
         masks = [batch[name].float() / 255 if name in batch else None for name in ("mask", "reference_mask")]
         tokens, regions = colorizer.tokens(references), colorizer.regions(args.mode, references, *masks)
         noise = [torch.Generator().manual_seed(args.seed + start) for _ in range(2)]
-        with_reference = colorizer.generate(sketches, tokens, args.steps, args.guidance, noise[0], regions)
-        without = colorizer.generate(sketches, torch.zeros_like(tokens), args.steps, 1.0, noise[1])
-        for index, result in enumerate((with_reference, without)):
+        with torch.autocast(device.type, torch.bfloat16, enabled=args.precision == "bf16"):
+            with_reference = colorizer.generate(sketches, tokens, args.steps, args.guidance, noise[0], regions)
+            without = colorizer.generate(sketches, torch.zeros_like(tokens), args.steps, 1.0, noise[1])
+        for index, result in enumerate((with_reference.float(), without.float())):
             parts[index].append(region_errors(result.cpu(), truth.cpu(), batch["regions"].cpu(), len(REGION_NAMES)))
             parts[2 + index].append(edge_f1(result.cpu(), -sketches[:, :1].cpu()))
         parts[4].append(shown_regions(batch["reference_regions"].cpu(), REGION_NAMES))
         if len(sheets) < 3:
-            sheets.append(contact_sheet([-sketches, references, with_reference, without, truth]))
+            sheets.append(contact_sheet([-sketches, references, with_reference.float(), without.float(), truth]))
     measured = Result(*(torch.cat(p).numpy() for p in parts))
     summary = measured.summary(tuple(REGION_NAMES))
-    summary |= {"mode": args.mode, "steps": args.steps, "guidance": args.guidance, "seed": args.seed, "size": size}
+    summary |= {
+        "mode": args.mode,
+        "precision": args.precision,
+        "steps": args.steps,
+        "guidance": args.guidance,
+        "seed": args.seed,
+        "size": size,
+    }
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     (output / "report.json").write_text(json.dumps(summary, indent=1))
