@@ -8,8 +8,6 @@ from ..ours import ours
 from ..registry import case
 from .unet import unet_config
 
-LAYER = "input_blocks.1.1.transformer_blocks.0.attn2"
-
 
 class TorchNetwork:
     """Our pure-torch U-Net with a golden file's weights."""
@@ -24,6 +22,10 @@ class TorchNetwork:
 
     def __call__(self, x, timesteps, context, control, split=None, strengths=None):
         return self.network(x, timesteps, context, control, split=split, strengths=strengths)
+
+    def uniform(self, strength):
+        """The same strength for every cross-attention."""
+        return [strength] * len(self.network.attention_places)
 
     def layer(self, path, x, split, size, strength):
         layer = self.network.get_submodule(path)
@@ -48,10 +50,13 @@ class ComfyNetwork:
         context = split.tokens[0] if split is not None else context
         return self.network(x, timesteps, context=context, control=hints, transformer_options=options)
 
+    def uniform(self, strength):
+        """The same strength for every cross-attention."""
+        return [strength] * len(self.network.attention_places)
+
     def layer(self, path, x, split, size, strength):
         layer = self.network.get_submodule(path)
-        places = len(self.network.attention_places)
-        options = {"colorize": self._guide(split, (strength,) * places), "activations_shape": [len(x), 0, *size]}
+        options = {"colorize": self._guide(split, self.uniform(strength)), "activations_shape": [len(x), 0, *size]}
         return layer(x, context=split.tokens[0], transformer_options=options)
 
     @staticmethod
@@ -85,7 +90,7 @@ def run_unets(golden, check, network):
             e = golden.inputs["e"]
             context = torch.cat([e, e], dim=1) if "repeated" in settings["context"] else golden.inputs["context2"]
         scale = settings.get("reference_scale", 1.0)
-        strengths = [scale] * 16 if scale != 1.0 else None
+        strengths = network.uniform(scale) if scale != 1.0 else None
         check(run, network(x, timesteps, None, control, split=split_of(settings, context, mask), strengths=strengths))
 
 
@@ -107,15 +112,16 @@ def bg2fig(golden, check, network, plain):
     check("unet.vanilla_no_mask", network(x, timesteps, golden.inputs["e"], control))
     settings = golden.runs["unet_v1.masked_vanilla"]
     split = split_of(settings, golden.inputs["context2"], mask, ties_to_figure=True)
-    strengths = [settings["reference_scale"]] * 16
+    strengths = plain.uniform(settings["reference_scale"])
     check("unet_v1.masked_vanilla", plain(x, timesteps, None, control, split=split, strengths=strengths))
 
     tie, context = golden.inputs["tie.x"], golden.inputs["tie.context"]
     size = tuple(mask.shape[-2:])
     level, half = torch.full((1, 1, *size), 0.5), {"mask_threshold": 0.5}  # recorded with both region weights off
-    check("tie.lora_layer", network.layer(LAYER, tie, split_of(half, context, level), size, 1.0))
+    layer = golden.runs["tie.*"]["layer"]
+    check("tie.lora_layer", network.layer(layer, tie, split_of(half, context, level), size, 1.0))
     split = split_of(half, context, level, ties_to_figure=True)
-    check("tie.plain_layer", plain.layer(LAYER, tie, split, size, 1.0))
+    check("tie.plain_layer", plain.layer(layer, tie, split, size, 1.0))
 
 
 def without_regions(golden) -> dict[str, torch.Tensor]:
@@ -126,7 +132,7 @@ def reference_scale(golden, check, network):
     x, context, control = golden.inputs["x"], golden.inputs["context"], golden.listed("control")
     timesteps = torch.tensor(golden.config["timesteps"], dtype=torch.float32)
     for run, settings in golden.runs.items():
-        strengths = settings["effective_scale_of_attn_module_0_to_15"]
+        strengths = next(value for key, value in settings.items() if key.startswith("effective_scale"))
         check(run, network(x, timesteps, context, control, strengths=strengths))
 
 

@@ -36,7 +36,8 @@ def tokens(golden, check):
         check(name, encoder.encode(image, scale=int(name.rpartition("_")[2])))
     for name in check.names("positional_embedding_scale_factor_*"):
         check(name, vision.enlarge_positions(encoder.visual.positional_embedding, int(name.rpartition("_")[2])))
-    check_text(golden, check, weights)
+    if "text" in golden.constructor:  # files without a text tower are of this case, too
+        check_text(golden, check, weights)
 
 
 def check_text(golden, check, weights):
