@@ -84,7 +84,7 @@ class ReferenceSettings:
 
 
 class PlanCache:
-    """Keeps who answers which query (split_attention.Split) as long as the masks stay the same: usually a whole run."""
+    """Keeps who answers which query (split_attention.Split) while masks and options stay the same: usually a run."""
 
     def __init__(self):
         self._last: Split | None = None
@@ -96,7 +96,12 @@ class PlanCache:
         trace.
         """
         last = self._last
-        if last is not None and last.masks.device == masks.device and torch.equal(last.masks, masks):
+        if (
+            last is not None
+            and last.options == options
+            and last.masks.device == masks.device
+            and torch.equal(last.masks, masks)
+        ):
             split = last.with_tokens(tokens)
         else:
             split = Split(tokens, masks, options)

@@ -240,6 +240,19 @@ def test_compiled(graph, loaded_v1_5):
     torch.testing.assert_close(graph.sample(model, positive, negative, steps=1), plain, atol=1e-5, rtol=1e-5)
 
 
+def test_plans_are_kept_for_the_same_masks_and_options_only(pack):
+    """A cache may outlive a run (the reference of Attention Injection keeps one): the next run may compose otherwise."""
+    cache = pack.module("model_patches.conditioning").PlanCache()
+    options = pack.module("model_patches.networks.split_attention").SplitOptions
+    masks, tokens = half_mask(1, 8, 8)[:, None], [torch.zeros(1, 3, 4)] * 2
+    first = cache.split(tokens, masks, options(("fg", "bg"), (1.0, 1.0)), [(8, 8)])
+    again = cache.split(tokens, masks.clone(), options(("fg", "bg"), (1.0, 1.0)), [(8, 8)])
+    assert again.plan(8, 8) is first.plan(8, 8)
+    merged = cache.split(tokens, masks, options((None, None), (1.0, 1.0), merge=0.5), [(8, 8)])
+    assert merged.options.merge == 0.5 and merged.plan(8, 8) is not first.plan(8, 8)
+    assert cache.split(tokens, 1 - masks, merged.options, [(8, 8)]).plan(8, 8) is not merged.plan(8, 8)
+
+
 # -- strengths, windows, noise -----------------------------------------------------------------------------------------
 
 
