@@ -5,6 +5,7 @@ import torch
 from comfy_api.latest import io
 
 from ..model_patches.networks import images
+from ..model_patches.networks.extractors import lineart
 from .sockets import CATEGORY, FrameSocket
 
 STEP = 64  # the deepest feature map is 1/64 of the picture
@@ -21,7 +22,7 @@ def prepare_sketch(image, width, height, fit="pad", polarity="auto", line_contra
     sketch = images.comfy_image_to_sketch(image, mask, polarity)
     source = sketch.shape[-2:]
     if clean_paper:
-        sketch = images.even_paper(images.invert(images.reduced(sketch, CLEAN_PAPER_SIDE)))
+        sketch = lineart.standard(images.invert(images.reduced(sketch, CLEAN_PAPER_SIDE))).expand(-1, 3, -1, -1)
     sketch, frame = images.place(sketch, height, width, fit, source=source)
     return images.line_contrast(sketch, line_contrast), frame  # after resizing, which thins the lines
 

@@ -3,7 +3,7 @@
 ComfyUI:  IMAGE (B, H, W, C) in 0..1, C = 1, 3 or 4; MASK (B, H, W) in 0..1, in Load Image 1 = transparent.
 Networks: (B, 3, H, W) in -1..1. A sketch has white lines (+1) on black (-1), blank = -1 everywhere (v1, v1.5, v2, XL).
 
-Pure torch. `invert` / `even_paper` and `place` reproduce the released preprocessing (golden case sketch_preprocess).
+Pure torch. `invert` and `place` reproduce the released preprocessing (golden case sketch_preprocess).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ FITS = ("pad", "crop", "stretch")
 BLANK = -1.0  # an empty place of a sketch, as the networks see it
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-PAPER_BLUR_SIGMA = 6.0  # pixels; the released "invert-webui" mode
 
 
 # -- ComfyUI pictures in -----------------------------------------------------------------------------------------------
@@ -164,52 +163,6 @@ def invert(picture: torch.Tensor) -> torch.Tensor:
 def line_contrast(sketch: torch.Tensor, amount: float) -> torch.Tensor:
     """Multiply the strength of the lines of a model sketch by `amount`; blank stays blank, full stays full."""
     return sketch if amount == 1 else ((sketch + 1) * amount - 1).clamp(-1, 1)
-
-
-def even_paper(picture: torch.Tensor) -> torch.Tensor:
-    """Drawing (B, 3, H, W) in -1..1, dark on light -> model sketch freed from shaded or yellowed paper.
-
-    Released mode "invert-webui", in units of 0..255: lines = min over channels of blur_6(x) - x, not below 0, divided
-    by max(16, median of the values above 8), times 127, not above 255, whole numbers. Three equal channels.
-    """
-    rows = []
-    for row in (picture + 1) * 127.5:
-        lines = (gaussian_blur(row[None], PAPER_BLUR_SIGMA)[0] - row).amin(dim=0).clamp(0, 255)
-        visible = lines[lines > 8]
-        strength = max(16.0, median(visible)) if visible.numel() else 16.0
-        rows.append((lines / strength * 127).clamp(0, 255).floor())
-    return (torch.stack(rows)[:, None] / 127.5 - 1).expand(-1, 3, -1, -1)
-
-
-def median(values: torch.Tensor) -> float:
-    """Middle value; the mean of the two middle ones for an even count (numpy's rule)."""
-    ordered = values.flatten().sort().values
-    count = ordered.numel()
-    return ((ordered[(count - 1) // 2].double() + ordered[count // 2].double()) / 2).item()
-
-
-def gaussian_blur(picture: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Blur (B, C, H, W) as OpenCV's GaussianBlur does for float pictures: 8 sigma + 1 taps, edges mirrored (101)."""
-    size = round(sigma * 8 + 1) | 1
-    offsets = torch.arange(size, dtype=torch.float64) - size // 2
-    kernel = torch.exp(-(offsets**2) / (2 * sigma * sigma))
-    kernel = (kernel / kernel.sum()).to(picture)
-    for dim in (2, 3):
-        padded = picture.index_select(dim, mirrored(picture.shape[dim], size // 2, picture.device))
-        shape = [1, 1, 1, 1]
-        shape[dim] = size
-        weights = kernel.view(shape).expand(picture.shape[1], 1, *shape[2:])
-        picture = F.conv2d(padded, weights, groups=picture.shape[1])
-    return picture
-
-
-def mirrored(length: int, margin: int, device: torch.device | None = None) -> torch.Tensor:
-    """Indices of a row of `length` with `margin` mirrored places on both sides, the edge itself not repeated."""
-    if length == 1:
-        return torch.zeros(1 + 2 * margin, dtype=torch.long, device=device)
-    period = 2 * (length - 1)
-    index = torch.arange(-margin, length + margin, device=device) % period
-    return torch.minimum(index, period - index)
 
 
 # -- size --------------------------------------------------------------------------------------------------------------

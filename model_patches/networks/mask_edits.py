@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from .images import gaussian_blur
+from . import blur
 from .masks import binary
 
 EDGES = ("soft", "hard")
@@ -113,4 +113,4 @@ def grow(mask: torch.Tensor, pixels: int) -> torch.Tensor:
 
 def feather(mask: torch.Tensor, pixels: int) -> torch.Tensor:
     """Blurred so that a hard edge becomes a rim of about `pixels`, half inside and half outside."""
-    return mask if pixels == 0 else gaussian_blur(mask[:, None], pixels / RIM_SIGMAS)[:, 0].clamp(0, 1)
+    return mask if pixels == 0 else blur.gaussian(mask[:, None], pixels / RIM_SIGMAS)[:, 0].clamp(0, 1)

@@ -241,7 +241,7 @@ def test_compiled(graph, loaded_v1_5):
 
 
 def test_plans_are_kept_for_the_same_masks_and_options_only(pack):
-    """A cache may outlive a run (the reference of Attention Injection keeps one): the next run may compose otherwise."""
+    """A cache may outlive a run (Attention Injection keeps its reference): the next run may compose otherwise."""
     cache = pack.module("model_patches.conditioning").PlanCache()
     options = pack.module("model_patches.networks.split_attention").SplitOptions
     masks, tokens = half_mask(1, 8, 8)[:, None], [torch.zeros(1, 3, 4)] * 2

@@ -1,4 +1,4 @@
-"""Line drawings without weights, and the blurs under them (source: networks/extractors/{blur,lineart,xdog}.py)."""
+"""Line drawings without weights, and the blurs under them (networks/blur.py, networks/extractors/{lineart,xdog}.py)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import random
 import pytest
 import torch
 
-from model_patches.networks import images
-from model_patches.networks.extractors import blur, lineart, xdog
+from model_patches.networks import blur
+from model_patches.networks.extractors import lineart, xdog
 from tests import tiny_extractors as tiny
+from tests.networks import literal_blur as literal
 
 NAN = float("nan")
 
@@ -19,7 +20,7 @@ NAN = float("nan")
 @pytest.mark.parametrize("size", [(1, 1), (1, 90), (37, 20), (130, 65)])
 def test_the_fast_blur_is_the_plain_blur(sigma, size):
     picture = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)) * 255
-    assert (blur.gaussian(picture, sigma) - images.gaussian_blur(picture, sigma)).abs().max() < 1e-3
+    assert (blur.gaussian(picture, sigma) - literal.gaussian_blur(picture, sigma)).abs().max() < 1e-3
 
 
 def test_blur_of_levels_is_whole_and_keeps_flat_pictures():
@@ -28,7 +29,7 @@ def test_blur_of_levels_is_whole_and_keeps_flat_pictures():
     levels = blur.levels(tiny.picture(40, 30))
     blurred = blur.gaussian_of_levels(levels, 3.0)
     assert torch.equal(blurred, blurred.round()) and blurred.min() >= 0 and blurred.max() <= 255
-    assert (blurred - images.gaussian_blur(levels, 3.0)).abs().max() < 1.6  # 8-bit taps
+    assert (blurred - literal.gaussian_blur(levels, 3.0)).abs().max() < 1.6  # 8-bit taps
 
 
 def test_grey_levels():
@@ -41,7 +42,7 @@ def test_grey_levels():
 
 def test_standard_line_art_is_the_released_clean_paper():
     picture = tiny.picture(60, 44, batch=2)
-    torch.testing.assert_close(lineart.standard(picture), images.even_paper(picture)[:, :1], atol=1.01 / 127.5, rtol=0)
+    torch.testing.assert_close(lineart.standard(picture), literal.even_paper(picture)[:, :1], atol=1.01 / 127.5, rtol=0)
 
 
 @pytest.mark.parametrize("compute", [lineart.standard, xdog.xdog])
@@ -71,7 +72,7 @@ def test_threshold_only_measures():
 def test_median():
     for count in (1, 2, 3, 10, 11):
         values = torch.rand(count, generator=torch.Generator().manual_seed(count))
-        assert math.isclose(lineart._median(values), images.median(values), rel_tol=1e-6)
+        assert math.isclose(lineart._median(values), literal.median(values), rel_tol=1e-6)
 
 
 def test_xdog_branches():

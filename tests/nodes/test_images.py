@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from model_patches.networks import images
+from model_patches.networks import blur, images
+from model_patches.networks.extractors import lineart
 
 SKETCH_CASE = Path(__file__).resolve().parents[1] / "golden" / "data" / "sketch_preprocess.safetensors"
 
@@ -158,19 +159,19 @@ def test_line_contrast():
 def test_even_paper_removes_shading():
     shade = torch.linspace(0.4, 1.0, 96).view(1, 1, 96, 1)
     drawing = (paper(64, 96) * shade).movedim(-1, 1) * 2 - 1
-    sketch = images.even_paper(drawing)
+    sketch = lineart.standard(drawing)
     on_lines = paper(64, 96)[..., 0] < 0.5
     assert sketch[:, 0][on_lines].mean() > 0 and sketch[:, 0][~on_lines].mean() < -0.95
-    assert images.even_paper(torch.ones(1, 3, 20, 20)).eq(-1).all()
-    assert images.even_paper(torch.ones(1, 3, 1, 1)).eq(-1).all()
+    assert lineart.standard(torch.ones(1, 3, 20, 20)).eq(-1).all()
+    assert lineart.standard(torch.ones(1, 3, 1, 1)).eq(-1).all()
 
 
 def test_blur_keeps_flat_pictures_and_mass():
     flat = torch.full((1, 3, 9, 70), 0.3)
-    assert torch.allclose(images.gaussian_blur(flat, 6.0), flat, atol=1e-6)
+    assert torch.allclose(blur.gaussian(flat, 6.0), flat, atol=1e-6)
     spot = torch.zeros(1, 1, 101, 101)
     spot[..., 50, 50] = 1
-    blurred = images.gaussian_blur(spot, 6.0)
+    blurred = blur.gaussian(spot, 6.0)
     assert blurred.sum().item() == pytest.approx(1, abs=1e-5)
     assert blurred[0, 0, 50, 50].item() == pytest.approx(1 / (2 * torch.pi * 36), rel=2e-3)
 
@@ -181,17 +182,18 @@ def test_blur_equals_kornia():
     picture = torch.rand(1, 3, 40, 60) * 255
     for sigma, size in ((3.0, 25), (6.0, 49)):
         expected = filters.gaussian_blur2d(picture, (size, size), (sigma, sigma), border_type="reflect")
-        assert (images.gaussian_blur(picture, sigma) - expected).abs().max() < 1e-3
+        assert (blur.gaussian(picture, sigma) - expected).abs().max() < 1e-3
 
 
 def test_mirrored_edges():
-    assert images.mirrored(4, 5).tolist() == [1, 2, 3, 2, 1, 0, 1, 2, 3, 2, 1, 0, 1, 2]
-    assert images.mirrored(1, 2).tolist() == [0] * 5
+    assert blur.mirrored(4, 5).tolist() == [1, 2, 3, 2, 1, 0, 1, 2, 3, 2, 1, 0, 1, 2]
+    assert blur.mirrored(1, 2).tolist() == [0] * 5
 
 
 def test_median_is_numpys():
     assert (
-        images.median(torch.tensor([3.0, 1.0, 2.0])) == 2 and images.median(torch.tensor([4.0, 1.0, 2.0, 3.0])) == 2.5
+        lineart._median(torch.tensor([3.0, 1.0, 2.0])) == 2
+        and lineart._median(torch.tensor([4.0, 1.0, 2.0, 3.0])) == 2.5
     )
 
 
@@ -202,7 +204,7 @@ def test_released_preprocessing(mode):
         picture = file.get_tensor("inputs.image_uint8_hwc").movedim(-1, 0)[None].float() / 255 * 2 - 1
         expected = file.get_tensor(f"outputs.sketch.{mode}")
         run = json.loads(file.metadata()["config"])["runs"][f"sketch.{mode}"]
-    change = {"none": lambda x: x, "invert": images.invert, "invert-webui": images.even_paper}[mode]
+    change = {"none": lambda x: x, "invert": images.invert, "invert-webui": lineart.standard}[mode]
     sketch, frame = images.place(change(picture), *run["target_hw"])
     assert (sketch - expected).abs().max() < 1e-5
     assert [frame.left, frame.top, frame.box_width, frame.box_height] == run["placed_at_left_top_width_height"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from . import blur
+from .. import blur
 
 SIGMA = 6.0  # pixels
 THRESHOLD = 8.0  # of 0..255; weaker lines do not count for the strength of the drawing

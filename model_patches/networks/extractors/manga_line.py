@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from . import blur
+from .. import blur
 
 WIDTHS = (24, 48, 96, 192, 384, 192, 96, 48, 24, 16)  # of the stages block0 ... block9
 BLOCKS = (2, 3, 5, 7, 12, 7, 5, 3, 2, 2)  # residual blocks of each

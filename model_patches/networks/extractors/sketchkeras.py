@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from . import blur
+from .. import blur
 
 SIGMA = 3.0  # pixels; what is more blurred than this is colour, not line
 FAINT = 0.1  # answers below this are paper

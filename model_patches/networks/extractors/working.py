@@ -12,8 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from .. import images
-from . import blur
+from .. import blur, images
 
 SIDE = 768
 """Side in pixels of the square that the released XL application works on (SD1.5: 512)."""
@@ -56,7 +55,7 @@ def pad_to_multiple(picture: torch.Tensor, multiple: int, smallest: int) -> torc
         length = picture.shape[dim]
         padded = max(smallest, math.ceil(length / multiple) * multiple)
         if padded > length:
-            index = images.mirrored(length, padded - length, picture.device)[padded - length :]
+            index = blur.mirrored(length, padded - length, picture.device)[padded - length :]
             picture = picture.index_select(dim, index)
     return picture
 

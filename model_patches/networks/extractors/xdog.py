@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from . import blur
+from .. import blur
 
 VARIANTS = ("paper", "released")
 

@@ -75,7 +75,7 @@ def compare_application(golden, check, network):
 
 @case("pre_sketchkeras")
 def sketchkeras(golden, check):
-    blur = ours("model_patches.networks.extractors.blur")
+    blur = ours("model_patches.networks.blur")
     network, picture = network_of(golden), pictures(golden)
     check("y", compare_stats(golden, check, network, golden.inputs["x"], Tolerance(1e-4, 1e-4)))
     check("blurred", blur.gaussian_of_levels(blur.levels(picture), 3.0)[0].movedim(0, -1))
@@ -152,8 +152,8 @@ def lineart_standard(golden, check):
     extractors = "model_patches.networks.extractors"
     lineart, blur, images = (
         ours(f"{extractors}.lineart"),
-        ours(f"{extractors}.blur"),
-        ours(f"{extractors[:-11]}.images"),
+        ours("model_patches.networks.blur"),
+        ours("model_patches.networks.images"),
     )
     picture = pictures(golden)
     check("blur_sigma6", blur.gaussian((picture + 1) * 127.5, 6.0)[0].movedim(0, -1), Tolerance(2e-4))
@@ -179,7 +179,7 @@ def lineart_standard(golden, check):
 @case("ad_xdog")
 def xdog(golden, check):
     module = ours("model_patches.networks.extractors.xdog")
-    blur = ours("model_patches.networks.extractors.blur")
+    blur = ours("model_patches.networks.blur")
     picture = pictures(golden)
     grey = blur.grey_levels(blur.levels(picture))
     check("gray", grey[0, 0])

@@ -11,14 +11,14 @@ from .extractors import pillow_squash
 
 @case("sketch_preprocess")
 def sketch_preprocess(golden, check):
-    images = ours("model_patches.networks.images")
+    images, lineart = ours("model_patches.networks.images"), ours("model_patches.networks.extractors.lineart")
     picture = golden.inputs["image_uint8_hwc"].float()[None] / 255
     check("reference_tensor", images.comfy_image_to_model(picture))
     drawn = {
         "sketch.none": images.comfy_image_to_sketch(picture, polarity="light_on_dark"),
         "sketch.invert": images.comfy_image_to_sketch(picture, polarity="dark_on_light"),
     }
-    drawn["sketch.invert-webui"] = images.even_paper(images.invert(drawn["sketch.invert"]))
+    drawn["sketch.invert-webui"] = lineart.standard(images.invert(drawn["sketch.invert"])).expand(-1, 3, -1, -1)
     for run, sketch in drawn.items():
         settings = golden.runs[run]
         canvas, frame = images.place(sketch, *settings["target_hw"], fit="pad")

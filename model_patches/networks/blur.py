@@ -1,7 +1,7 @@
 """Blurs and grey levels that give the numbers of the released preprocessing, which uses OpenCV. Pure torch.
 
-`images.gaussian_blur` is the same function in its plainest form; here it is a multiplication with a band matrix, block
-by block, which is much faster on a CPU for wide kernels.
+A blur is a multiplication with a band matrix, block by block, which is much faster on a CPU for wide kernels than a
+convolution; the tests hold it to the convolution.
 """
 
 from __future__ import annotations
@@ -10,9 +10,16 @@ import math
 
 import torch
 
-from ..images import mirrored
-
 BLOCK = 64  # pixels that one multiplication answers, at least; the band matrix has (BLOCK + taps - 1) x BLOCK values
+
+
+def mirrored(length: int, margin: int, device: torch.device | None = None) -> torch.Tensor:
+    """Indices of a row of `length` with `margin` mirrored places on both sides, the edge itself not repeated."""
+    if length == 1:
+        return torch.zeros(1 + 2 * margin, dtype=torch.long, device=device)
+    period = 2 * (length - 1)
+    index = torch.arange(-margin, length + margin, device=device) % period
+    return torch.minimum(index, period - index)
 
 
 def levels(picture: torch.Tensor) -> torch.Tensor:
