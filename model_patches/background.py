@@ -10,6 +10,7 @@ import comfy.model_patcher
 import torch
 
 from .families import BACKGROUND_PREFIXES, CheckpointError
+from .managed import managed
 from .networks.recovery import BackgroundEncoder
 
 
@@ -31,12 +32,7 @@ class LoadedBackgroundEncoder:
             raise CheckpointError(
                 f"{label} is an incomplete v1.5 checkpoint: {error} Download or convert it again."
             ) from None
-        patcher = comfy.model_patcher.CoreModelPatcher(
-            network,
-            load_device=comfy.model_management.text_encoder_device(),
-            offload_device=comfy.model_management.text_encoder_offload_device(),
-        )
-        return cls(network, patcher)
+        return cls(network, managed(network))
 
     def figure(self, tokens: torch.Tensor, threshold: float) -> torch.Tensor:
         """Figure tokens (B, N, D) as the released inference makes them; see networks.recovery."""

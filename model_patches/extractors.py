@@ -13,7 +13,8 @@ import folder_paths
 import torch
 
 from .families import CheckpointError
-from .files import check_finite, read_weights
+from .files import add_model_folder, check_finite, read_weights
+from .managed import managed
 from .networks.extractors import lineart, load_network, working, xdog
 
 FOLDER = "colorize_extractors"
@@ -31,11 +32,8 @@ PUBLIC_FILES = {
 
 
 def register_folder() -> None:
-    """Make the folder known to ComfyUI. Folders that extra_model_paths.yaml gave to the key stay."""
-    folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
-    folders, extensions = folder_paths.folder_names_and_paths[FOLDER]
-    known = set(extensions) | folder_paths.supported_pt_extensions  # a key made by a pack has none: every file fits
-    folder_paths.folder_names_and_paths[FOLDER] = (folders, known)
+    """Make the folder known to ComfyUI."""
+    add_model_folder(FOLDER, folder_paths.supported_pt_extensions)
 
 
 def where_to_get(file_name: str) -> str:
@@ -104,12 +102,7 @@ def load_line_extractor(path: str) -> LoadedLineExtractor:
             "again, or choose one of them."
         ) from None
     check_finite(network.state_dict(), name)
-    patcher = comfy.model_patcher.CoreModelPatcher(
-        network,
-        load_device=comfy.model_management.text_encoder_device(),
-        offload_device=comfy.model_management.text_encoder_offload_device(),
-    )
-    return LoadedLineExtractor(network, patcher, name)
+    return LoadedLineExtractor(network, managed(network), name)
 
 
 def extract_without_network(picture: torch.Tensor, method: str, side: int = 0, **settings) -> torch.Tensor:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import comfy.utils
+import folder_paths
 import torch
 
 from .families import CheckpointError
@@ -73,3 +74,14 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     if tensor.element_size() == 1:  # float8 has no isfinite of its own
         tensor = tensor.to(torch.float16)
     return bool(torch.isfinite(tensor).all())
+
+
+def add_model_folder(key: str, extensions: Iterable[str]) -> None:
+    """Make models/`key` and files with these extensions known to ComfyUI under `key`. Safe to call again.
+
+    Folders that extra_model_paths.yaml gave to the key stay; a key made there has no extensions, which means any file.
+    """
+    folder_paths.add_model_folder_path(key, os.path.join(folder_paths.models_dir, key))
+    folders, known = folder_paths.folder_names_and_paths[key]
+    if not set(extensions) <= set(known):
+        folder_paths.folder_names_and_paths[key] = (folders, {*known, *extensions})

@@ -14,6 +14,7 @@ from .card import encoder_mark
 from .families import CheckpointError
 from .figure_masks import without_figure
 from .files import check_finite, read_weights
+from .managed import managed
 from .networks.vision import preprocess
 from .types import Reference
 
@@ -114,9 +115,4 @@ def load_encoder(path: str) -> LoadedReferenceEncoder:
             "Official v1 models need OpenCLIP ViT-H/14 (laion2b_s32b_b79k) in models/clip_vision."
         ) from error
     check_finite(encoder.state_dict(), name)
-    patcher = comfy.model_patcher.CoreModelPatcher(
-        encoder,
-        load_device=comfy.model_management.text_encoder_device(),
-        offload_device=comfy.model_management.text_encoder_offload_device(),
-    )
-    return LoadedReferenceEncoder(encoder, patcher, name)
+    return LoadedReferenceEncoder(encoder, managed(encoder), name)

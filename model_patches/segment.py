@@ -19,6 +19,7 @@ import torch
 
 from .families import CheckpointError
 from .files import check_finite, read_weights
+from .managed import managed
 from .networks import images, masks
 from .networks.isnet import ISNet, character_mask
 from .onnx_session import OnnxNetwork
@@ -74,7 +75,7 @@ class LoadedSegmenter:
 
     def encode_image(self, image: torch.Tensor) -> torch.Tensor:
         """Comfy pictures (B, H, W, C) -> masks (B, H, W); the call that core's Remove Background makes."""
-        return self.figures(*finite(image))
+        return self.figures(image)
 
     def figures(self, image: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Comfy pictures (B, H, W, C), their transparency (Load Image's MASK, 1 = transparent) -> (B, H, W) in 0..1.
@@ -140,12 +141,7 @@ def load_segmenter(
             "Background Removal Model; its output goes to Segment Character as well."
         ) from error
     check_finite(network.state_dict(), name)
-    patcher = comfy.model_patcher.CoreModelPatcher(
-        network,
-        load_device=comfy.model_management.text_encoder_device(),
-        offload_device=comfy.model_management.text_encoder_offload_device(),
-    )
-    return LoadedSegmenter(network, patcher, name, route, size)
+    return LoadedSegmenter(network, managed(network), name, route, size)
 
 
 def figure_masks(segmenter, image: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -153,7 +149,6 @@ def figure_masks(segmenter, image: torch.Tensor, mask: torch.Tensor | None = Non
 
     image, mask: as for `LoadedSegmenter.figures`. Warns when there is no figure in a picture.
     """
-    image, mask = finite(image, mask)
     if isinstance(segmenter, LoadedSegmenter):
         found = segmenter.figures(image, mask)
     elif hasattr(segmenter, "encode_image"):
@@ -176,19 +171,13 @@ def figure_masks(segmenter, image: torch.Tensor, mask: torch.Tensor | None = Non
     return found
 
 
-def finite(image: torch.Tensor, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """A checked picture and its transparency with NaN as 0: black, and opaque in the mask."""
-    images.check_image(image, "image")
-    return image.nan_to_num(0.0), mask if mask is None else mask.nan_to_num(0.0)
-
-
 def cut_out(image: torch.Tensor, figure: torch.Tensor, ground: str, mask: torch.Tensor | None = None) -> torch.Tensor:
     """Comfy pictures with everything but the figure (B, H, W) replaced.
 
     ground: "white" or "black" (B, H, W, 3), or "transparent" (B, H, W, 4). The picture's own transparency is laid on
     white first.
     """
-    colours = images.on_white(*images.rgb_and_alpha(*finite(image, mask))).cpu()
+    colours = images.on_white(*images.rgb_and_alpha(image, mask)).cpu()
     opacity = figure[:, None]
     if ground == "transparent":
         picture = torch.cat([colours, opacity], dim=1)

@@ -13,7 +13,8 @@ import folder_paths
 import torch
 
 from .families import CheckpointError
-from .files import check_finite, read_weights
+from .files import add_model_folder, check_finite, read_weights
+from .managed import managed
 from .networks import images
 from .networks.wd_tagger import IMAGE_SIZE, WDTagger, prepare, to_network, to_onnx
 from .onnx_session import OnnxNetwork
@@ -29,12 +30,8 @@ CHUNK = 8  # pictures computed together
 
 def tagger_files() -> list[str]:
     """Names of the files a tagger can be loaded from."""
-    known = folder_paths.folder_names_and_paths
-    if FOLDER not in known or not EXTENSIONS <= set(known[FOLDER][1]):  # extra_model_paths.yaml may name it first
-        folders = list(known[FOLDER][0]) if FOLDER in known else []
-        known[FOLDER] = (folders, EXTENSIONS)
-        folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER))
-    for folder in known.get(OTHER_FOLDER, ([],))[0]:
+    add_model_folder(FOLDER, EXTENSIONS)
+    for folder in folder_paths.folder_names_and_paths.get(OTHER_FOLDER, ([],))[0]:
         folder_paths.add_model_folder_path(FOLDER, folder)
     return folder_paths.get_filename_list(FOLDER)
 
@@ -93,8 +90,7 @@ class LoadedTagger:
         float32 on the CPU. .onnx files have no features. preparation: see networks.wd_tagger.prepare.
         """
         images.check_image(image, "image")
-        mask = mask if mask is None else mask.nan_to_num(0.0)
-        colours = images.on_white(*images.rgb_and_alpha(image.nan_to_num(0.0), mask)).cpu()
+        colours = images.on_white(*images.rgb_and_alpha(image, mask)).cpu()
         if self.patcher is not None:
             comfy.model_management.load_models_gpu([self.patcher], memory_required=self._working_memory(len(colours)))
         progress = comfy.utils.ProgressBar(len(colours))
@@ -152,12 +148,7 @@ def load_tagger(path: str, provider: str = "auto") -> LoadedTagger:
             f"The tagger {name!r} answers {network.classes} tags, its list has {len(tags)}. Put the selected_tags.csv "
             f"of the same model beside it, as {os.path.splitext(name)[0]}.csv."
         )
-    patcher = comfy.model_patcher.CoreModelPatcher(
-        network,
-        load_device=comfy.model_management.text_encoder_device(),
-        offload_device=comfy.model_management.text_encoder_offload_device(),
-    )
-    return LoadedTagger(network, patcher, tags, name, network.image_size)
+    return LoadedTagger(network, managed(network), tags, name, network.image_size)
 
 
 def read_tag_list(path: str, metadata: Mapping[str, str]) -> TagList:

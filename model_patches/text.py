@@ -13,6 +13,7 @@ import torch
 
 from .families import CheckpointError
 from .files import check_finite, read_weights
+from .managed import managed
 
 FOLDERS = ("text_encoders", "clip_vision")
 """Model folders in which CLIP files with a text tower may lie; the first one wins."""
@@ -78,9 +79,4 @@ def load_text_encoder(path: str) -> LoadedTextEncoder:
             f"The file {name!r} cannot be used as text encoder: {' '.join(str(error).split())} {ADVICE}"
         ) from error
     check_finite(encoder.state_dict(), name)
-    patcher = comfy.model_patcher.CoreModelPatcher(
-        encoder,
-        load_device=comfy.model_management.text_encoder_device(),
-        offload_device=comfy.model_management.text_encoder_offload_device(),
-    )
-    return LoadedTextEncoder(encoder, patcher, name)
+    return LoadedTextEncoder(encoder, managed(encoder), name)

@@ -3,7 +3,7 @@
 import comfy.model_management
 from comfy_api.latest import io
 
-from .sockets import CATEGORY
+from .sockets import CATEGORY, provider_input
 
 SegmenterSocket = io.Custom("BACKGROUND_REMOVAL")  # ComfyUI's own type: model_patches.segment.LoadedSegmenter, BiRefNet
 
@@ -12,7 +12,6 @@ class ColorizeLoadSegmenter(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         from ..model_patches.networks.masks import WORKING_SIZE
-        from ..model_patches.onnx_session import PROVIDERS
         from ..model_patches.segment import ROUTES, segmenter_files
 
         return io.Schema(
@@ -48,15 +47,7 @@ class ColorizeLoadSegmenter(io.ComfyNode):
                     tooltip="Side in pixels of the square the network reads, 256 to 2048. 1024 as trained; 640 is 2.5 "
                     "times faster and coarser. An .onnx file may fix its own size.",
                 ),
-                io.Combo.Input(
-                    "provider",
-                    options=list(PROVIDERS),
-                    default="auto",
-                    optional=True,
-                    advanced=True,
-                    tooltip="For .onnx files only. auto: the graphics card when onnxruntime offers it, else the CPU. "
-                    "cpu: always the CPU.",
-                ),
+                provider_input(),
             ],
             outputs=[
                 SegmenterSocket.Output(

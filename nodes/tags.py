@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .sockets import CATEGORY
+from .sockets import CATEGORY, provider_input
 
 TaggerSocket = io.Custom("COLORIZE_TAGGER")  # model_patches.tagger.LoadedTagger
 TagFeaturesSocket = io.Custom("COLORIZE_TAG_FEATURES")  # model_patches.tagger.TagFeatures
@@ -11,7 +11,6 @@ TagFeaturesSocket = io.Custom("COLORIZE_TAG_FEATURES")  # model_patches.tagger.T
 class ColorizeLoadTagger(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        from ..model_patches.onnx_session import PROVIDERS
         from ..model_patches.tagger import tagger_files
 
         return io.Schema(
@@ -28,15 +27,7 @@ class ColorizeLoadTagger(io.ComfyNode):
                     tooltip="File in models/colorize_taggers: a Swin V2 tagger as .safetensors (needs nothing else), "
                     "or any WD tagger as .onnx (needs onnxruntime). Addresses are on the help page.",
                 ),
-                io.Combo.Input(
-                    "provider",
-                    options=list(PROVIDERS),
-                    default="auto",
-                    optional=True,
-                    advanced=True,
-                    tooltip="For .onnx files only. auto: the graphics card when onnxruntime offers it, else the CPU. "
-                    "cpu: always the CPU.",
-                ),
+                provider_input(),
             ],
             outputs=[TaggerSocket.Output(display_name="tagger", tooltip="The tagger. Goes to Tag Reference.")],
         )

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .vision import HF_BLOCK_NAMES
+from .vision import hugging_face_blocks
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -141,15 +141,7 @@ def _from_hugging_face(weights: Weights, prefix: str) -> dict[str, torch.Tensor]
     renamed = {ours: weights[prefix + theirs] for ours, theirs in HF_NAMES.items() if prefix + theirs in weights}
     if f"{prefix}text_projection.weight" in weights:
         renamed["text_projection"] = weights[f"{prefix}text_projection.weight"].T.contiguous()
-    layer = 0
-    while f"{prefix}text_model.encoder.layers.{layer}.layer_norm1.weight" in weights:
-        source, target = f"{prefix}text_model.encoder.layers.{layer}.", f"transformer.resblocks.{layer}."
-        for kind in ("weight", "bias"):
-            for ours, theirs in HF_BLOCK_NAMES.items():
-                renamed[f"{target}{ours}.{kind}"] = weights[f"{source}{theirs}.{kind}"]
-            joined = [weights[f"{source}self_attn.{part}_proj.{kind}"] for part in "qkv"]
-            renamed[f"{target}attn.in_proj_{kind}"] = torch.cat(joined)
-        layer += 1
+    renamed.update(hugging_face_blocks(weights, f"{prefix}text_model."))
     return _checked(renamed, f"{prefix}text_projection.weight")
 
 

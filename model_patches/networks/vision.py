@@ -135,9 +135,15 @@ def _from_hugging_face(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.T
                 renamed[ours + suffix] = weights[theirs + suffix]
     # HF keeps the class embedding flat in new files and as (1, 1, W) in some old ones.
     renamed["class_embedding"] = renamed["class_embedding"].flatten()
-    layer = 0
-    while f"vision_model.encoder.layers.{layer}.layer_norm1.weight" in weights:
-        source, target = f"vision_model.encoder.layers.{layer}.", f"transformer.resblocks.{layer}."
+    renamed.update(hugging_face_blocks(weights, "vision_model."))
+    return renamed
+
+
+def hugging_face_blocks(weights: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """Blocks below `prefix`encoder.layers of a CLIP tower (either kind), in open_clip's names, q, k, v joined."""
+    renamed, layer = {}, 0
+    while f"{prefix}encoder.layers.{layer}.layer_norm1.weight" in weights:
+        source, target = f"{prefix}encoder.layers.{layer}.", f"transformer.resblocks.{layer}."
         for kind in ("weight", "bias"):
             for ours, theirs in HF_BLOCK_NAMES.items():
                 renamed[f"{target}{ours}.{kind}"] = weights[f"{source}{theirs}.{kind}"]
