@@ -15,20 +15,12 @@ import torch
 from .families import CheckpointError
 from .files import add_model_folder, check_finite, read_weights
 from .managed import managed
-from .networks.extractors import lineart, load_network, working, xdog
+from .networks.extractors import load_network, without_network, working
+from .networks.extractors.folding import folded
+from .public_files import LINE_EXTRACTORS, line_extractor_addresses
 
 FOLDER = "colorize_extractors"
 """Key and name of the folder below ComfyUI's models folder; extra_model_paths.yaml may add others to the key."""
-
-HUGGING_FACE = "https://huggingface.co/{}/resolve/main/{}"
-PUBLIC_FILES = {
-    "model.pth": ("SketchKeras", "tellurion/line_extractor"),
-    "netG.pth": ("Anime2Sketch", "lllyasviel/Annotators"),
-    "erika.pth": ("MangaLine", "lllyasviel/Annotators"),
-    "sk_model.pth": ("lineart_sk", "lllyasviel/Annotators"),
-    "sk_model2.pth": ("lineart_sk, coarse", "lllyasviel/Annotators"),
-}
-"""File -> (network, Hugging Face repository)."""
 
 
 def register_folder() -> None:
@@ -38,11 +30,7 @@ def register_folder() -> None:
 
 def where_to_get(file_name: str) -> str:
     """What to say when a file is not there: the folder, and the public address of this file or of all known ones."""
-    known = PUBLIC_FILES.get(os.path.basename(file_name))
-    files = {os.path.basename(file_name): known} if known else PUBLIC_FILES
-    addresses = "; ".join(
-        f"{name} ({title}): {HUGGING_FACE.format(repository, name)}" for name, (title, repository) in files.items()
-    )
+    addresses = line_extractor_addresses(os.path.basename(file_name))
     return (
         f"The line extractor {file_name!r} is not in models/{FOLDER}. Put it there and refresh the node list (R). "
         f"Public addresses: {addresses}. Without a file, Extract Sketch works by the methods standard and xdog."
@@ -96,13 +84,13 @@ def load_line_extractor(path: str) -> LoadedLineExtractor:
     try:
         network = load_network(state_dict)
     except ValueError as error:
-        known = ", ".join(f"{file} ({title})" for file, (title, _) in PUBLIC_FILES.items())
+        known = ", ".join(f"{file} ({title})" for file, (title, _) in LINE_EXTRACTORS.items())
         raise CheckpointError(
             f"The file {name!r} cannot be used as line extractor: {error} Known files: {known}; download the file "
             "again, or choose one of them."
         ) from None
     check_finite(network.state_dict(), name)
-    return LoadedLineExtractor(network, managed(network), name)
+    return LoadedLineExtractor(folded(network), managed(network), name)
 
 
 def extract_without_network(picture: torch.Tensor, method: str, side: int = 0, **settings) -> torch.Tensor:
@@ -111,17 +99,10 @@ def extract_without_network(picture: torch.Tensor, method: str, side: int = 0, *
     side: of the square whose area is worked on, in pixels; 0 = the picture's own size.
     settings: sigma and threshold of networks.extractors.lineart.standard, or the fields of xdog.XDoG there.
     """
-    if method == "xdog":
-        parameters = xdog.XDoG(**settings)
     progress = comfy.utils.ProgressBar(len(picture))
-    size = working.working_size(*picture.shape[-2:], side) if side else picture.shape[-2:]
-
-    def compute(small: torch.Tensor) -> torch.Tensor:
-        return xdog.xdog(small, parameters) if method == "xdog" else lineart.standard(small, **settings)
-
     sketches = []
     for row in picture.split(1):
-        sketches.append(working.at_size(compute, row, size))
+        sketches.append(without_network(row, method, side, **settings))
         progress.update(1)
         comfy.model_management.throw_exception_if_processing_interrupted()
     return torch.cat(sketches)

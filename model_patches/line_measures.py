@@ -27,7 +27,7 @@ class Lines:
     spread: float
     """Largest tone minus smallest."""
     light: float
-    """Share of light pixels of the opaque picture, 0..1."""
+    """Share of light pixels of the opaque picture, 0..1, as `images.light_share` decides the polarity."""
     coverage: float
     """Share of the drawing that is line."""
     middle: float
@@ -62,7 +62,7 @@ def measure_lines(image: torch.Tensor, mask: torch.Tensor | None = None) -> list
                 paper=_quantile(tone, 0.7),
                 peak=peak,
                 spread=(tone.max() - tone.min()).item(),
-                light=(images.luminance(colour) >= 0.5).float().mean().item(),
+                light=images.light_share(images.luminance(colour)),
                 coverage=lines.mean().item(),
                 middle=((tone > 0.15) & (tone < 0.85)).float().mean().item(),
                 solid=solid.mean().item(),

@@ -22,7 +22,7 @@ be."""
 
 STEP = 64  # Prepare Sketch's
 SMALL_MODEL_WIDTH = 256  # U-Nets narrower than this are small ones, trained at 256 pixels
-TRAINED_SIDE = {"official": (512, 768), "small": (256, 384)}  # best and largest side in pixels
+TRAINED_SIDE = {"official": (512, 768), "xl": (1024, 1536), "small": (256, 384)}  # best and largest side in pixels
 ENCODER_SIDE = 224  # pixels, what the reference encoder of the official models reads
 
 UNSURE = 0.1  # share of light pixels this close to a half: paper and lines cannot be told apart
@@ -276,8 +276,9 @@ def _size_findings(inputs: Inputs) -> list[Finding]:
         return [Finding("problem", "sketch", f"The size {size} is not divisible by {STEP}.", fix)]
     if inputs.colorizer is None:
         return []
-    small = inputs.colorizer.family.model_channels < SMALL_MODEL_WIDTH
-    best, largest = TRAINED_SIDE["small" if small else "official"]
+    family = inputs.colorizer.family
+    small = family.model_channels < SMALL_MODEL_WIDTH
+    best, largest = TRAINED_SIDE["small" if small else "xl" if family.is_xl else "official"]
     area = inputs.width * inputs.height
     if area > largest**2 * 1.1:
         fix = f"Sample at about {best}x{best} and enlarge the result, or sample its latent again at the large size."
@@ -410,7 +411,7 @@ def _mask_findings(name: str, mask: torch.Tensor, picture, threshold: float, lev
     elif share == 1:
         text = f"{name} covers everything: no background is left."
         found.append(Finding(level, "masks", text, "Check the mask; Invert Mask turns one round."))
-    elif _looks_inverted(figure):
+    elif masks.looks_inverted(figure):
         text = f"{name} marks the border of the picture and leaves its middle out: it looks inverted."
         found.append(Finding("warning", "masks", text, "Put Invert Mask before it if the figure is in the middle."))
     elif share < 0.01:
@@ -425,13 +426,6 @@ def _mask_findings(name: str, mask: torch.Tensor, picture, threshold: float, lev
             text = f"{name} is {mask.shape[-1]}x{mask.shape[-2]}, its picture {width}x{height}: it will be stretched."
             found.append(Finding("warning", "masks", text, "Make the mask from the same picture."))
     return found
-
-
-def _looks_inverted(figure: torch.Tensor) -> bool:
-    border = torch.cat([figure[:, 0], figure[:, -1], figure[:, :, 0], figure[:, :, -1]], dim=1).mean()
-    height, width = figure.shape[-2:]
-    rows, columns = (slice(side // 3, max(side // 3 + 1, side - side // 3)) for side in (height, width))
-    return bool(border > 0.8 and figure[:, rows, columns].mean() < 0.3)
 
 
 def _agreement(drawing: float, reference: float) -> list[Finding]:
@@ -504,20 +498,37 @@ def model_findings(inputs: Inputs) -> list[Finding]:
         text = f"The model reads tokens of width {inputs.model.context_dim}, the colorizer {family.context_dim}."
         fix = "Connect model and colorizer of the same Load ColorizeDiffusion Checkpoint."
         found.append(Finding("problem", "model", text, fix))
-    if encoded is not None and encoded.width != family.context_dim:
-        text = f"The encoder answers tokens of width {encoded.width}; {family.title} here reads {family.context_dim}."
-        right = "OpenCLIP ViT-H/14" if family.context_dim == 1024 else "the encoder this model was trained with"
+    if encoded is not None and encoded.width != family.reference_dim:
+        text = f"The encoder answers tokens of width {encoded.width}; {family.title} here reads {family.reference_dim}."
+        known = {1024: "OpenCLIP ViT-H/14", 1280: "OpenCLIP ViT-bigG/14"}
+        right = known.get(family.reference_dim, "the encoder this model was trained with")
         found.append(Finding("problem", "model", text, f"Choose {right} in Load Reference Encoder."))
     elif encoded is not None:
         found.append(Finding("fine", "model", f"The reference encoder fits: tokens of width {encoded.width}."))
+    if encoded is not None and family.is_xl:
+        found += _tagger_findings(encoded, family)
     return found + _mode_findings(inputs)
+
+
+def _tagger_findings(encoded, family) -> list[Finding]:
+    features = encoded.tagger_tokens
+    if features is None:
+        fix = "Connect Load Tagger (WD v1.4 Swin V2, .safetensors) to tagger of Encode Reference."
+        return [Finding("problem", "model", f"{family.title} also reads a tagger's features; there are none.", fix)]
+    if features.shape[2] != family.tagger_dim:
+        text = f"The tagger answers features of width {features.shape[2]}; this model reads {family.tagger_dim}."
+        return [Finding("problem", "model", text, "Choose WD v1.4 Swin V2 in Load Tagger.")]
+    return [Finding("fine", "model", f"The tagger fits: features of width {features.shape[2]}.")]
 
 
 def _mode_findings(inputs: Inputs) -> list[Finding]:
     mode, colorizer, encoded = inputs.mode, inputs.colorizer, inputs.encoded
     if mode in ("bg2fig", "fig2fig") and not colorizer.family.has_regions:
         text = f"The mode {mode} needs a v1.5 checkpoint; {colorizer.file_name} is {colorizer.family.title}."
-        return [Finding("problem", "model", text, "Load a v1.5 checkpoint, or choose masked vanilla or vanilla.")]
+        fix = "Load a v1.5 checkpoint, or choose masked vanilla or vanilla."
+        if colorizer.family.has_plugin:
+            fix = "Choose masked vanilla, and put Apply Background Plugin behind Apply Reference."
+        return [Finding("problem", "model", text, fix)]
     if mode == "fig2fig" and encoded is not None and encoded.background_tokens is None:
         fix = "Connect figure_mask (a MASK of the reference) or background in Encode Reference, or choose bg2fig."
         return [Finding("problem", "model", "The mode fig2fig needs the reference's background.", fix)]

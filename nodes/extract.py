@@ -30,7 +30,7 @@ def extract_sketch(picture, extractor=None, method="auto", resolution=0, variant
         sketch = extractors.extract_without_network(picture, "xdog", resolution, variant=variant, **(xdog or {}))
     else:
         sketch = extractors.extract_without_network(picture, "standard", resolution, **(standard or {}))
-    return images.model_image_to_comfy(images.invert(sketch).expand(-1, 3, -1, -1))
+    return images.model_image_to_comfy(images.invert(sketch)).repeat(1, 1, 1, 3)
 
 
 class ColorizeLoadLineExtractor(io.ComfyNode):

@@ -62,12 +62,12 @@ class ColorizePreflight(io.ComfyNode):
             outputs=[
                 io.String.Output(
                     display_name="report",
-                    tooltip="All findings, the worst first, each with its fix. Also shown on the node.",
+                    tooltip="All findings, the worst first, each with its fix. For Preview as Text.",
                 ),
                 io.Image.Output(
                     display_name="preview",
                     tooltip="The drawing as the model sees it and the reference, figures tinted, over their findings. "
-                    "For Preview Image.",
+                    "Also shown on the node.",
                 ),
                 io.Int.Output(
                     display_name="problems", tooltip="Number of problems, warnings not counted; 0 = ready to sample."
@@ -118,7 +118,9 @@ class ColorizePreflight(io.ComfyNode):
         findings = preflight.examine(inputs)
         text = preflight.report(findings)
         problems = sum(finding.level == "problem" for finding in findings)
-        return io.NodeOutput(text, preview(inputs, findings), problems, ui=ui.PreviewText(text))
+        picture = preview(inputs, findings)
+        shown = ui.PreviewImage(picture, cls=cls).as_dict() | ui.PreviewText(text).as_dict()
+        return io.NodeOutput(text, picture, problems, ui=shown)
 
 
 def _on_cpu(value):

@@ -44,7 +44,8 @@ def small_models(tmp_path_factory) -> tuple[Path, Path]:
 
     folder = tmp_path_factory.mktemp("models")
     checkpoint, encoder = (folder / file.name for file in bundled)
-    save_file({k: v.contiguous() for k, v in tiny.checkpoint().items()}, checkpoint, metadata=tiny.METADATA)
+    weights = {k: v.contiguous() for k, v in tiny.checkpoint_v1_5().items()}
+    save_file(weights, checkpoint, metadata=tiny.METADATA_V1_5)
     tower = tiny.reference_encoder()
     save_file(
         {k: v.contiguous() for k, v in tower.state_dict().items()},

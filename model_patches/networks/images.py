@@ -19,6 +19,8 @@ FITS = ("pad", "crop", "stretch")
 BLANK = -1.0  # an empty place of a sketch, as the networks see it
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+RARE = 1e-3  # share of the pixels that may be dust
+FEW = 0.25  # share of the pixels that lines cover at most; grain lies evenly on both sides of the paper's tone
 
 
 # -- ComfyUI pictures in -----------------------------------------------------------------------------------------------
@@ -97,7 +99,7 @@ def detect_polarity(colours: torch.Tensor, alpha: torch.Tensor | None = None) ->
     """Polarity of each picture: "dark_on_light", "light_on_dark" or "transparent" (the opacity is the drawing).
 
     A picture with transparency is a line layer when what is opaque covers less than half of it and has one tone;
-    otherwise it is laid on white. Then the more common of the two halves of the grey scale is the paper.
+    otherwise it is laid on white. Then the more common of its two halves, light and dark, is the paper (`light_share`).
     """
     found = []
     for index in range(colours.shape[0]):
@@ -106,9 +108,23 @@ def detect_polarity(colours: torch.Tensor, alpha: torch.Tensor | None = None) ->
         if opacity is not None and _is_line_layer(luminance(picture), opacity):
             found.append("transparent")
         else:
-            light = (luminance(on_white(picture, opacity)) >= 0.5).float().mean().item()
+            light = light_share(luminance(on_white(picture, opacity)))
             found.append("dark_on_light" if light >= 0.5 else "light_on_dark")
     return found
+
+
+def light_share(tone: torch.Tensor) -> float:
+    """Share of light pixels of a grey picture in 0..1: lighter than the middle between its darkest and lightest tones.
+
+    A thousandth of the pixels at either end does not count as a tone. Where that middle parts the pixels about evenly,
+    as it does in the grain of an empty sheet, and in a flat picture, light is lighter than mid grey.
+    """
+    levels = (tone.clamp(0, 1) * 255).round().to(torch.uint8).flatten()
+    up_to = torch.bincount(levels, minlength=256).cumsum(0).cpu() / len(levels)
+    dark, light = (int((up_to <= share).sum()) for share in (RARE, 1 - RARE))
+    share = 1 - up_to[(dark + light) // 2].item()
+    even = FEW < share < 1 - FEW
+    return 1 - up_to[127].item() if even or dark == light else share
 
 
 def _is_line_layer(tone: torch.Tensor, opacity: torch.Tensor) -> bool:

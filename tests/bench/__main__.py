@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,14 @@ from pathlib import Path
 from tests.golden.runner import comfy_command, find_comfy
 
 ROOT = Path(__file__).resolve().parents[2]
+
+# Benchmarks of the trainer, each a module with main(arguments); the name comes first.
+WITHOUT_COMFYUI = {
+    "gram": "tests.bench.gram",
+    "index": "tests.bench.data_index",
+    "loader": "tests.bench.loader",
+    "train": "tests.bench.train",
+}
 
 
 def small_model(scratch: Path) -> tuple[Path, Path]:
@@ -35,6 +44,8 @@ def small_model(scratch: Path) -> tuple[Path, Path]:
 
 
 def main() -> int:
+    if module := WITHOUT_COMFYUI.get(next(iter(sys.argv[1:]), "")):
+        return importlib.import_module(module).main(sys.argv[2:])
     comfy = find_comfy()
     if comfy is None:
         print("ComfyUI was not found. Set COMFYUI_PATH to its folder.", file=sys.stderr)

@@ -2,6 +2,7 @@
 
     python -m tests.browser make [NAME ...]       saves workflows/NAME.json again from its API twin and its layout
     python -m tests.browser pictures [NAME ...]   writes workflows/NAME.jpg, for quickstart docs/images/workflow.png too
+    python -m tests.browser look [NAME ...]       runs it and shows every group of nodes in pictures, in a new folder
 
 NAME is a workflow with a file NAME_layout.json in this folder; without names all of them.
 Needs the environment of the tests, the bundled models, chromium, Node.js and playwright-core (see test_browser.py).
@@ -13,11 +14,13 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from quickstart_lib import comfyui, environment, job
 from quickstart_lib.server import Server
 from quickstart_lib.terminal import Status
+from tests.browser import stand_ins
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
@@ -50,9 +53,25 @@ def thumbnail(sketch, reference, result, size: int = THUMBNAIL):
     return sketch
 
 
+def words_thumbnail(reference, edits: list[str], size: int = THUMBNAIL):
+    """A square picture: the reference with its edits written on it, in their order."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    picture = reference.convert("RGB").resize((size, size), Image.LANCZOS)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(size=26)
+    for row, edit in enumerate(reversed(edits)):
+        bottom = size - 14 - 56 * row
+        right = 26 + draw.textlength(edit, font=font)
+        draw.rounded_rectangle((14, bottom - 46, right + 12, bottom), 10, fill="white")
+        draw.text((26, bottom - 39), edit, fill=(40, 40, 40), font=font)
+    return picture
+
+
 def examples(name: str) -> dict[str, Path]:
-    """The example pictures of a workflow by their file names: NAME_sketch.png, NAME_reference.png, ..."""
-    return {file.name: file for file in sorted(EXAMPLES.glob(f"{name}_*.png"))}
+    """The example pictures that a workflow loads: title of the node -> file."""
+    nodes = job.load_workflow(ROOT / "workflows" / "api" / f"{name}.json").values()
+    loads = (node for node in nodes if node["class_type"].startswith("LoadImage"))
+    return {node["_meta"]["title"]: EXAMPLES / node["inputs"]["image"] for node in loads}
 
 
 def make(server: Server, name: str) -> None:
@@ -62,13 +81,19 @@ def make(server: Server, name: str) -> None:
 
 
 def pictures(server: Server, name: str) -> None:
-    """Run the workflow and show it: its thumbnail, and the graph of SHOWN."""
+    """Show the workflow: its thumbnail, from a run where it needs no download, and the graph of SHOWN."""
     from PIL import Image
 
-    api = ROOT / "workflows" / "api" / f"{name}.json"
-    picture = Image.open(io.BytesIO(job.run(server, job.load_workflow(api), Status())))
-    pair = (Image.open(EXAMPLES / f"{name}_{part}.png") for part in ("sketch", "reference"))
-    thumbnail(*pair, picture).save(ROOT / "workflows" / f"{name}.jpg", quality=90)
+    workflow = job.load_workflow(ROOT / "workflows" / "api" / f"{name}.json")
+    shown = examples(name)
+    reference = Image.open(shown["Reference"])
+    if stand_ins.downloads(ROOT / "workflows" / f"{name}.json"):  # a run without those files would show nothing true
+        edits = [node["inputs"] for node in workflow.values() if "anchor" in node["inputs"]]
+        picture = words_thumbnail(reference, [f"{edit['anchor']}  >  {edit['target']}" for edit in edits])
+    else:
+        result = Image.open(io.BytesIO(job.run(server, workflow, Status())))
+        picture = thumbnail(Image.open(shown.get("Sketch") or shown["Picture"]), reference, result)
+    picture.save(ROOT / "workflows" / f"{name}.jpg", quality=90)
     if name != SHOWN:
         return
     shot = ROOT / "docs/images/workflow.png"
@@ -77,6 +102,16 @@ def pictures(server: Server, name: str) -> None:
     graph = Image.open(shot).convert("RGB").crop(SHOT_BOX)
     graph.resize((1600, 1600 * graph.height // graph.width), Image.LANCZOS).save(shot, optimize=True)
     print(shot, seen["status"]["status_str"], seen["errors"])
+
+
+def look(server: Server, name: str) -> None:
+    """Run the workflow in the browser, with stand-ins for files to download, and show every group of its nodes."""
+    workflow = ROOT / "workflows" / f"{name}.json"
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
+    with stand_ins.placed(workflow, server.base):
+        seen = browse("check", url(server), workflow, folder / "graph.png", "groups")
+    status = seen["status"]["status_str"] if seen["status"] else "it did not end in time"
+    print(folder, status, seen["missing"], seen["dialogs"], seen["errors"])
 
 
 def url(server: Server) -> str:
@@ -90,7 +125,8 @@ def layout(name: str) -> Path:
 def main(action: str, *names: str) -> int:
     """The exit status."""
     known = sorted(file.name.removesuffix("_layout.json") for file in HERE.glob("*_layout.json"))
-    if action not in ("make", "pictures") or not set(names) <= set(known):
+    actions = {"make": make, "pictures": pictures, "look": look}
+    if action not in actions or not set(names) <= set(known):
         print(__doc__, "Names: " + ", ".join(known), sep="\n")
         return 2
     cache = environment.cache_folder(os.environ, Path.home())
@@ -98,9 +134,9 @@ def main(action: str, *names: str) -> int:
     here = environment.Environment(Path(sys.executable), "cpu", "")
     with Server(here, folder, ROOT, cache / "logs", Status(), cpu=True) as server:
         for name in names or known:
-            for file_name, file in examples(name).items():
-                server.upload(file, file_name)
-            (make if action == "make" else pictures)(server, name)
+            for file in examples(name).values():
+                server.upload(file, file.name)
+            actions[action](server, name)
     return 0
 
 

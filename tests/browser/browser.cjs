@@ -2,8 +2,11 @@
 
      node browser.cjs make  URL API_WORKFLOW LAYOUT OUT      arranges an API workflow into a UI workflow, as the frontend saves it
      node browser.cjs check URL UI_WORKFLOW PICTURE          drops a UI workflow on the canvas, queues it, waits for its end
+     node browser.cjs check URL UI_WORKFLOW PICTURE groups   the same, and a picture of each group, PICTURE with a number
 
-   Prints one JSON document. playwright-core is looked for on NODE_PATH; $CHROMIUM names the browser.
+   A layout places the nodes of an API workflow by their titles: [left, top, width, height], the last two at least what the
+   node needs. `optional` adds nodes that are switched off (muted) and the links that come from them; `models` says what
+   ComfyUI may download for a node. Prints one JSON document. playwright-core is looked for on NODE_PATH; $CHROMIUM names the browser.
 */
 const fs = require("fs");
 const path = require("path");
@@ -43,10 +46,15 @@ async function make(url, apiFile, layoutFile, out) {
   const { browser, page } = await open(url);
   const layout = JSON.parse(fs.readFileSync(layoutFile, "utf8"));
   const saved = await page.evaluate(async ([api, layout, name]) => {
+    const optional = layout.optional || { nodes: {}, links: {} };
+    Object.assign(api, optional.nodes);
+    for (const [id, links] of Object.entries(optional.links)) Object.assign(api[id].inputs, links);
     await window.app.loadApiJson(api, name);
     const graph = window.app.graph;
     const titles = {};
     for (const node of graph.nodes) titles[node.title] = node;
+    for (const { _meta } of Object.values(optional.nodes)) titles[_meta.title].mode = window.LiteGraph.NEVER;
+    for (const [title, models] of Object.entries(layout.models || {})) titles[title].properties.models = models;
     for (const [title, place] of Object.entries(layout.nodes)) {
       const node = titles[title];
       if (!node) throw new Error(`the layout names a node that is not there: ${title}`);
@@ -82,7 +90,7 @@ async function make(url, apiFile, layoutFile, out) {
   return { nodes: saved.nodes.length, version: saved.version };
 }
 
-async function check(url, uiFile, picture) {
+async function check(url, uiFile, picture, groups) {
   const { browser, page, errors, ours } = await open(url);
   const text = fs.readFileSync(uiFile, "utf8");
   errors.length = 0; // what the frontend says about its own first start is not ours
@@ -123,6 +131,16 @@ async function check(url, uiFile, picture) {
     });
     await page.waitForTimeout(8000); // the note about the finished job goes away
     await page.screenshot({ path: picture });
+  }
+  for (const [number, bounding] of (groups ? JSON.parse(text).groups : []).map((group) => group.bounding).entries()) {
+    await page.evaluate(([left, top, width, height]) => {
+      const { canvas } = window.app;
+      canvas.ds.scale = Math.min(1.2, 2250 / width, 1100 / height);
+      canvas.ds.offset = [90 / canvas.ds.scale - left, 100 / canvas.ds.scale - top];
+      canvas.setDirty(true, true);
+    }, bounding);
+    await page.waitForTimeout(1500);
+    await page.screenshot({ path: picture.replace(/\.png$/, `-${number + 1}.png`) });
   }
   await browser.close();
   return { ...seen, errors: ours(), status: entry && entry.status, outputs: entry && entry.outputs };

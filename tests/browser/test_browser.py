@@ -7,9 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from safetensors import safe_open
 
-from model_patches.networks.region_lora import has_region_lora
+from tests.browser import stand_ins
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("browser.cjs")
@@ -47,29 +46,25 @@ def browse():
     return run
 
 
-def needs_region_weights(file: Path) -> bool:
-    """Whether a UI workflow applies the reference in a mode of v1.5."""
-    nodes = json.loads(file.read_text(encoding="utf-8"))["nodes"]
-    values = [value for node in nodes for value in node.get("widgets_values", [])]
-    return "fig2fig" in values or "bg2fig" in values
-
-
-def has_region_weights(checkpoint: Path) -> bool:
-    with safe_open(checkpoint, "pt") as tensors:
-        return has_region_lora(tensors.keys())
-
-
 @pytest.mark.parametrize("file", UI_FILES, ids=lambda file: file.name)
-def test_workflow_runs_from_a_drop(file, browse, live_server, small_models, tmp_path):
-    if needs_region_weights(file) and not has_region_weights(small_models[0]):
-        pytest.skip(f"{small_models[0].name} has no region weights (v1.5), which this workflow needs")
-    for picture in EXAMPLES.glob(f"{file.stem}_*.png"):
+def test_workflow_runs_from_a_drop(file, browse, live_server, tmp_path):
+    for picture in EXAMPLES.glob("*.png"):
         live_server.upload(picture, picture.name)
-    seen = browse("check", f"http://127.0.0.1:{live_server.port}", str(file), str(tmp_path / "picture.png"))
+    with stand_ins.placed(file, live_server.base):
+        seen = browse("check", f"http://127.0.0.1:{live_server.port}", str(file), str(tmp_path / "picture.png"))
     assert seen["missing"] == [] and seen["dialogs"] == []
     assert seen["errors"] == []
     assert seen["status"]["status_str"] == "success", seen["status"]
     assert any(output.get("images") for output in seen["outputs"].values())
+
+
+def test_missing_files_are_offered_for_download(browse, live_server):
+    """A workflow for official files, dropped where they are not: ComfyUI names each file."""
+    file = ROOT / "workflows" / "edit_reference.json"
+    seen = browse("check", f"http://127.0.0.1:{live_server.port}", str(file))
+    for model in stand_ins.downloads(file):
+        assert any(model["name"] in dialog for dialog in seen["dialogs"]), seen["dialogs"]
+    assert seen["missing"] == []
 
 
 @pytest.mark.parametrize(
@@ -85,7 +80,9 @@ def test_making_the_ui_workflow_again_changes_nothing(file, browse, live_server,
         str(tmp_path / "made.json"),
     )
     made, shipped = (json.loads(f.read_text(encoding="utf-8")) for f in (tmp_path / "made.json", file))
-    keys = ("type", "title", "pos", "widgets_values")
+    keys = ("type", "title", "pos", "mode", "widgets_values")
     assert [{k: node.get(k) for k in keys} for node in made["nodes"]] == [
         {k: node.get(k) for k in keys} for node in shipped["nodes"]
     ]
+    models = [[node["properties"].get("models") for node in graph["nodes"]] for graph in (made, shipped)]
+    assert models[0] == models[1]

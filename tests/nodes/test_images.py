@@ -97,6 +97,24 @@ def test_polarity_of_opaque_drawings():
     assert detect(torch.ones(1, 8, 8, 3)) == ["dark_on_light"] and detect(torch.zeros(1, 8, 8, 3)) == ["light_on_dark"]
 
 
+def test_polarity_of_dim_drawings():
+    """What is the paper is measured against the drawing's own tones, not against mid grey."""
+    assert detect(paper(tone=0.45, line=0.05)) == ["dark_on_light"]
+    assert detect(paper(tone=0.55, line=0.95)) == ["light_on_dark"]
+
+
+@pytest.mark.parametrize("amount", [0.01, 0.05])
+def test_grain_of_an_empty_sheet_is_not_a_drawing(amount):
+    grain = amount * torch.randn(1, 64, 64, 1, generator=torch.Generator().manual_seed(0))
+    for tone, expected in ((0.8, "dark_on_light"), (0.98, "dark_on_light"), (0.2, "light_on_dark")):
+        assert detect((tone + grain).clamp(0, 1)) == [expected]
+
+
+def test_share_of_light_of_large_pictures():
+    """More pixels than a float32 can count one by one."""
+    assert images.light_share(torch.ones(1, 1, 4100, 4100)) == 1
+
+
 def line_layer_png(ink):
     """RGBA as drawing programs write it: ink on nothing."""
     image = torch.zeros(1, 24, 32, 4)

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser.stand_ins import BY_PAGE
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "workflows"
 API_FILES = sorted((FOLDER / "api").glob("*.json"))
 UI_FILES = sorted(FOLDER.glob("*.json"))
 FILE_SUFFIX = re.compile(r"\.(safetensors|ckpt|pt|pth|png|jpg|jpeg|webp)$")
+WEIGHTS = re.compile(r"\.(safetensors|ckpt|pt|pth)$")
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+MUTED = 2  # mode of a node that is switched off
 
 
 def read(file: Path):
@@ -140,10 +144,11 @@ def defaults(info: dict, class_type: str) -> dict:
 
 
 def as_api(graph: dict) -> dict:
-    """A UI workflow in API form, from its links and named widget values."""
-    links = {link[0]: [str(link[1]), link[2]] for link in graph["links"]}
+    """A UI workflow in API form, from its links and named widget values. What is switched off is left out."""
+    nodes = {node["id"]: node for node in graph["nodes"] if node["mode"] != MUTED}
+    links = {link[0]: [str(link[1]), link[2]] for link in graph["links"] if link[1] in nodes}
     workflow = {}
-    for node in graph["nodes"]:
+    for node in nodes.values():
         if node["type"] in ("Note", "MarkdownNote"):
             continue
         values = {
@@ -151,7 +156,7 @@ def as_api(graph: dict) -> dict:
             for k, v in node.get("widgets_values_named", {}).items()
             if any(slot.get("widget", {}).get("name") == k for slot in node["inputs"])
         }
-        connected = {slot["name"]: links[slot["link"]] for slot in node["inputs"] if slot.get("link") is not None}
+        connected = {slot["name"]: links[slot["link"]] for slot in node["inputs"] if slot.get("link") in links}
         workflow[str(node["id"])] = {"class_type": node["type"], "inputs": {**values, **connected}}
     return workflow
 
@@ -177,6 +182,20 @@ def test_missing_model_data_names_the_widgets_file(file):
     for node in read(file)["nodes"]:
         for model in node.get("properties", {}).get("models", []):
             assert model["name"] in map(str, node["widgets_values"]) and model["url"] and model["directory"]
+            assert model["url"].startswith("https://huggingface.co/") and WEIGHTS.search(model["url"])
+            assert ("hash" in model) == ("hash_type" in model)
+
+
+@pytest.mark.parametrize("file", UI_FILES, ids=by_name)
+def test_every_file_is_bundled_or_offered_for_download(file):
+    bundled = {model.name for model in (ROOT / "models").glob("*/*.safetensors")} | {"colorize_small.safetensors"}
+    bundled |= {"colorize_small_vision.safetensors"}  # also where the repository was taken without them
+    notes = " ".join(str(node.get("widgets_values")) for node in read(file)["nodes"] if node["type"] == "MarkdownNote")
+    bundled |= {name for name in BY_PAGE if f"`{name}`" in notes and "https://huggingface.co/tellurion/" in notes}
+    for node in read(file)["nodes"]:
+        offered = {model["name"] for model in node.get("properties", {}).get("models", [])}
+        named = {value for value in node.get("widgets_values", []) if WEIGHTS.search(str(value))}
+        assert named <= bundled | offered, node["type"]
 
 
 @pytest.mark.parametrize("file", API_FILES, ids=by_name)
@@ -187,13 +206,17 @@ def test_example_pictures_are_there_and_fit(file):
     names = {node["inputs"]["image"] for node in read(file).values() if node["class_type"].startswith("LoadImage")}
     for name in names:
         with Image.open(FOLDER / "examples" / name) as picture:
-            assert picture.width == picture.height == 768, name
+            assert picture.width == picture.height and picture.width in (512, 768), name
             if name.endswith("_mask.png"):
                 assert picture.mode == "L" and picture.getextrema() == (0, 255), name
                 with Image.open(FOLDER / "examples" / name.replace("_mask", "")) as of:
                     assert of.size == picture.size
-    used = {picture.name for picture in (FOLDER / "examples").glob(f"{file.stem}_*.png")}
-    assert used == names
+
+
+def test_every_example_picture_belongs_to_a_workflow():
+    nodes = [node for file in API_FILES for node in read(file).values()]
+    names = {node["inputs"]["image"] for node in nodes if node["class_type"].startswith("LoadImage")}
+    assert {picture.name for picture in (FOLDER / "examples").glob("*.png")} == names
 
 
 def test_one_template_folder_only():

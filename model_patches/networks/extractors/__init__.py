@@ -22,12 +22,14 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from . import lineart, working, xdog
 from .anime2sketch import Anime2Sketch
 from .lineart_sk import LineartSk
 from .manga_line import MangaLine
 from .sketchkeras import SketchKeras
 
 NETWORKS = (SketchKeras, Anime2Sketch, MangaLine, LineartSk)
+WITHOUT_NETWORK = ("standard", "xdog")
 WRAPPERS = ("module.",)  # what distributed training puts before every name
 
 
@@ -67,3 +69,20 @@ def load_network(state_dict: Mapping[str, torch.Tensor]) -> nn.Module:
 def lines(network: nn.Module, picture: torch.Tensor, variant: str = "paper") -> torch.Tensor:
     """Picture (B, 3, H, W) in -1..1, H and W multiples of network.multiple -> model sketch (B, 1, H, W), at once."""
     return network.finish(network(network.prepare(picture, variant)), variant)
+
+
+def without_network(picture: torch.Tensor, method: str, side: int = 0, **settings) -> torch.Tensor:
+    """Picture (1, 3, H, W) in -1..1 -> model sketch (1, 1, H, W) by "standard" line art or "xdog".
+
+    side: of the square whose area is worked on, in pixels; 0 = the picture's own size.
+    settings: sigma and threshold of `lineart.standard`, or the fields of `xdog.XDoG`.
+    """
+    if method not in WITHOUT_NETWORK:
+        raise ValueError(f"Method {method!r} is unknown; choose one of {', '.join(WITHOUT_NETWORK)}.")
+    parameters = xdog.XDoG(**settings) if method == "xdog" else None
+
+    def compute(small: torch.Tensor) -> torch.Tensor:
+        return lineart.standard(small, **settings) if parameters is None else xdog.xdog(small, parameters)
+
+    size = working.working_size(*picture.shape[-2:], side) if side else tuple(picture.shape[-2:])
+    return working.at_size(compute, picture, size)

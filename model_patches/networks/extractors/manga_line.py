@@ -52,6 +52,11 @@ class _Block(nn.Module):
         changed = inputs != outputs or stride != 1 or up
         self.shortcut = _Layers(*_conv(inputs, outputs, 1, stride=stride, up=up)) if changed else nn.Identity()
 
+    @property
+    def joints(self) -> list[tuple[nn.Sequential, nn.Sequential]]:
+        """(sequence, the sequence that alone reads its answer); for `folding`."""
+        return [(self.conv1.model, self.residual.model)]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.residual(self.conv1(x)) + self.shortcut(x)
 

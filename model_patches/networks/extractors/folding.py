@@ -1,0 +1,37 @@
+"""Batch norms made part of the convolutions before them, for inference: same answers, fewer passes. Pure torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+Place = tuple[nn.Sequential, int]
+
+
+@torch.no_grad()
+def folded(network: nn.Module) -> nn.Module:
+    """The same network, changed: each batch norm that only sees one convolution is gone, its numbers in that one's.
+
+    For networks in eval mode that are not trained or saved any more: the names of the tensors change. A batch norm
+    after a sum, or before a convolution, stays.
+    """
+    for (convolutions, index), (norms, norm) in list(_pairs(network)):
+        convolutions[index] = fuse_conv_bn_eval(convolutions[index], norms[norm])
+        norms[norm] = nn.Identity()
+    return network
+
+
+def _pairs(network: nn.Module) -> Iterator[tuple[Place, Place]]:
+    """Where a batch norm follows a convolution: inside a sequence, or where a module's `joints` say so."""
+    for module in network.modules():
+        if isinstance(module, nn.Sequential):
+            for index, (first, second) in enumerate(zip(module, list(module)[1:])):
+                if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                    yield (module, index), (module, index + 1)
+        for before, after in getattr(module, "joints", ()):
+            index = max(number for number, layer in enumerate(before) if isinstance(layer, nn.Conv2d))
+            if isinstance(after[0], nn.BatchNorm2d):
+                yield (before, index), (after, 0)
