@@ -11,6 +11,8 @@ Layout of the folder, with one pose per character (the default):
 color/ is the true answer for sketch/ coloured like reference/, in training and in evaluation alike. With several poses
 per character the files are called 00001_0.png, 00001_1.png, ...; every pose has its own sketch, regions and mask, and
 there is no reference/: the poses of a character are references of each other (`data.reference = "group"`).
+`--bystanders` and `--shapes` crowd the references with other characters and loud shapes that the answer shows nothing
+of; reference_mask/ and reference_regions/ then know the main character and the wall only.
 The same command on an existing set adds what is missing: sets from before there were masks get only those.
 
 Training and held-out sets draw from disjoint seed ranges (see world/render.py), so they never share a layout, an
@@ -47,6 +49,8 @@ from trainer.data.world import (
 
 CHARACTERS_PER_SEED = 1_000_000
 """Set number `seed` holds the characters seed * 1,000,000 up to the next set's first."""
+ADDED_KEYS = {"background": "mixed", "bystanders": 0, "shapes": 0, "crowded_share": 1.0}
+"""What sets say that were written before these keys were."""
 MOST_SEEDS = 2**38 // CHARACTERS_PER_SEED
 
 
@@ -60,21 +64,30 @@ def write_demo_data(
     workers: int = 1,
     progress: bool = True,
     background: str = "mixed",
+    bystanders: int = 0,
+    shapes: int = 0,
+    crowded_share: float = 1.0,
 ) -> Path:
     """Draw `count` characters in `poses` poses each and return the folder.
 
     size: side in pixels, or (height, width). seed: 0..274876, sets of different seeds share no character.
     split: "train" or "heldout". workers: processes. background: "mixed" (all kinds), "busy" (many shapes and colours)
-    or "plain", for pictures and references alike. Finished files are kept, so the same call continues after an
-    interruption, and a larger count extends the set. Raises ConfigError when the folder holds a set made with other
-    settings, or when an argument is out of range.
+    or "plain", for pictures and references alike. bystanders, shapes: most other characters and loud shapes of a
+    reference, 0..8 (world/crowd.py), in crowded_share (0..1) of the references; for one pose only, since other sets
+    have no reference/. Finished files are kept, so the same call continues after an interruption, and a larger count
+    extends the set. Raises ConfigError when the folder holds a set made with other settings, or when an argument is out
+    of range.
     """
     folder = Path(folder)
     height, width = (size, size) if isinstance(size, int) else size
     _check(count, seed, poses, workers)
+    if poses > 1 and (bystanders or shapes):
+        raise ConfigError(
+            f"bystanders and shapes crowd the references, and a set of {poses} poses has none; leave --poses at 1."
+        )
     try:
         seeds_of(seed * CHARACTERS_PER_SEED, split)
-        pair(seed * CHARACTERS_PER_SEED, split, (height, width), background=background)
+        pair(seed * CHARACTERS_PER_SEED, split, (height, width), 0, background, bystanders, shapes, crowded_share)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     manifest = {
@@ -85,6 +98,9 @@ def write_demo_data(
         "width": width,
         "poses": poses,
         "background": background,
+        "bystanders": bystanders,
+        "shapes": shapes,
+        "crowded_share": crowded_share,
         "regions": list(REGION_NAMES),
     }
     _start(folder, manifest, count)
@@ -117,7 +133,7 @@ def _start(folder: Path, manifest: dict, count: int) -> None:
     path = folder / "manifest.json"
     if path.exists():
         try:
-            found = {"background": "mixed"} | json.loads(path.read_text(encoding="utf-8"))
+            found = ADDED_KEYS | json.loads(path.read_text(encoding="utf-8"))
             different = [key for key in manifest if found.get(key) != manifest[key]]
             count = max(count, int(found.get("count", 0)))
         except (ValueError, TypeError):
@@ -160,7 +176,9 @@ def _write_character(folder: Path, number: int, manifest: dict) -> None:
     index = manifest["seed"] * CHARACTERS_PER_SEED + number - 1
     for k, stem in enumerate(_stems(number, manifest["poses"])):
         missing = [n for n in _folders(manifest["poses"]) if not (folder / n / f"{stem}.png").exists()]
-        drawn = (_labels if set(missing) <= LABELS.keys() else _pictures)(index, k, manifest, missing)
+        crowded = manifest["bystanders"] or manifest["shapes"]
+        only_labels = set(missing) <= LABELS.keys() and not crowded
+        drawn = (_labels if only_labels else _pictures)(index, k, manifest, missing)
         for name in missing:
             _save(drawn[name], folder / name / f"{stem}.png")
 
@@ -180,7 +198,8 @@ def _pictures(index: int, k: int, manifest: dict, names: list[str]) -> dict[str,
     """All views of pose k by folder name; in one-pose sets with those of its reference."""
     size, split, background = (manifest["height"], manifest["width"]), manifest["split"], manifest["background"]
     if manifest["poses"] == 1:
-        drawn = pair(index, split, size, background=background)
+        crowd = (manifest["bystanders"], manifest["shapes"], manifest["crowded_share"])
+        drawn = pair(index, split, size, 0, background, *crowd)
     else:
         drawn = dataclasses.asdict(pose(index, k, split, size, background))
     return {name: drawn["picture" if name == "color" else name] for name in names}
@@ -232,6 +251,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="mixed",
         help="kinds of background: mixed (default, all), busy (many shapes and colours) or plain",
     )
+    parser.add_argument(
+        "--bystanders", type=int, default=0, metavar="N", help="1 to N other characters in every reference (default 0)"
+    )
+    parser.add_argument(
+        "--shapes", type=int, default=0, metavar="N", help="1 to N loud shapes in every reference (default 0)"
+    )
+    parser.add_argument(
+        "--crowded-share", type=float, default=1.0, help="share of references with bystanders and shapes (default 1)"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
 
 
@@ -245,5 +273,8 @@ def run(args: argparse.Namespace) -> None:
         args.poses,
         args.workers,
         background=args.background,
+        bystanders=args.bystanders,
+        shapes=args.shapes,
+        crowded_share=args.crowded_share,
     )
     print(f"{args.count} characters in {folder}")

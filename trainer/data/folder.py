@@ -1,76 +1,165 @@
-"""Training pictures in plain folders: color/, sketch/ and, where references are files of their own, reference/.
+"""Training pictures in plain folders or zip shards (layouts: sources.py), with or without an index file (index.py).
 
 Figure masks (white figure on black, grey PNGs) lie in mask/, those of references in reference_mask/.
 A sketch file has black lines on white, as artists hand them in; the tensors this module gives keep that polarity.
-The order of the pictures is a pure function of (seed, position), so a resumed run sees what an unbroken one would.
+What stands at a position of the run is a pure function of (seed, position), so a resumed run sees what an unbroken one
+would. A picture that cannot be read is replaced by another one, counted and listed; it does not end a run.
 """
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import io
+import json
+import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image
 
-from trainer.config import ConfigError
-from trainer.data import deform
+from trainer.config import Augment, ConfigError
+from trainer.data import buckets, decode, deform, index
+from trainer.data.augment import border, lines, masks
+from trainer.data.decode import cover, read_rgb
+from trainer.data.decoded import DecodedStore
+from trainer.data.sources import FolderSource, ShardSource, Unreadable, open_source, sketch_styles
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+__all__ = ["FolderDataset", "Item", "PositionSampler", "cover", "read_rgb"]
 
+log = logging.getLogger("trainer")
 
-# Parts of a sample that show the reference, and the part of the chosen picture they are in group and self references.
+# Parts of a sample that show the reference, and the part of the chosen picture they are in references of the set.
 REFERENCE_PARTS = {"reference": "color", "reference_mask": "mask", "reference_regions": "regions"}
 LABEL_PARTS = ("regions", "reference_regions")
+# Parts that show the reference of another picture, for losses that compare references.
+OTHER_PARTS = {"other_reference": "reference", "other_reference_mask": "reference_mask"}
+VALUES = ("score", "size", "crop")
+"""What a stage may need besides pictures, float32: aesthetic score (); height and width of the file and shorter side of
+the canvas (3,); top, left, height and width of the cut as fractions of the resized picture (4,)."""
+REPLACEMENTS = 32
+"""Other pictures that are tried in place of one that cannot be read."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One training picture: files that share a stem, by part, and the group it belongs to."""
+    """One training picture."""
 
     stem: str
-    files: Mapping[str, Path]
+    """The name its files share: their path without suffix."""
     group: str
+    size: tuple[int, int]
+    """width, height in pixels; 0 = not known"""
+    score: float
+    extra: Mapping[str, Any]
+    """tags and references, where an index gives them"""
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    return {p.stem: p for p in sorted(folder.glob("*")) if p.suffix.lower() in SUFFIXES} if folder.is_dir() else {}
+class Names(Sequence):
+    """Names of chosen rows of an index."""
+
+    def __init__(self, listed: index.Index, rows: np.ndarray):
+        self.listed, self.rows = listed, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> str:
+        return self.listed.name(int(self.rows[number]))
 
 
-def read_rgb(path: Path) -> Image.Image:
-    """A picture as RGB; transparent parts become white."""
-    with Image.open(path) as image:
-        if image.mode in ("RGBA", "LA", "P"):
-            image = image.convert("RGBA")
-            return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-        return image.convert("RGB")
+class Items(Sequence):
+    """The pictures of a data set; an `Item` is made when it is asked for."""
+
+    def __init__(self, listed: index.Index, rows: np.ndarray):
+        self.listed, self.rows, self.names = listed, rows, Names(listed, rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> Item:
+        row = int(self.rows[number])
+        stem = self.listed.name(row)
+        size = int(self.listed["width"][row]), int(self.listed["height"][row])
+        return Item(stem, index.group_of(stem), size, self.listed.score(row), self.listed.extra(row))
 
 
-def cover(
-    image: Image.Image,
-    size: int,
-    place: tuple[float, float] = (0.5, 0.5),
-    resample: Image.Resampling = Image.Resampling.LANCZOS,
-) -> Image.Image:
-    """Resize so that the shorter side is `size`, then cut a square at `place` (0..1 along x and y)."""
-    scale = size / min(image.size)
-    if scale != 1:
-        width, height = (max(size, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), resample)
-    left, top = (round((side - size) * p) for side, p in zip(image.size, place, strict=True))
-    return image.crop((left, top, left + size, top + size))
+class Groups:
+    """Which pictures belong together. len() is the number of groups."""
+
+    def __init__(self, hashes: np.ndarray):
+        _, of, self._counts = np.unique(hashes, return_inverse=True, return_counts=True)
+        self._of = of.astype(np.int32)
+        self._members = np.argsort(self._of, kind="stable").astype(np.int32)
+        self._starts = np.cumsum(self._counts) - self._counts
+
+    def __len__(self) -> int:
+        return len(self._counts)
+
+    def members(self, number: int) -> np.ndarray:
+        """The pictures of the group that a picture is in, itself among them, ascending."""
+        group = self._of[number]
+        return self._members[self._starts[group] : self._starts[group] + self._counts[group]]
+
+    def alone(self) -> np.ndarray:
+        """Pictures that are the only one of their group."""
+        return np.flatnonzero(self._counts[self._of] == 1)
+
+
+@dataclass
+class _Missing:
+    """How many pictures lack a part, with one of them."""
+
+    counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def keep(self, keys: Sequence[str], parts: Mapping[str, Sequence[str]], has: Callable[[str], np.ndarray]):
+        """Which of the keys have every part, (N,) booleans. has(folder) says which keys a folder holds."""
+        keep = np.ones(len(keys), bool)
+        for part, folders in parts.items():
+            lacking = keep & ~np.logical_or.reduce([has(folder) for folder in folders])
+            if lacking.any():
+                self.counts[part] += int(lacking.sum())
+                self.examples.setdefault(part, keys[int(np.flatnonzero(lacking)[0])])
+                keep &= ~lacking
+        return keep
+
+    def problems(self, root: Path) -> list[str]:
+        """One line per part. ConfigError when label maps are missing: only the demo data has them."""
+        for part in LABEL_PARTS:
+            if part in self.counts:
+                raise ConfigError(
+                    f"{self.counts[part]} pictures have no label map in {root / part}, e.g. {self.examples[part]}; "
+                    "only data of `python -m trainer demo-data` has them (the same command again adds what an older "
+                    "set lacks)."
+                )
+        return [
+            f"{count} pictures have no file in {part}/, e.g. {self.examples[part]}; they are left out"
+            for part, count in self.counts.items()
+        ]
 
 
 class FolderDataset(torch.utils.data.Dataset):
     """Indexed by position in the endless stream of the run, not by file: `dataset[position]`.
 
-    Gives those uint8 tensors that `needs` names: color (3, S, S), sketch (1, S, S) black on white, reference (3, S, S),
-    mask and reference_mask (1, S, S) 255 = figure, regions and reference_regions (labels, 1, S, S); and index and
-    reference_index, numbers of the picture and its reference in the folder. `bend` 0..1 bends references (deform.py).
+    Gives those uint8 tensors that `needs` names: color (3, H, W), sketch (1, H, W) black on white ((3, H, W) where
+    augment.sketch_trace is not 0), reference (3, S, S), mask (1, H, W) and reference_mask (1, S, S) 255 = figure,
+    regions and reference_regions (labels, likewise); the numbers of VALUES it names; and index and reference_index,
+    numbers of the picture and its reference in the set. H and W are S, or with buckets those of the position's canvas.
+    other_reference and other_reference_mask are those of a picture of another group, numbered by other_index.
     """
+
+    picture_filter = decode.LANCZOS
+    """How pictures are resized; masks are resized bilinearly, labels by the nearest."""
+    centred = False
+    """Cut the middle of every picture instead of a random place."""
+    luma = False
+    """A sketch in colours becomes grey by ITU-R 601 luma instead of the mean of its channels."""
 
     def __init__(
         self,
@@ -78,126 +167,425 @@ class FolderDataset(torch.utils.data.Dataset):
         size: int,
         reference: str = "folder",
         seed: int = 0,
-        cache: bool = False,
+        cache: bool = False,  # keep decoded pictures in memory; they are cut in the middle
         needs: Sequence[str] = ("color", "sketch", "reference"),
-        bend: float = 0.0,
+        bend: float = 0.0,  # 0..1, bends references (deform.py)
+        *,
+        bend_kind: str = "tps",  # one of deform.KINDS
+        index_files: Sequence[str] = (),
+        min_score: float = 0.0,
+        min_side: int = 0,
+        styles: Sequence[str] = (),  # of sketches; empty takes all that are there
+        bucket_step: int = 0,  # 0: squares
+        bucket_ratio: float = 2.0,
+        bucket_order: str = "balanced",  # or "released"
+        batch: int = 1,  # pictures of a batch over all processes, for buckets
+        augment: Augment | None = None,
+        decoded_folder: str = "",
+        cached: Any = None,  # trainer.cache's CachedParts: which encodings are there already
+        unreadable: Path | None = None,  # file to which pictures that cannot be read are appended, one JSON per line
     ):
-        self.size, self.reference, self.seed, self.needs, self.bend = size, reference, seed, tuple(needs), bend
+        self.size, self.reference, self.seed, self.bend, self.bend_kind = size, reference, seed, bend, bend_kind
+        self.needs = tuple(need for need in needs if need not in VALUES and need not in OTHER_PARTS)
+        self.others = tuple(need for need in needs if need in OTHER_PARTS)
+        self.values = tuple(need for need in needs if need in VALUES)
+        self.augment, self.unreadable = augment or Augment(), unreadable
+        self.cached = cached
+        self.centred = self.centred or cache or cached is not None
         self.problems: list[str] = []
-        self.items = self._scan(Path(folder))
-        self._kept: dict[tuple[Path, str], torch.Tensor] | None = {} if cache else None
-        self._order: tuple[int, torch.Tensor] | None = None
-        groups = defaultdict(list)
-        for index, item in enumerate(self.items):
-            groups[item.group].append(index)
-        self.groups = dict(groups)
-        if reference == "group" and (alone := [g for g, members in self.groups.items() if len(members) < 2]):
+        root = Path(folder)
+        self.source = open_source(root)
+        self.styles = sketch_styles(root, styles) if "sketch" in self.needs else []
+        listed, rows = self._list(root, index_files, min_score, min_side, bool(bucket_step or self.values))
+        self.items = Items(listed, rows)
+        self._groups: Groups | None = None
+        self._numbers: tuple[np.ndarray, np.ndarray] | None = None
+        if reference == "group" and len(alone := self.groups.alone()):
             self.problems.append(
-                f"{len(alone)} groups hold one picture only and use it as its own reference, e.g. {alone[0]}"
+                f"{len(alone)} groups hold one picture only and use it as its own reference, "
+                f"e.g. {self.items[int(alone[0])].group}"
             )
+        self.order = self._order(bucket_step, bucket_ratio, bucket_order, batch)
+        self._kept: dict[tuple, torch.Tensor] | None = {} if cache else None
+        self._decoded = None
+        if decoded_folder:
+            what = f"{size} {bucket_step} {bucket_ratio} {self.picture_filter}".encode()
+            files = self.source.fingerprint([f for folders in self._parts().values() for f in folders]).encode()
+            state = hashlib.sha256(what + files + np.ascontiguousarray(listed["key"][rows]).tobytes()).hexdigest()
+            self._decoded = DecodedStore(Path(decoded_folder) / state[:32], len(rows))
+        self._warned: set[str] = set()
 
-    def _scan(self, root: Path) -> list[Item]:
-        if not root.is_dir():
-            raise ConfigError(
-                f"data.folder {str(root)!r} does not exist; `python -m trainer demo-data --output {root}` makes one."
-            )
-        parts = dict.fromkeys(["color", "sketch", *(["reference"] if self.reference == "folder" else [])])
-        parts |= dict.fromkeys(self._source(part) for part in self.needs)
-        found = {part: _files(root / part) for part in parts}
-        stems = set(found["color"] | found["sketch"])
-        for part, files in found.items():
-            missing = sorted(stems - files.keys())
-            if missing and part in LABEL_PARTS:
-                raise ConfigError(
-                    f"{len(missing)} pictures have no label map in {root / part}, e.g. {missing[0]}; only data of "
-                    "`python -m trainer demo-data` has them (the same command again adds what an older set lacks)."
-                )
-            if missing:
-                self.problems.append(
-                    f"{len(missing)} pictures have no file in {part}/, e.g. {missing[0]}; they are left out"
-                )
-            stems -= set(missing)
-        if not stems:
-            counts = ", ".join(f"{part}/ {len(files)}" for part, files in found.items())
-            masks = (
-                " A mask is white on the figure, black elsewhere; the demo-data command adds those of its own sets."
-                if not all(files for part, files in found.items() if part.endswith("mask"))
-                else ""
-            )
-            raise ConfigError(
-                f"{root} holds no usable pictures: {counts} files; files of one picture share their name.{masks}"
-            )
-        return [
-            Item(s, {part: files[s] for part, files in found.items()}, s.rpartition("_")[0] or s) for s in sorted(stems)
-        ]
+    # -- what there is -------------------------------------------------------------------------------------------------
 
-    def _source(self, part: str) -> str:
+    def _source_part(self, part: str) -> str:
         """The folder a part is read from: references that are pictures of the set have no folders of their own."""
         return part if self.reference == "folder" else REFERENCE_PARTS.get(part, part)
+
+    def _parts(self) -> dict[str, list[str]]:
+        """Every part a picture must have, with the folders that may hold it."""
+        parts = dict.fromkeys(["color", *(["reference"] if self.reference == "folder" else [])])
+        parts |= dict.fromkeys(self._source_part(part) for part in self.needs)
+        return {part: self.styles if part == "sketch" else [part] for part in parts}
+
+    def _list(
+        self, root: Path, files: Sequence[str], min_score: float, min_side: int, measure: bool
+    ) -> tuple[index.Index, np.ndarray]:
+        """The index and the rows of it that can be trained on."""
+        source, parts = self.source, self._parts()
+        if files:
+            listed = index.from_files(index.find_files(root, files), index.cache_folder(root))
+        elif source.shards:
+            listed = _list_shards(source, parts, measure)
+        else:
+            listed = _list_folder(source, parts, measure)
+        self.problems += listed.problems
+        rows = listed.rows(min_score, min_side)
+        if (out := len(listed) - len(rows)) and (files or min_side):
+            self.problems.append(f"{out} pictures are below data.min_score or data.min_side, or have no sketch")
+        if files and not source.shards:
+            missing, hashes = _Missing(), listed["key"][rows]
+            rows = rows[missing.keep(Names(listed, rows), parts, lambda part: source.has(part, hashes))]
+            self.problems += missing.problems(root)
+        empty = [part for part, folders in parts.items() if not any(source.count(folder) for folder in folders)]
+        if not len(rows) or empty:
+            counts = ", ".join(f"{part}/ {sum(map(source.count, folders))}" for part, folders in parts.items())
+            masks_text = (
+                " A mask is white on the figure, black elsewhere; the demo-data command adds those of its own sets."
+                if any(part.endswith("mask") for part in empty)
+                else ""
+            )
+            filtered = f" {self.problems[-1]}." if self.problems and not empty else ""
+            raise ConfigError(
+                f"{root} holds no usable pictures: {counts} {'shards' if source.shards else 'files'}; files of one "
+                f"picture share their name.{filtered}{masks_text}"
+            )
+        return listed, rows.astype(np.int32)
+
+    def _order(self, step: int, ratio: float, order: str, batch: int):
+        if not step:
+            return buckets.PermutedOrder(len(self), (self.size, self.size), self.seed)
+        width, height = (self.items.listed[name][self.items.rows] for name in ("width", "height"))
+        if unknown := int(((width < 1) | (height < 1)).sum()):
+            self.problems.append(f"{unknown} pictures are of unknown size and go to the square bucket")
+        canvases = buckets.table(self.size, step, ratio)
+        if order == "released":
+            width, height = (np.where(side < 1, self.size, side) for side in (width, height))
+            return buckets.ReleasedOrder(width, height, canvases, batch, self.seed)
+        return buckets.BucketOrder(buckets.nearest(width, height, canvases), canvases, batch, self.seed)
 
     def __len__(self) -> int:
         return len(self.items)
 
+    @property
+    def groups(self) -> Groups:
+        """Pictures by the name before the last underscore."""
+        if self._groups is None:
+            self._groups = Groups(self.items.listed["group"][self.items.rows])
+        return self._groups
+
     def index_at(self, position: int) -> int:
-        """Which picture stands at `position`: every epoch is a new permutation of the folder."""
-        epoch, place = divmod(position, len(self.items))
-        if self._order is None or self._order[0] != epoch:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            self._order = (epoch, torch.randperm(len(self.items), generator=generator))
-        return int(self._order[1][place])
+        """Which picture stands at `position`: every epoch is a new permutation."""
+        return self.order.at(position).row
 
-    def _read(self, path: Path, kind: str, place: tuple[float, float]) -> torch.Tensor:
-        if self._kept is not None and (path, kind) in self._kept:
-            return self._kept[path, kind]
-        try:
-            tensor = self._decode(path, kind, place)
-        except OSError as error:
-            raise RuntimeError(
-                f"{path} cannot be read ({error}); repair or remove it, then start the run again."
-            ) from None
-        if self._kept is not None:
-            self._kept[path, kind] = tensor
-        return tensor
+    def plain(self, squares: bool = False) -> FolderDataset:
+        """The same pictures without augmentations, to keep encodings of; squares: and without buckets, to look at."""
+        other = copy.copy(self)
+        other.augment = Augment()
+        if squares:
+            other.order = buckets.PermutedOrder(len(self), (self.size, self.size), self.seed)
+            other._decoded = self._decoded if isinstance(self.order, buckets.PermutedOrder) else None
+        return other
 
-    def _decode(self, path: Path, kind: str, place: tuple[float, float]) -> torch.Tensor:
-        resample = Image.Resampling.LANCZOS
-        if kind in LABEL_PARTS or kind.endswith("mask"):
-            labels = kind in LABEL_PARTS
-            resample = Image.Resampling.NEAREST if labels else Image.Resampling.BILINEAR
-            with Image.open(path) as image:
-                image = image.copy() if labels else image.convert("L")
-        else:
-            image = read_rgb(path)
-        if kind in REFERENCE_PARTS:  # squashed, as the reference encoder will see it
-            image = image.resize((self.size, self.size), resample)
-        else:
-            image = cover(image, self.size, place, resample)
-        if image.mode != "RGB":
-            return torch.from_numpy(np.array(image))[None]
-        tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        return tensor.float().mean(0, keepdim=True).round().to(torch.uint8) if kind == "sketch" else tensor
+    def number_of(self, path: str) -> int | None:
+        """The number of the picture with this path; None when the set does not have it."""
+        if self._numbers is None:
+            hashes = self.items.listed["key"][self.items.rows]
+            order = np.argsort(hashes).astype(np.int32)
+            self._numbers = hashes[order], order
+        hashes, order = self._numbers
+        wanted = np.uint64(index.hash64(index.item_key(path)))
+        place = int(np.searchsorted(hashes, wanted))
+        return int(order[place]) if place < len(hashes) and hashes[place] == wanted else None
+
+    def whole(self) -> FolderDataset:
+        """The same samples with all their pixels, also where the encodings are in the cache: to be looked at."""
+        dataset = copy.copy(self)
+        if dataset.cached is not None:
+            dataset.cached = dataset.cached.whole()
+        return dataset
+
+    # -- one sample ----------------------------------------------------------------------------------------------------
 
     def __getitem__(self, position: int) -> dict[str, torch.Tensor | int]:
-        index = self.index_at(position)
-        item = self.items[index]
+        spot = self.order.at(position)
+        number = spot.row
+        for attempt in range(REPLACEMENTS + 1):
+            try:
+                return self._sample(position, number, spot.canvas)
+            except Unreadable as error:
+                self._note(position, error)
+                last = error
+                number = self.order.another(spot, np.random.default_rng((self.seed, position, attempt + 1)))
+        raise RuntimeError(
+            f"{last}, nor could {REPLACEMENTS} others; repair or remove them, then start the run again "
+            "(`python -m trainer doctor` lists what is damaged)."
+        )
+
+    def _note(self, position: int, error: Unreadable) -> None:
+        """Say and list a file that cannot be read, once per process."""
+        if error.file in self._warned:
+            return
+        self._warned.add(error.file)
+        log.warning("data: %s; another picture takes its place", error)
+        if self.unreadable is not None:
+            line = json.dumps({"file": error.file, "reason": error.reason, "position": position}, ensure_ascii=False)
+            with self.unreadable.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+    def _sample(self, position: int, number: int, canvas: buckets.Canvas) -> dict[str, torch.Tensor | int]:
         random = np.random.default_rng((self.seed, position))
-        place = (0.5, 0.5) if self._kept is not None else tuple(random.random(2))
-        reference_index = index
-        if self.reference == "group" and len(members := self.groups[item.group]) > 1:
-            others = [m for m in members if m != index]
-            reference_index = others[random.integers(len(others))]
-        shown = self.items[reference_index]
+        place = tuple(random.random(2))  # drawn in any case: what follows must not depend on whether there is a cache
+        place = (0.5, 0.5) if self.centred else place
+        shown = self._reference_of(number, random)
+        moves = deform.draw_moves(random, self.bend) if self.bend else None
+        random = np.random.default_rng((self.seed, position, 0))  # apart: what is added here moves nothing above
+        augment = self.augment
+        zoom = 1 + (augment.zoom - 1) * random.random()
+        flips = random.random(2) < augment.flip
+        style = self._style_of(number, random)
+
         batch: dict[str, torch.Tensor | int] = {}
+        numbers = {kind: shown if kind in REFERENCE_PARTS else number for kind in self.needs}
+        files = {kind: self._opener(kind, numbers[kind], style) for kind in self.needs}
+        known: set[str] = set()
+        if self.cached is not None:
+            keys = {kind: self._key(kind, files[kind](), canvas, flips) for kind in self.needs}
+            known = self.cached.encoded(keys)
+            batch |= {f"{kind}_key": torch.frombuffer(bytearray(key), dtype=torch.uint8) for kind, key in keys.items()}
         for kind in self.needs:
-            files = shown.files if kind in REFERENCE_PARTS else item.files
-            batch[kind] = self._read(files[self._source(kind)], kind, place)
-        if self.bend:
-            grid = deform.sampling_grid(deform.draw_moves(random, self.bend), self.size, self.size)
+            side = kind in REFERENCE_PARTS
+            if kind in known:  # whoever asks for the encoding never looks at the pixels
+                height, width = (self.size, self.size) if side else canvas
+                batch[kind] = torch.zeros(3, height, width, dtype=torch.uint8)
+                continue
+            values = self._read(kind, numbers[kind], style, files[kind], canvas, place, zoom)
+            batch[kind] = values.flip(-1) if flips[int(side)] else values
+        if moves is not None:
+            grid = deform.sampling_grid(moves, self.size, self.size, self.bend_kind)
             for kind in REFERENCE_PARTS.keys() & batch.keys():
                 fill = 255 if kind == "reference" else 0
                 batch[kind] = deform.bend(batch[kind], grid, fill, nearest=kind in LABEL_PARTS)
-        batch |= {"index": index, "reference_index": reference_index}
+        self._change(batch, position)
+        batch |= self._values(number, canvas, place, zoom, bool(flips[0]))
+        batch |= {"index": number, "reference_index": shown}
+        return batch | self._other(position, number, canvas) if self.others else batch
+
+    def _other(self, position: int, number: int, canvas: buckets.Canvas) -> dict[str, torch.Tensor | int]:
+        """The parts of OTHER_PARTS that are needed, of a picture that was drawn from all other groups."""
+        random = np.random.default_rng((self.seed, position, 0, 3))
+        for _ in range(REPLACEMENTS):
+            other = int(random.integers(len(self)))
+            if other != number and (self.reference != "group" or other not in self.groups.members(number)):
+                break
+        shown = self._reference_of(other, random)
+        batch: dict[str, torch.Tensor | int] = {"other_index": shown}
+        for name in self.others:
+            kind = OTHER_PARTS[name]
+            batch[name] = self._read(kind, shown, "", self._opener(kind, shown, ""), canvas, (0.5, 0.5), 1.0)
         return batch
+
+    def _reference_of(self, number: int, random: np.random.Generator) -> int:
+        if self.reference == "group" and len(members := self.groups.members(number)) > 1:
+            others = members[members != number]
+            return int(others[random.integers(len(others))])
+        if self.reference == "listed":
+            paths = self.items[number].extra.get("references", ())
+            there = [found for path in paths if (found := self.number_of(path)) is not None]
+            return there[random.integers(len(there))] if there else number
+        return number
+
+    def _style_of(self, number: int, random: np.random.Generator) -> str:
+        """The folder of the sketch: one of those that have the picture."""
+        draw = random.random()
+        if len(self.styles) < 2:
+            return self.styles[0] if self.styles else "sketch"
+        key = self.items.names[number]
+        there = [style for style in self.styles if self.source.holds(style, key)] or self.styles[:1]
+        return there[int(draw * len(there))]
+
+    def _opener(self, kind: str, number: int, style: str) -> Callable[[], BinaryIO]:
+        """A function that opens a part's file. With a cache, which reads files to know them, it is read once."""
+        part = style if kind == "sketch" else self._source_part(kind)
+        name, kept = self.items.names[number], []
+
+        def open_file() -> BinaryIO:
+            if self.cached is None:
+                return self.source.open(part, name)
+            if not kept:
+                with self.source.open(part, name) as file:
+                    kept.append(file.read())
+            return io.BytesIO(kept[0])
+
+        return open_file
+
+    def _key(self, kind: str, file: BinaryIO, canvas: buckets.Canvas, flips: Sequence[bool]) -> bytes:
+        """Key of a part in trainer.cache: its file's bytes, and what `_read` does to the pixels, in words."""
+        from trainer.cache.recipes import part_key
+
+        side = kind in REFERENCE_PARTS
+        words = f"squash {self.size}" if side else f"cover {canvas[0]}x{canvas[1]} centre"
+        words += (
+            f" filter {int(self.picture_filter)}{' luma' if self.luma else ''}{' mirrored' if flips[int(side)] else ''}"
+        )
+        return part_key(file.read(), kind, words)
+
+    def _read(
+        self,
+        kind: str,
+        number: int,
+        style: str,
+        opener: Callable[[], BinaryIO],
+        canvas: buckets.Canvas,
+        place: tuple[float, float],
+        zoom: float,
+    ) -> torch.Tensor:
+        """One part of a sample, resized and cut, (C, H, W) uint8. Unreadable names the file that is damaged."""
+        part = style if kind == "sketch" else kind
+        if self._kept is not None and zoom == 1 and (number, part) in self._kept:
+            return self._kept[number, part]
+        store = self._decoded if zoom == 1 else None
+        resized = store.get(part, number) if store is not None else None
+        if resized is None:
+            with opener() as file:
+                try:
+                    resized = self._resized(file, kind, canvas, zoom)
+                except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                    folder = style if kind == "sketch" else self._source_part(kind)
+                    raise Unreadable(self.source.describe(folder, self.items.names[number]), error) from None
+            if store is not None:
+                store.put(part, number, resized)
+        if kind not in REFERENCE_PARTS:
+            left, top = decode.corner(resized.shape[1::-1], canvas, place)
+            resized = resized[top : top + canvas[0], left : left + canvas[1]]
+        tensor = torch.from_numpy(np.ascontiguousarray(resized))
+        tensor = tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)
+        if self._kept is not None and zoom == 1:
+            self._kept[number, part] = tensor
+        return tensor
+
+    def _resized(self, file: BinaryIO, kind: str, canvas: buckets.Canvas, zoom: float) -> np.ndarray:
+        """A file's pixels, covering the canvas `zoom` times, or squashed for references: (H, W) or (H, W, 3)."""
+
+        def target(size: tuple[int, int]) -> tuple[int, int]:
+            if kind in REFERENCE_PARTS:  # squashed, as the reference encoder will see it
+                return self.size, self.size
+            return decode.covering(size, canvas, zoom)
+
+        if kind in LABEL_PARTS:
+            return decode.read_resized(file, target, decode.NEAREST, "labels")
+        if kind.endswith("mask"):
+            return decode.read_resized(file, target, decode.BILINEAR, "L")
+        pixels = decode.read_resized(file, target, self.picture_filter, "sketch" if kind == "sketch" else "RGB")
+        if kind != "sketch" or pixels.ndim == 2:
+            return pixels
+        return decode.luma(pixels) if self.luma else decode.mean_of_channels(pixels)
+
+    def _change(self, batch: dict[str, torch.Tensor], position: int) -> None:
+        """Augmentations of what is there: the reference's mask, and the sketch. Each has random numbers of its own."""
+        augment = self.augment
+        if "reference_mask" in batch:
+            rates = augment.mask_grow, augment.mask_erase, augment.mask_box, augment.mask_dilation
+            random = np.random.default_rng((self.seed, position, 0, 1))
+            batch["reference_mask"] = masks.change(batch["reference_mask"], random, *rates)
+        if "sketch" in batch:
+            random = np.random.default_rng((self.seed, position, 0, 2))
+            if augment.sketch_border:
+                batch["sketch"] = border.whiten_border(batch["sketch"], random, augment.sketch_border)
+            batch["sketch"] = lines.restyle(batch["sketch"], random, augment.sketch_rates())
+
+    def _values(
+        self, number: int, canvas: buckets.Canvas, place: tuple[float, float], zoom: float, mirrored: bool
+    ) -> dict[str, torch.Tensor]:
+        """The entries of VALUES that are needed."""
+        if not self.values:
+            return {}
+        item = self.items[number]
+        width, height = item.size if min(item.size) > 0 else canvas[::-1]
+        larger = decode.covering((width, height), canvas, zoom)
+        left, top = decode.corner(larger, canvas, place)
+        if mirrored:
+            left = larger[0] - canvas[1] - left
+        values = {
+            "score": item.score,
+            "size": (height, width, min(canvas)),
+            "crop": decode.shown_part(larger, canvas, (left, top)),
+        }
+        return {name: torch.tensor(values[name], dtype=torch.float32) for name in self.values}
+
+
+def _measured(source: FolderSource | ShardSource, key: str) -> dict[str, int]:
+    """An index entry with the size of a picture, from its header; empty when it cannot be read."""
+    try:
+        with source.open("color", key) as file, Image.open(file) as image:
+            return {"width": image.size[0], "height": image.size[1]}
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return {}
+
+
+def _list_folder(source: FolderSource, parts: Mapping[str, Sequence[str]], measure: bool) -> index.Index:
+    """The index of plain folders: pictures that have every part. With sizes it is kept on disk."""
+    named = [*parts["color"], *parts.get("sketch", ())]
+    keys = sorted({key for folder in named for key in source.keys(folder)})
+    hashes = np.array([index.hash64(key) for key in keys], np.uint64)
+    missing = _Missing()
+    keep = missing.keep(keys, parts, lambda folder: source.has(folder, hashes))
+    problems = missing.problems(source.root)
+    kept = [key for key, kept in zip(keys, keep) if kept]
+    if not measure:
+        writer = index.Writer()
+        for key in kept:
+            writer.add_key(key, {})
+        return writer.index("", problems)
+    state = hashlib.sha256(("\n".join(kept) + source.fingerprint(parts["color"])).encode()).hexdigest()
+    log.info("reading the sizes of %d pictures", len(kept))
+    entries = ((key, _measured(source, key)) for key in kept)
+    return index.build(index.cache_folder(source.root), state, entries, problems, keyed=True)
+
+
+def _list_shards(source: ShardSource, parts: Mapping[str, Sequence[str]], measure: bool) -> index.Index:
+    """The index of shards, made once per state of theirs: members that have every part."""
+    folders = sorted({folder for alternatives in parts.values() for folder in alternatives})
+    what = f"{source.fingerprint(folders)} {sorted(parts)} {measure}"
+    problems: list[str] = []
+    return index.build(
+        index.cache_folder(source.root),
+        hashlib.sha256(what.encode()).hexdigest(),
+        _shard_entries(source, parts, measure, problems),
+        problems,
+        keyed=True,
+    )
+
+
+def _shard_entries(
+    source: ShardSource, parts: Mapping[str, Sequence[str]], measure: bool, problems: list[str]
+) -> Iterator[tuple[str, dict[str, int]]]:
+    missing, misplaced = _Missing(), 0
+    for file in source.files("color"):
+        try:
+            found = source.keys_of(file)
+        except Unreadable as error:
+            problems.append(f"{error}; its pictures are left out")
+            continue
+        keys = [key for key in found if index.shard_of(key) == file.stem]
+        if len(keys) < len(found) and not misplaced:
+            problems.append(f"{file} has members that do not lie in {file.stem}/, which are left out: pack them so")
+        misplaced += len(found) - len(keys)
+        hashes = np.array([index.hash64(key) for key in keys], np.uint64)
+        others = {part: folders for part, folders in parts.items() if part != "color"}
+        keep = missing.keep(keys, others, lambda part, f=file, h=hashes: source.has(part, f.stem, h))
+        for key in (key for key, kept in zip(keys, keep) if kept):
+            yield key, _measured(source, key) if measure else {}
+    problems += missing.problems(source.root)
 
 
 class PositionSampler(torch.utils.data.Sampler):

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import torch
 
+from trainer import draws
+
 
 def draw_bleached(batch: int, rate: float, generator: torch.Generator | None = None) -> torch.Tensor:
     """(B,) of booleans: a sample is bleached with probability `rate`."""
-    return torch.rand(batch, generator=generator) < rate
+    return draws.rand((batch,), generator) < rate
 
 
 def whiten_background(
@@ -25,3 +27,17 @@ def whiten_background(
     """Pictures whose bleached rows are `white` outside the figure."""
     keep = figure | ~bleached.to(figure.device).view(-1, 1, 1, 1)
     return torch.where(keep, pictures, torch.full_like(pictures, white))
+
+
+def background_reference(
+    references: torch.Tensor,  # (B, 3, H, W) in -1..1
+    figure: torch.Tensor,  # (B, 1, H, W) booleans, where the reference's figure is
+    bleached: torch.Tensor,  # (B,) booleans
+    shade: torch.Tensor,  # (B, 1, 1, 1), uniform in 0..1
+) -> torch.Tensor:
+    """What the released XL trainer gives the background's weights to read: a white of 0.95..1 in bleached rows, else
+    the reference with its figure painted white."""
+    everything = torch.ones_like(bleached)
+    background = whiten_background(references, ~figure, everything, 1.0)
+    white = (0.95 + 0.05 * shade).expand_as(references)
+    return torch.where(bleached.view(-1, 1, 1, 1), white, background)

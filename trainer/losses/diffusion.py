@@ -8,13 +8,14 @@ from __future__ import annotations
 import torch
 
 from model_patches.networks.schedule import NoiseSchedule
+from trainer import draws
 
 
 def offset_noise(noise: torch.Tensor, level: float, generator: torch.Generator | None = None) -> torch.Tensor:
     """noise (B, C, H, W) plus `level` times one normal number per sample and channel; level 0 returns it unchanged."""
     if level == 0:
         return noise
-    shift = torch.randn(noise.shape[:2], generator=generator, device=noise.device, dtype=noise.dtype)
+    shift = draws.randn(noise.shape[:2], generator).to(noise)
     return add_offset(noise, shift, level)
 
 

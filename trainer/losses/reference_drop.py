@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from trainer import draws
+
 
 def drop_rate(first: float, last: float, progress: float) -> float:
     """The rate at `progress` 0..1 through the run: linear from `first` to `last`; a negative `last` keeps `first`."""
@@ -16,7 +18,7 @@ def drop_rate(first: float, last: float, progress: float) -> float:
 
 def keep_mask(batch: int, rate: float, generator: torch.Generator | None = None) -> torch.Tensor:
     """(B,) of ones (keep) and zeros (drop); a sample is dropped with probability `rate`."""
-    return (torch.rand(batch, generator=generator) >= rate).float()
+    return (draws.rand((batch,), generator) >= rate).float()
 
 
 def drop_references(tokens: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:

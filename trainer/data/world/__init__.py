@@ -7,6 +7,7 @@ from .materials import REGION_NAMES
 from .render import (
     WORLD_VERSION,
     Rendering,
+    crowded,
     mask,
     pair,
     picture,
@@ -26,6 +27,7 @@ __all__ = [
     "Layout",
     "LineStyle",
     "Rendering",
+    "crowded",
     "mask",
     "pair",
     "picture",

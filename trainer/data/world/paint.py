@@ -189,25 +189,43 @@ def _blend(table: np.ndarray, material: Material, amount: np.ndarray, targets) -
         table[:, material * TONES + tone, :3] = np.rint(column + (np.asarray(colour, np.float32) - column) * amount)
 
 
-def colour_picture(drawing: Drawing, index: Image.Image, appearance: Appearance) -> np.ndarray:
-    """(H, W, 3) uint8 sRGB."""
-    scale = supersampling(drawing.height, drawing.width)
+def fine_colours(drawing: Drawing, index: Image.Image, appearance: Appearance) -> Image.Image:
+    """The supersampled picture (mode RGBX, sRGB) of a supersampled index image."""
     table = _row_table(drawing, appearance)
     values = np.asarray(index).reshape(drawing.height, -1)
     places = values + (np.arange(drawing.height, dtype=np.int32) * 256)[:, None]
     pixels = table.reshape(-1).take(places)
-    fine = Image.frombuffer("RGBX", index.size, pixels.tobytes(), "raw", "RGBX", 0, 1)
-    return np.ascontiguousarray(np.asarray(fine.reduce(scale))[:, :, :3])
+    return Image.frombuffer("RGBX", index.size, pixels.tobytes(), "raw", "RGBX", 0, 1)
+
+
+def averaged(drawing: Drawing, fine: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 of a supersampled picture (mode RGBX)."""
+    return np.ascontiguousarray(np.asarray(fine.reduce(supersampling(drawing.height, drawing.width)))[:, :, :3])
+
+
+def colour_picture(drawing: Drawing, index: Image.Image, appearance: Appearance) -> np.ndarray:
+    """(H, W, 3) uint8 sRGB."""
+    return averaged(drawing, fine_colours(drawing, index, appearance))
+
+
+def sampled(drawing: Drawing, fine: Image.Image) -> np.ndarray:
+    """(H, W) of a supersampled image of labels: the one in the middle of every pixel."""
+    scale = supersampling(drawing.height, drawing.width)
+    return np.ascontiguousarray(np.asarray(fine)[scale // 2 :: scale, scale // 2 :: scale])
+
+
+def fine_regions(index: Image.Image) -> Image.Image:
+    """Supersampled labels (mode L) of a supersampled index image; see REGION_NAMES."""
+    return index.point(_REGIONS.tolist())
 
 
 def region_map(drawing: Drawing, index: Image.Image) -> np.ndarray:
     """(H, W) uint8 labels; see REGION_NAMES. Independent of the appearance the index image was painted with."""
-    scale = supersampling(drawing.height, drawing.width)
-    return _REGIONS[np.asarray(index)[scale // 2 :: scale, scale // 2 :: scale]]
+    return _REGIONS[sampled(drawing, index)]
 
 
-def figure_mask(drawing: Drawing) -> np.ndarray:
-    """(H, W) uint8, 255 where the figure or one of its lines lies, else 0; sampled like `region_map`."""
+def fine_silhouette(drawing: Drawing) -> Image.Image:
+    """Supersampled mask (mode L): 255 where the figure or one of its lines lies, else 0."""
     scale = supersampling(drawing.height, drawing.width)
     mask = Image.new("L", (drawing.width * scale, drawing.height * scale), 0)
     draw = ImageDraw.Draw(mask)
@@ -216,7 +234,12 @@ def figure_mask(drawing: Drawing) -> np.ndarray:
             _polygon(draw, op.points * scale, 255)
         elif isinstance(op, Stroke):
             _line(draw, op.points * scale, _stroke_widths(op, drawing.line_width * scale, 0.75, 0.6), 255)
-    return np.ascontiguousarray(np.asarray(mask)[scale // 2 :: scale, scale // 2 :: scale])
+    return mask
+
+
+def figure_mask(drawing: Drawing) -> np.ndarray:
+    """(H, W) uint8, 255 where the figure or one of its lines lies, else 0; sampled like `region_map`."""
+    return sampled(drawing, fine_silhouette(drawing))
 
 
 def paint_sketch(drawing: Drawing, style: LineStyle) -> np.ndarray:

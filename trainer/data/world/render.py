@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from .appearance import Appearance
+from .crowd import Crowd, render_crowd, stepped_back
 from .drawing import Drawing
 from .layout import Layout, with_background
 from .linestyle import LineStyle
@@ -129,14 +130,21 @@ def pair(
     size: int | tuple[int, int] = 256,
     reference: int = 0,
     background: str = "mixed",
+    bystanders: int = 0,
+    shapes: int = 0,
+    crowded_share: float = 1.0,
 ) -> dict[str, np.ndarray]:
     """Item `index` of a split: sketch(A), picture(A, B), regions(A), mask(A); the reference picture(C, B), its regions
     and its mask as reference, reference_regions, reference_mask.
 
-    Pure function of its arguments. `reference` > 0 gives further reference layouts for the same item.
+    Pure function of its arguments. `reference` > 0 gives further reference layouts for the same item. bystanders and
+    shapes (0..8) crowd the reference, see `crowded`; of many items, only this share (0..1) of the references.
     """
     drawn = pose(index, 0, split, size, background)
-    shown = pose(index, reference + 1, split, size, background)
+    if (bystanders or shapes) and _is_crowded(seeds_of(index, split), crowded_share):
+        shown = crowded(index, reference + 1, split, size, background, bystanders, shapes)
+    else:
+        shown = pose(index, reference + 1, split, size, background)
     return {
         "picture": drawn.picture,
         "sketch": drawn.sketch,
@@ -146,6 +154,37 @@ def pair(
         "reference_regions": shown.regions,
         "reference_mask": shown.mask,
     }
+
+
+def crowded(
+    index: int,
+    number: int,
+    split: str = "train",
+    size: int | tuple[int, int] = 256,
+    background: str = "mixed",
+    bystanders: int = 3,
+    shapes: int = 4,
+) -> Rendering:
+    """As `pose`, with the character made smaller among 1 to `bystanders` others and 1 to `shapes` loud shapes.
+
+    Regions and mask know the main character and the wall only (see crowd.py); the sketch has nobody else in it.
+    """
+    height, width = _size(size)
+    seeds = seeds_of(index, split)
+    layout_seed, line_style = _pose_seeds(seeds, number)
+    layout = stepped_back(pose_layout(index, number, split, background), layout_seed)
+    appearance = Appearance.sample(seeds["appearance"])
+    crowd = Crowd.sample(layout, layout_seed, seeds["appearance"], bystanders, shapes)
+    drawing = _compose(layout, height, width)
+    others = [_compose(one.layout, height, width) for one in crowd.bystanders]
+    picture, regions, mask = render_crowd(drawing, appearance, crowd, others)
+    return Rendering(picture, paint_sketch(drawing, LineStyle.sample(line_style)), regions, mask)
+
+
+def _is_crowded(seeds: dict[str, int], share: float) -> bool:
+    if not 0 <= share <= 1:
+        raise ValueError(f"The crowded share is {share}; choose 0 (no reference) to 1 (all references).")
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seeds["appearance"], 0xC20E]))).random() < share
 
 
 def _pose_seeds(seeds: dict[str, int], number: int) -> tuple[int, int]:

@@ -1,0 +1,387 @@
+"""The list of a data set's pictures as columns on disk: millions of items open in seconds and no item is an object.
+
+An index is made once from an index file (JSON or parquet) or from the listing of a folder or of zip shards, and kept in
+a folder whose name is a hash of what it was made from: another source is another folder, so an index is never stale.
+Opening maps the columns into memory.
+
+Index files, as the released trainers read them: JSON {path: {entry}}, or parquet with the column `image_path` and a
+column per key. Keys of an entry, all optional: width, height (or resolution, [width, height]), aesthetic_score,
+exist_sketch, tags (parquet: caption), reference_list. Paths are relative to color/, with the shard's name in front
+(0001/10001.png); their suffix does not count, so that color/ may hold .jpg and sketch/ .png.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+import shutil
+import uuid
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from json.encoder import encode_basestring
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from trainer.config import ConfigError
+
+log = logging.getLogger("trainer")
+
+FORMAT = 1
+"""Part of every hash: raise it when the columns change."""
+DEFAULT_SCORE = 6.0
+"""Aesthetic score of a picture that has none (released XL trainer: 6 as a value, 5.51 for the filter)."""
+FILTER_SCORE = 5.51
+_BLOCK = 8 * 2**20
+_ENTRY_END = re.compile(rb"\}\s*,")
+_LONGEST_ENTRY = 4 * _BLOCK
+_TAIL = 2**20  # bytes at the end of a block in which a cut is looked for
+_CUTS = 64  # places tried in a block; only nested entries need more than one
+_NO_SCORE = float("nan")
+_NUMBERS = {"width": np.int32, "height": np.int32, "score": np.float32, "usable": np.uint8}
+_HASHES = ("key", "group")
+_TEXTS = ("name", "extra")
+
+
+def item_key(path: str) -> str:
+    """A picture's name in all parts: its path without suffix, with forward slashes."""
+    path = path.replace("\\", "/")
+    folder, slash, name = path.rpartition("/")
+    stem, dot, suffix = name.rpartition(".")
+    return folder + slash + (stem if dot and stem else name)
+
+
+def group_of(key: str) -> str:
+    """What poses of one character share: the name before the last underscore."""
+    folder, slash, name = key.rpartition("/")
+    return folder + slash + (name.rpartition("_")[0] or name)
+
+
+def hash64(text: str) -> int:
+    """64 bits of BLAKE2b: keys of pictures and groups in columns."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+@dataclass(frozen=True)
+class Index:
+    """Columns of one row per picture, as arrays or as maps of files.
+
+    name (bytes of all keys, one after the other) and name_ends (N,); likewise extra (JSON of tags and references, empty
+    where there are none); key and group (N,), 64-bit hashes; width and height (N,) in pixels, 0 = not known; score
+    (N,), not a number = none; usable (N,), 0 = the index says that there is no sketch, or names the picture twice.
+    """
+
+    columns: Mapping[str, np.ndarray]
+    fingerprint: str
+    """Hash of what the index was made from."""
+    problems: tuple[str, ...] = ()
+    """What was left out when it was made, one line each."""
+
+    def __len__(self) -> int:
+        return len(self.columns["key"])
+
+    def __getitem__(self, column: str) -> np.ndarray:
+        return self.columns[column]
+
+    def _text(self, column: str, row: int) -> str:
+        ends = self.columns[f"{column}_ends"]
+        first = int(ends[row - 1]) if row else 0
+        return bytes(self.columns[column][first : int(ends[row])]).decode()
+
+    def name(self, row: int) -> str:
+        return self._text("name", row)
+
+    def extra(self, row: int) -> dict[str, Any]:
+        """tags (text) and references (list of paths) of a row, those that it has."""
+        text = self._text("extra", row)
+        return json.loads(text) if text else {}
+
+    def score(self, row: int) -> float:
+        value = float(self.columns["score"][row])
+        return DEFAULT_SCORE if np.isnan(value) else value
+
+    def rows(self, min_score: float = 0.0, min_side: int = 0) -> np.ndarray:
+        """Rows (int64) to train on: with a sketch, a score and a shorter side of at least these.
+
+        Pictures without a score count as 5.51; those of unknown size are kept.
+        """
+        score, side = self["score"], np.minimum(self["width"], self["height"])
+        keep = self["usable"] > 0
+        if min_score:
+            keep &= np.where(np.isnan(score), FILTER_SCORE, score) >= min_score
+        if min_side:
+            keep &= (side == 0) | (side >= min_side)
+        return np.flatnonzero(keep)
+
+
+# -- making ------------------------------------------------------------------------------------------------------------
+
+
+class Writer:
+    """Collects rows in arrays; texts go to a file at once when a folder is given, else to memory."""
+
+    def __init__(self, folder: Path | None = None):
+        self.folder = folder
+        self._numbers = {name: array(np.dtype(kind).char) for name, kind in _NUMBERS.items()}
+        self._hashes = {name: array("Q") for name in _HASHES}
+        self._ends = {name: array("q") for name in _TEXTS}
+        self._sizes = dict.fromkeys(_TEXTS, 0)
+        self._texts = {name: (folder / f"{name}.bin").open("wb") if folder else io.BytesIO() for name in _TEXTS}
+
+    def add(self, path: str, entry: Mapping[str, Any]) -> None:
+        """One row from an index file. ConfigError when the entry is not of the documented form."""
+        self.add_key(item_key(path), entry)
+
+    def add_key(self, key: str, entry: Mapping[str, Any]) -> None:
+        """One row of a picture whose key is known."""
+        width, height = _size(key, entry)
+        score, numbers, hashes = entry.get("aesthetic_score"), self._numbers, self._hashes
+        hashes["key"].append(hash64(key))
+        hashes["group"].append(hash64(group_of(key)))
+        numbers["width"].append(width)
+        numbers["height"].append(height)
+        numbers["score"].append(_NO_SCORE if score is None else score)
+        numbers["usable"].append(bool(entry.get("exist_sketch", True)))
+        self._add_text("name", key)
+        self._add_text("extra", _extra(key, entry))
+
+    def _add_text(self, column: str, text: str) -> None:
+        data = text.encode()
+        self._sizes[column] += len(data)
+        self._ends[column].append(self._sizes[column])
+        if data:
+            self._texts[column].write(data)
+
+    def __len__(self) -> int:
+        return len(self._hashes["key"])
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        arrays = {name: np.frombuffer(a, _NUMBERS[name]) for name, a in self._numbers.items()}
+        arrays |= {name: np.frombuffer(a, np.uint64) for name, a in self._hashes.items()}
+        keys = np.sort(arrays["key"])
+        if (keys[1:] == keys[:-1]).any():
+            first = np.zeros(len(self), np.uint8)
+            first[np.unique(arrays["key"], return_index=True)[1]] = 1
+            arrays["usable"] = arrays["usable"] * first
+        return arrays | {f"{name}_ends": np.frombuffer(a, np.int64) for name, a in self._ends.items()}
+
+    def index(self, fingerprint: str, problems: Iterable[str] = ()) -> Index:
+        """The rows as an index in memory."""
+        texts = {name: np.frombuffer(text.getvalue(), np.uint8) for name, text in self._texts.items()}
+        return Index(self._arrays() | texts, fingerprint, tuple(problems))
+
+    def close(self, fingerprint: str, problems: Iterable[str] = ()) -> None:
+        """Write what is still in memory to the folder."""
+        for text in self._texts.values():
+            text.close()
+        for name, values in self._arrays().items():
+            np.save(self.folder / f"{name}.npy", values)
+        described = {"fingerprint": fingerprint, "rows": len(self), "problems": list(problems)}
+        (self.folder / "index.json").write_text(json.dumps(described))
+
+
+def _extra(key: str, entry: Mapping[str, Any]) -> str:
+    """JSON of the tags and references of an entry, "" where it has none."""
+    tags, references = entry.get("tags") or entry.get("caption"), entry.get("reference_list")
+    if not (tags or references):
+        return ""
+    if tags and not isinstance(tags, str):
+        tags = ", ".join(map(str, tags))
+    if not references:
+        return f'{{"tags": {encode_basestring(tags)}}}'  # a third of the time of json.dumps
+    try:
+        references = json.loads(references) if isinstance(references, str) else list(references)
+    except (ValueError, TypeError):
+        raise ConfigError(
+            f"The index gives {key!r} the reference_list {references!r}; write a list of paths."
+        ) from None
+    return json.dumps({**({"tags": tags} if tags else {}), "references": references}, ensure_ascii=False)
+
+
+def _size(path: str, entry: Mapping[str, Any]) -> tuple[int, int]:
+    if not isinstance(entry, Mapping):
+        raise ConfigError(
+            f"The index has {path!r}: {str(entry)[:40]!r}, but an entry is a table such as "
+            '{"width": 1024, "height": 1536, "exist_sketch": true}.'
+        )
+    size = entry.get("resolution")
+    try:
+        if size is None:
+            return int(entry.get("width") or 0), int(entry.get("height") or 0)
+        width, height = (size, size) if isinstance(size, (int, float)) else size
+        return int(width), int(height)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            f"The index gives {path!r} a size that is no pair of numbers; write [width, height]."
+        ) from None
+
+
+def cache_folder(root: Path) -> Path:
+    """Where what was found out about a data set is kept: in it, or in the user's cache when it cannot be written to."""
+    inside = root / ".colorize"
+    try:
+        inside.mkdir(exist_ok=True)
+        probe = inside / f".{uuid.uuid4().hex}"
+        probe.touch()
+        probe.unlink()
+        return inside
+    except OSError:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        outside = home / "colorize-diffusion" / "data" / f"{hash64(str(root.resolve())):016x}"
+        outside.mkdir(parents=True, exist_ok=True)
+        return outside
+
+
+def build(
+    cache: Path,
+    fingerprint: str,
+    entries: Iterable[tuple[str, Mapping[str, Any]]],
+    problems: list[str],
+    keyed: bool = False,
+) -> Index:
+    """The index of `fingerprint` in the folder `cache`; made from (path, entry) pairs when it is not there.
+
+    keyed: the paths are keys already, that is, they have no suffix.
+
+    The folder is written under a temporary name and renamed, so a crash leaves none, and of two processes that make
+    the same index one wins. `problems` is read after the last entry.
+    """
+    folder = cache / f"index-{fingerprint[:32]}"
+    if not (folder / "index.json").is_file():
+        temporary = cache / f".index-{uuid.uuid4().hex}"
+        temporary.mkdir(parents=True)
+        try:
+            writer = Writer(temporary)
+            add = writer.add_key if keyed else writer.add
+            for path, entry in entries:
+                add(path, entry)
+                if len(writer) % 1_000_000 == 0:
+                    log.info("indexing: %d million pictures", len(writer) // 1_000_000)
+            writer.close(fingerprint, problems)
+            try:
+                temporary.rename(folder)
+            except OSError:  # another process was first
+                if not (folder / "index.json").is_file():
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return open_folder(folder)
+
+
+def open_folder(folder: Path) -> Index:
+    """Map the columns of an index that is on disk."""
+    described = json.loads((folder / "index.json").read_text())
+    names = [*_NUMBERS, *_HASHES, *(f"{name}_ends" for name in _TEXTS)]
+    columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names if described["rows"]}
+    columns = columns or {name: np.load(folder / f"{name}.npy") for name in names}  # nothing to map in empty files
+    for name in _TEXTS:
+        file = folder / f"{name}.bin"
+        columns[name] = np.memmap(file, np.uint8, "r") if file.stat().st_size else np.zeros(0, np.uint8)
+    return Index(columns, described["fingerprint"], tuple(described["problems"]))
+
+
+# -- index files -------------------------------------------------------------------------------------------------------
+
+
+def find_files(root: Path, names: Iterable[str]) -> list[Path]:
+    """The index files that data.index names: paths, or names in the data set or its data_index/, suffix optional."""
+    found = []
+    for name in names:
+        bases = (Path(), root, root / "data_index")
+        places = (base / f"{name}{suffix}" for base in bases for suffix in ("", ".json", ".parquet"))
+        file = next((place for place in places if place.is_file()), None)
+        if file is None:
+            there = sorted(p.name for p in (root / "data_index").glob("*") if p.suffix in (".json", ".parquet"))
+            known = f"there are {', '.join(there)}" if there else f"{root / 'data_index'} holds none"
+            raise ConfigError(f"data.index names {name!r}, which is no file; {known}.")
+        if file.suffix not in (".json", ".parquet"):
+            raise ConfigError(f"data.index names {file}; an index is a .json or a .parquet file.")
+        found.append(file)
+    return found
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def from_files(files: Iterable[Path], cache: Path) -> Index:
+    """The index of all entries of index files, one after the other; of equal paths the first counts."""
+    files = list(files)
+    parts = [f"index {FORMAT}", *(file_hash(file) for file in files)]
+    fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    problems: list[str] = []
+    entries = (entry for file in files for entry in (read_json if file.suffix == ".json" else read_parquet)(file))
+    return build(cache, fingerprint, entries, problems)
+
+
+def read_json(path: Path) -> Iterator[tuple[str, Any]]:
+    """(path, entry) pairs of a JSON object, block by block: the file is never in memory as a whole.
+
+    A block is cut behind the last entry that ends in it. A cut inside a string or a nested value leaves text that is no
+    JSON object, so what parses was cut at an entry's end. ConfigError names the file and the place when it is damaged.
+    """
+    with path.open("rb") as file:
+        buffer = file.read(_BLOCK).lstrip(b"\xef\xbb\xbf \t\r\n")
+        if not buffer.startswith(b"{"):
+            raise ConfigError(f"{path} is not a JSON object {{path: {{...}}, ...}}; write one entry per picture.")
+        buffer = buffer[1:]
+        while block := file.read(_BLOCK):
+            buffer += block
+            tail = max(0, len(buffer) - _TAIL)
+            ends = [(match.start() + 1, match.end()) for match in _ENTRY_END.finditer(buffer, tail)][-_CUTS:]
+            for end, after in reversed(ends):
+                try:
+                    entries = json.loads(b"{" + buffer[:end] + b"}")
+                except ValueError:
+                    continue
+                yield from entries.items()
+                buffer = buffer[after:]
+                break
+            if len(buffer) > _LONGEST_ENTRY:  # it is damaged
+                break
+        try:
+            entries = json.loads(b"{" + buffer)
+        except ValueError as error:
+            start = file.tell() - len(buffer)
+            raise ConfigError(
+                f"{path} is no whole JSON file: behind byte {start}, {error}. Write or download it again."
+            ) from None
+        yield from entries.items()
+
+
+def read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    """(path, entry) pairs of a parquet file, batch by batch; needs the package pyarrow."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ConfigError(
+            f"{path} needs the package pyarrow (pip install pyarrow), or convert the index to JSON."
+        ) from None
+    known = ("image_path", "aesthetic_score", "exist_sketch", "width", "height", "reference_list", "caption", "tags")
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        columns = [name for name in known if name in file.schema_arrow.names]
+        if "image_path" not in columns:
+            raise ConfigError(f"{path} has no column image_path; it has {', '.join(file.schema_arrow.names)}.")
+        for batch in file.iter_batches(columns=columns):
+            for entry in batch.to_pylist():
+                yield entry.pop("image_path"), entry
+    except pyarrow.ArrowException as error:
+        raise ConfigError(f"{path} is no whole parquet file ({error}); write or download it again.") from None
+
+
+def shard_of(key: str) -> str:
+    """The shard a picture lies in: the first folder of its name."""
+    return PurePosixPath(key).parts[0] if "/" in key else ""
