@@ -23,13 +23,10 @@ from .managed import managed
 from .networks import images, masks
 from .networks.isnet import ISNet, character_mask
 from .onnx_session import OnnxNetwork
+from .public_files import SEGMENTERS
 
 FOLDER = "colorize_segmenters"  # ComfyUI's folder key; the files lie in models/background_removal
 EXTENSIONS = {".safetensors", ".sft", ".ckpt", ".pth", ".pt", ".bin", ".onnx"}
-ADDRESSES = (
-    "isnetis.safetensors (pictures) and sketch-segment.safetensors (drawings): "
-    "https://huggingface.co/tellurion/line_extractor; isnetis.onnx: https://huggingface.co/skytnt/anime-seg"
-)
 
 ROUTES = ("pictures", "pictures (released)", "drawings")
 GROUNDS = {"white": 1.0, "black": 0.0}
@@ -53,7 +50,7 @@ def segmenter_path(name: str) -> str:
     if path is None:
         raise CheckpointError(
             f"The segmentation model {name!r} is not in models/background_removal. Put it there and refresh (R). "
-            f"Files: {ADDRESSES}."
+            f"Files: {SEGMENTERS}."
         )
     return path
 
@@ -137,7 +134,7 @@ def load_segmenter(
         network = ISNet.from_state_dict(state_dict)
     except ValueError as error:
         raise CheckpointError(
-            f"The file {name!r} cannot be used as segmenter: {error} Use {ADDRESSES}. For BiRefNet use ComfyUI's Load "
+            f"The file {name!r} cannot be used as segmenter: {error} Use {SEGMENTERS}. For BiRefNet use ComfyUI's Load "
             "Background Removal Model; its output goes to Segment Character as well."
         ) from error
     check_finite(network.state_dict(), name)

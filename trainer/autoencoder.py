@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from model_patches.networks.tiny_vae import TinyVAE
+from trainer import draws
 from trainer.config import ConfigError
 
 SCALE = 0.18215  # latents of Stable Diffusion 1 and 2 are multiplied by this before noise is added
+XL_SCALE = 0.13025  # those of Stable Diffusion XL
 PREFIX = "first_stage_model."
 
 
@@ -24,16 +26,45 @@ class Autoencoder(nn.Module):
         self.tensors = tensors  # as in the file, without prefix; copied into exported checkpoints
 
     @torch.no_grad()
-    def encode(self, pictures: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    def moments(self, pictures: torch.Tensor) -> torch.Tensor:
+        """What the encoder says of each latent before scaling: means (B, C, h, w), float32.
+
+        Behind them come the logarithms of their variances, (B, 2 C, h, w) together, when it says how sure it is; the
+        tiny autoencoder does not.
+        """
         encoded = self.network.encode(pictures)
-        if not isinstance(encoded, torch.Tensor):  # diffusers answers a distribution
-            encoded = encoded.latent_dist.sample(generator=generator) if generator else encoded.latent_dist.mode()
-        return encoded * SCALE
+        if isinstance(encoded, torch.Tensor):
+            return encoded.float()
+        return torch.cat([encoded.latent_dist.mean, encoded.latent_dist.logvar], dim=1).float()
+
+    def encode(self, pictures: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Scaled latents; the means, or with a generator samples of the encoder's distribution."""
+        return latents_of(self.moments(pictures), self.channels, generator)
+
+    @property
+    def channels(self) -> int:
+        """Channels of a latent."""
+        tiny = self.tensors.get("taesd_decoder.1.weight")
+        return self.tensors["quant_conv.weight"].shape[0] // 2 if tiny is None else tiny.shape[1]
 
     @torch.no_grad()
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        decoded = self.network.decode(latents / SCALE)
+    def decode(self, latents: torch.Tensor, scale: float = SCALE) -> torch.Tensor:
+        decoded = self.network.decode(latents / scale)
         return decoded if isinstance(decoded, torch.Tensor) else decoded.sample
+
+
+def latents_of(
+    moments: torch.Tensor, channels: int, generator: torch.Generator | None = None, scale: float = SCALE
+) -> torch.Tensor:
+    """Scaled latents (B, C, h, w) from `Autoencoder.moments`: the means, or with a generator (CPU) samples.
+
+    Where the encoder says no variances, there is nothing to sample and the means are the answer.
+    """
+    mean = moments[:, :channels]
+    if generator is not None and moments.shape[1] == 2 * channels:
+        noise = draws.randn(mean.shape, generator).to(mean)
+        mean = mean + noise * (0.5 * moments[:, channels:].clamp(-30, 20)).exp()
+    return mean * scale
 
 
 def from_tensors(state_dict: Mapping[str, torch.Tensor], source: str) -> Autoencoder:

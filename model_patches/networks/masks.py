@@ -29,6 +29,34 @@ def binary(mask: torch.Tensor, threshold: float) -> torch.Tensor:
     return (mask > threshold).to(mask.dtype)
 
 
+def looks_inverted(figure: torch.Tensor) -> bool:
+    """Whether a binary mask (1, H, W) marks the border of its picture and leaves the middle out; a rule of thumb."""
+    border = torch.cat([figure[:, 0], figure[:, -1], figure[:, :, 0], figure[:, :, -1]], dim=1).mean()
+    height, width = figure.shape[-2:]
+    rows, columns = (slice(side // 3, max(side // 3 + 1, side - side // 3)) for side in (height, width))
+    return bool(border > 0.8 and figure[:, rows, columns].mean() < 0.3)
+
+
+def without_figure(picture: torch.Tensor, mask: torch.Tensor, threshold: torch.Tensor | float) -> torch.Tensor:
+    """Pictures (B, 3, H, W), white (1) where their mask (B, 1, H, W) is not below the threshold: one number, or (B,).
+
+    The released rule for the background of a reference: kept where mask < threshold, so ties belong to the figure.
+    """
+    return torch.where(_below(mask, threshold), picture, torch.ones_like(picture))
+
+
+def without_background(picture: torch.Tensor, mask: torch.Tensor, threshold: torch.Tensor | float) -> torch.Tensor:
+    """Pictures (B, 3, H, W), white (1) where their mask (B, 1, H, W) is below the threshold: what the other rule keeps.
+
+    Not in the papers, whose figure queries read the whole reference; docs/LOG.md has what it does.
+    """
+    return torch.where(_below(mask, threshold), torch.ones_like(picture), picture)
+
+
+def _below(mask: torch.Tensor, threshold: torch.Tensor | float) -> torch.Tensor:
+    return mask < torch.as_tensor(threshold, device=mask.device, dtype=mask.dtype).reshape(-1, 1, 1, 1)
+
+
 def dilate(mask: torch.Tensor, side: int = DILATION) -> torch.Tensor:
     """Every pixel gets the largest value in the square around it; `side` is odd, 1 changes nothing."""
     return F.max_pool2d(mask, side, stride=1, padding=side // 2)

@@ -1,0 +1,142 @@
+"""The networks a stage does not train but encodes with: read from their files when first used, and only then.
+
+A run whose encodings are all in the cache (`data.cache_folder`) never has them in memory, but for the moments in which
+it draws a sample sheet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from safetensors import safe_open
+
+from model_patches.networks.vision import ReferenceEncoder, load_reference_encoder
+from model_patches.networks.wd_tagger import WDTagger
+from trainer import autoencoder, checkpoint
+from trainer.autoencoder import Autoencoder
+from trainer.colorizer import read_encoder
+from trainer.config import Config
+from trainer.xl_colorizer import read_tagger, tagger_tokens, tagger_width
+
+Network = TypeVar("Network", bound=torch.nn.Module)
+
+
+class OnDemand(Generic[Network]):
+    """A network that `read` gives, on a device; `channels_last` as its memory format."""
+
+    def __init__(self, read: Callable[[], Network], device: torch.device, channels_last: bool):
+        self._read, self._device, self._channels_last = read, device, channels_last
+        self._network: Network | None = None
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the network is in memory."""
+        return self._network is not None
+
+    @property
+    def network(self) -> Network:
+        """The network, read now if it is not in memory."""
+        if self._network is None:
+            with torch.random.fork_rng(devices=[]):  # building it draws numbers: the run must not depend on when
+                network = self._read().to(self._device)
+            self._network = network.to(memory_format=torch.channels_last) if self._channels_last else network
+        return self._network
+
+    def release(self) -> None:
+        """Let the memory go; the next use reads the file again."""
+        self._network = None
+
+
+class FrozenAutoencoder(OnDemand[Autoencoder]):
+    """An autoencoder.Autoencoder by its methods."""
+
+    def __init__(self, path: str, device: torch.device, channels_last: bool):
+        super().__init__(lambda: autoencoder.load(path), device, channels_last)
+
+    def moments(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.network.moments(pictures)
+
+    def encode(self, pictures: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        return self.network.encode(pictures, generator)
+
+    def decode(self, latents: torch.Tensor, scale: float = autoencoder.SCALE) -> torch.Tensor:
+        return self.network.decode(latents, scale)
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return self.network.tensors
+
+
+class FrozenReferenceEncoder(OnDemand[ReferenceEncoder]):
+    """A ReferenceEncoder by its methods; its sizes are read from the file's header alone."""
+
+    def __init__(self, path: str, device: torch.device, channels_last: bool):
+        super().__init__(lambda: read_encoder(path), device, channels_last)
+        sizes = load_reference_encoder(*tensor_shapes(Path(path)), device="meta")
+        self.output_dim, self.token_count = sizes.output_dim, sizes.token_count
+
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        return self.network.encode(image)
+
+
+class FrozenTagger(OnDemand[WDTagger]):
+    """A WD tagger's patch features; its sizes are read from the file's header alone."""
+
+    def __init__(self, path: str, device: torch.device):
+        super().__init__(lambda: read_tagger(path), device, channels_last=False)
+        tensors, _ = tensor_shapes(Path(path))
+        self.output_dim = tagger_width(tensors, path)
+
+    def tokens(self, references: torch.Tensor) -> torch.Tensor:
+        """References (B, 3, H, W) in [-1, 1] -> (B, L, W)."""
+        return tagger_tokens(self.network, references)
+
+
+def autoencoder_file(config: Config) -> str:
+    """The file with the autoencoder of a run."""
+    return config.model.vae or config.model.init or config.model.init_from
+
+
+def frozen_encoders(config: Config, device: torch.device) -> tuple[FrozenAutoencoder, FrozenReferenceEncoder]:
+    """Those of a run: in memory from the start, or with data.cache_folder only when needed."""
+    channels_last = config.system.channels_last
+    encoders = (
+        FrozenAutoencoder(autoencoder_file(config), device, channels_last),
+        FrozenReferenceEncoder(config.model.encoder, device, channels_last),
+    )
+    if not config.data.cache_folder:
+        for encoder in encoders:
+            _ = encoder.network
+    return encoders
+
+
+@contextmanager
+def borrowed(*networks: OnDemand) -> Iterator[None]:
+    """A context after which those networks leave the memory that were not there before."""
+    before = [network.loaded for network in networks]
+    try:
+        yield
+    finally:
+        for network, was_loaded in zip(networks, before, strict=True):
+            if not was_loaded:
+                network.release()
+
+
+def tensor_shapes(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """As `checkpoint.read_tensors`, with tensors of shapes without values; of safetensors only the header is read."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        tensors, metadata = checkpoint.read_tensors(path)
+        return {name: tensor.to("meta") for name, tensor in tensors.items()}, metadata
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}
+            metadata = file.metadata() or {}
+    except OSError:
+        raise
+    except Exception:
+        return checkpoint.read_tensors(path)  # whose errors name what is wrong
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, metadata

@@ -1,0 +1,349 @@
+"""The data sets `prepare` works on: which pictures they have, what is there already, where results go.
+
+Results are PNG files that carry, as text, which file they were made of and by what (`MARK`), so that they are known
+again even when the journal is lost or a crash came before it was written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+
+from trainer.config import ConfigError
+from trainer.data.index import cache_folder, item_key
+from trainer.data.sources import SUFFIXES, FolderSource, ShardSource, Unreadable, open_source
+
+MARK = "colorize-prepare"
+ADOPTED = "adopted.json"
+OWN_FOLDERS = (
+    "color",
+    "sketch",
+    "mask",
+    "reference",
+    "regions",
+    "data_index",
+)  # and what starts with one of them and _
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a part."""
+
+    part: str
+    key: str
+    """Name in all parts, without suffix."""
+    name: str
+    """Path in the part, with suffix."""
+    file: str
+    """As messages name it."""
+    signature: str
+    """Changes when the file does: size and time of a file, size and checksum of a member."""
+
+
+def write_result(path: Path, pixels: np.ndarray, signature: str, fingerprint: str) -> None:
+    """A PNG of (H, W) uint8, whole or not at all, with its mark."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text(MARK, json.dumps([signature, fingerprint]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    Image.fromarray(pixels).save(part, format="PNG", pnginfo=text)
+    part.replace(path)
+
+
+def read_mark(file: BinaryIO | Path) -> tuple[str, str] | None:
+    """(signature, fingerprint) of a result; None for a file that `prepare` did not make."""
+    try:
+        with Image.open(file) as image:
+            signature, fingerprint = json.loads(image.info.get(MARK, "null") or "null")
+            return str(signature), str(fingerprint)
+    except (OSError, ValueError, TypeError, SyntaxError):
+        return None
+
+
+PICTURE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises for files that are damaged, no pictures, or too large."""
+
+
+def why(error: Exception) -> str:
+    """One of PICTURE_ERRORS in words."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is empty, or no picture of a known kind"
+    return getattr(error, "reason", None) or str(error) or type(error).__name__
+
+
+def open_set(root: Path) -> FolderSet | ShardSet:
+    """The data set in a folder with color/. Raises ConfigError when there are no pictures in it."""
+    source = open_source(root)
+    data = ShardSet(source) if isinstance(source, ShardSource) else FolderSet(source)
+    if not any((root / "color").glob("*")):
+        raise ConfigError(f"{root / 'color'} is empty: put the pictures there ({', '.join(SUFFIXES)}), or zip shards.")
+    return data
+
+
+class FolderSet:
+    """Plain folders."""
+
+    def __init__(self, source: FolderSource):
+        self.source, self.root = source, source.root
+
+    def parts(self) -> list[str]:
+        return [part for part in ("color", "reference") if (self.root / part).is_dir()]
+
+    def count(self, part: str) -> int:
+        """Pictures of a part."""
+        return len(self.source.keys(part))
+
+    def pictures(self, part: str) -> Iterator[Picture]:
+        for key in self.source.keys(part):
+            path = self.source.path(part, key)
+            try:
+                status = path.stat()
+            except OSError:  # deleted meanwhile
+                continue
+            signature = f"{status.st_size} {status.st_mtime_ns}"
+            yield Picture(part, key, path.name, str(path), signature)
+
+    def _file(self, folder: str, picture: Picture) -> Path | None:
+        paths = (self.root / folder / f"{picture.key}{suffix}" for suffix in SUFFIXES)
+        return next((path for path in paths if path.is_file()), None)
+
+    def has(self, folder: str, picture: Picture) -> bool:
+        """Whether a folder has a file for the picture, whoever made it."""
+        return self._file(folder, picture) is not None
+
+    def mark(self, folder: str, picture: Picture) -> tuple[str, str] | None:
+        """The mark of that file; None for somebody else's."""
+        path = self._file(folder, picture)
+        return None if path is None else read_mark(path)
+
+    def result_path(self, folder: str, picture: Picture) -> Path:
+        """Where a result is written; a file of another suffix in its place goes when the result is there."""
+        return self.root / folder / f"{picture.key}.png"
+
+    def begun(self, picture: Picture) -> None:
+        """A picture is being worked on."""
+
+    def done(self, picture: Picture, folders: tuple[str, ...]) -> None:
+        """Its results are written."""
+        for folder in folders:
+            for suffix in SUFFIXES:
+                other = self.root / folder / f"{picture.key}{suffix}"
+                if other != self.result_path(folder, picture):
+                    other.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """No more results will come."""
+
+    def damaged(self, part: str) -> dict[str, str]:
+        """Containers of pictures that cannot be read, with the reason."""
+        return {}
+
+    def caption(self, picture: Picture) -> str:
+        """Tags in a text file beside the picture."""
+        path = self.root / picture.part / f"{picture.key}.txt"
+        try:
+            return " ".join(path.read_text(encoding="utf-8").split()) if path.is_file() else ""
+        except (OSError, ValueError):
+            return ""
+
+
+class ShardSet(FolderSet):
+    """Zip shards. Results are collected as files, and packed when a shard is through."""
+
+    def __init__(self, source: ShardSource):
+        super().__init__(source)
+        self.spool = cache_folder(self.root) / "spool"
+        self._damaged: dict[str, dict[str, str]] = {}
+        self._members: dict[tuple[str, str], set[str]] = {}
+        self._working: dict[str, int] = {}  # shard -> pictures that are worked on
+        self._listed: str | None = None  # the shard whose pictures are being given out
+
+    def _infos(self, part: str, file: Path) -> list[zipfile.ZipInfo]:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                infos = [info for info in archive.infolist() if info.filename.lower().endswith(SUFFIXES)]
+        except (OSError, zipfile.BadZipFile) as error:
+            self._damaged.setdefault(part, {})[str(file)] = str(error)
+            return []
+        stray = [info.filename for info in infos if not info.filename.startswith(f"{file.stem}/")]
+        if stray:
+            reason = f"{len(stray)} members do not lie in a folder {file.stem}/ as the shard is called, e.g. {stray[0]}"
+            self._damaged.setdefault(part, {})[str(file)] = f"{reason}; pack it again"
+        return [info for info in infos if info.filename.startswith(f"{file.stem}/")]
+
+    def count(self, part: str) -> int:
+        return sum(len(self._infos(part, file)) for file in self.source.files(part))
+
+    def pictures(self, part: str) -> Iterator[Picture]:
+        for file in self.source.files(part):
+            self._listed = file.stem
+            for info in self._infos(part, file):
+                signature = f"{info.file_size} {info.CRC:08x}"
+                yield Picture(part, item_key(info.filename), info.filename, f"{file}:{info.filename}", signature)
+            self._listed = None
+            self._pack_if_done(file.stem)
+
+    def _spool_of(self, folder: str) -> Path:
+        return self.spool / folder.replace("/", "%")
+
+    def _spooled(self, folder: str, picture: Picture) -> Path:
+        return self._spool_of(folder) / f"{picture.name}.png"
+
+    def _packed(self, folder: str, shard: str) -> set[str]:
+        """Keys of the members of a packed shard of results."""
+        if (folder, shard) not in self._members:
+            self._members = {key: value for key, value in self._members.items() if key[1] == shard}
+            try:
+                with zipfile.ZipFile(self.root / folder / f"{shard}.zip") as archive:
+                    self._members[folder, shard] = {item_key(name) for name in archive.namelist()}
+            except (OSError, zipfile.BadZipFile):  # missing, or damaged: made again
+                self._members[folder, shard] = set()
+        return self._members[folder, shard]
+
+    def has(self, folder: str, picture: Picture) -> bool:
+        shard = picture.key.partition("/")[0]
+        return self._spooled(folder, picture).is_file() or picture.key in self._packed(folder, shard)
+
+    def mark(self, folder: str, picture: Picture) -> tuple[str, str] | None:
+        spooled = self._spooled(folder, picture)
+        if spooled.is_file():
+            return read_mark(spooled)
+        try:
+            with self.source.open(folder, picture.key) as file:
+                return read_mark(file)
+        except Unreadable:
+            return None
+
+    def result_path(self, folder: str, picture: Picture) -> Path:
+        return self._spooled(folder, picture)
+
+    def begun(self, picture: Picture) -> None:
+        shard = picture.key.partition("/")[0]
+        self._working[shard] = self._working.get(shard, 0) + 1
+
+    def done(self, picture: Picture, folders: tuple[str, ...]) -> None:
+        shard = picture.key.partition("/")[0]
+        self._working[shard] -= 1
+        self._pack_if_done(shard)
+
+    def _pack_if_done(self, shard: str) -> None:
+        if shard != self._listed and not self._working.get(shard):
+            self._working.pop(shard, None)
+            for folder in self._spool_folders():
+                self._pack(folder, shard)
+
+    def close(self) -> None:
+        """Pack what is left, also by an earlier run that was killed."""
+        for folder in self._spool_folders():
+            for shard in sorted(path.name for path in self._spool_of(folder).iterdir()):
+                self._pack(folder, shard)
+        shutil.rmtree(self.spool, ignore_errors=True)
+
+    def _spool_folders(self) -> list[str]:
+        if not self.spool.is_dir():
+            return []
+        return sorted(path.name.replace("%", "/") for path in self.spool.iterdir() if path.is_dir())
+
+    def _pack(self, folder: str, shard: str) -> None:
+        """Join a shard's collected results with what the packed shard holds; whole or not at all."""
+        collected = self._spool_of(folder) / shard
+        new = {
+            path.relative_to(collected.parent).as_posix().removesuffix(".png"): path
+            for path in collected.rglob("*.png")
+            if not path.name.startswith(".")
+        }
+        if not new:
+            return
+        final = self.root / folder / f"{shard}.zip"
+        final.parent.mkdir(parents=True, exist_ok=True)
+        part = final.with_name(f".{final.name}.part")
+        new_keys = {item_key(name) for name in new}
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+            if final.is_file() and zipfile.is_zipfile(final):
+                with zipfile.ZipFile(final) as old:
+                    for info in old.infolist():
+                        if item_key(info.filename) not in new_keys:
+                            archive.writestr(info, old.read(info))
+            for name in sorted(new):
+                archive.write(new[name], name)
+        part.replace(final)
+        shutil.rmtree(collected)
+        self._members.pop((folder, shard), None)
+
+    def damaged(self, part: str) -> dict[str, str]:
+        return self._damaged.get(part, {})
+
+    def caption(self, picture: Picture) -> str:
+        return ""
+
+
+Set = FolderSet | ShardSet
+
+
+# -- plain folders -----------------------------------------------------------------------------------------------------
+
+
+def adopt(dataset: Path, output: Path | None, problems: dict[str, str]) -> Path:
+    """The folder with color/ to work on. Of a plain folder of pictures or zips, color/ is made by hard links or copies.
+
+    problems gets the files that cannot be taken, with the reason. Raises ConfigError when there is nothing to work on.
+    """
+    if not dataset.is_dir():
+        raise ConfigError(f"{dataset} is no folder; name the folder that holds your pictures, or color/ with them.")
+    root = output or dataset
+    known = cache_folder(root) / ADOPTED if (root / "color").is_dir() else None
+    if (dataset / "color").is_dir() and not (known and known.is_file()):
+        if output is not None and output.resolve() != dataset.resolve():
+            raise ConfigError(f"{dataset} is a training set already (it has color/), so --output is not needed.")
+        return dataset
+    pictures = [path for path in sorted(dataset.iterdir()) if path.suffix.lower() == ".zip"]
+    if not pictures:
+        pictures = list(_pictures_below(dataset, root))
+    if not pictures and not (root / "color").is_dir():
+        raise ConfigError(f"{dataset} holds no pictures ({', '.join(SUFFIXES)}) and no zip shards.")
+    (root / "color").mkdir(parents=True, exist_ok=True)
+    taken: dict[str, Path] = {}
+    for path in pictures:
+        name = "_".join(path.relative_to(dataset).parts)
+        if (other := taken.setdefault(item_key(name), path)) != path:
+            problems[str(path)] = f"has the name of {other} in color/ ({name}); rename one of them"
+            continue
+        _link(path, root / "color" / name)
+        caption = path.with_suffix(".txt")
+        if caption.is_file():
+            _link(caption, root / "color" / f"{item_key(name)}.txt")
+    (cache_folder(root) / ADOPTED).write_text(json.dumps({"from": str(dataset.resolve())}))
+    return root
+
+
+def _pictures_below(dataset: Path, root: Path) -> Iterator[Path]:
+    """Pictures in a folder and its subfolders, but for those that this command writes."""
+    for folder, subfolders, names in os.walk(dataset):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        if Path(folder).resolve() == root.resolve():
+            subfolders[:] = [name for name in subfolders if name.partition("_")[0] not in OWN_FOLDERS]
+        yield from (Path(folder) / name for name in sorted(names) if name.lower().endswith(SUFFIXES))
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make `target` the same file, or a copy where the file system has no links; nothing when it is that already."""
+    if target.exists():
+        ours, theirs = target.stat(), source.stat()
+        if os.path.samestat(ours, theirs) or (ours.st_size, ours.st_mtime_ns) == (theirs.st_size, theirs.st_mtime_ns):
+            return
+    part = target.with_name(f".{target.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        os.link(source, part)
+    except OSError:
+        shutil.copy2(source, part)
+    part.replace(target)

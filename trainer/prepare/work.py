@@ -1,0 +1,142 @@
+"""The processes of `prepare`: each opens pictures and runs the methods on them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trainer.config import ConfigError
+from trainer.data.decode import read_rgb
+from trainer.data.sources import FolderSource, ShardSource
+from trainer.prepare import methods
+from trainer.prepare.layout import PICTURE_ERRORS, Picture, Set, why, write_result
+from trainer.prepare.methods import Apply, Method
+
+
+@dataclass(frozen=True)
+class Job:
+    """A picture, and the folders that lack what is made of it; none: only its size is wanted."""
+
+    picture: Picture
+    folders: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a job."""
+
+    job: Job
+    size: tuple[int, int] = (0, 0)
+    """width, height"""
+    problem: str = ""
+    """Why the picture cannot be read; empty when its results are written."""
+
+
+@dataclass
+class Worker:
+    """Runs jobs in one process; a method is loaded when it is first needed."""
+
+    source: FolderSource | ShardSource
+    by_folder: Mapping[str, Method]
+    device: torch.device
+    _loaded: dict[str, Apply]
+
+    def run(self, job: Job, paths: Mapping[str, Path]) -> Result:
+        """paths: folder -> file to write."""
+        picture = job.picture
+        try:
+            with self.source.open(picture.part, picture.key) as file:
+                image = read_rgb(file)
+        except PICTURE_ERRORS as error:
+            return Result(job, problem=why(error))
+        for folder in job.folders:
+            method = self.by_folder[folder]
+            if folder not in self._loaded:
+                self._loaded[folder] = methods.load(method, self.device)
+            with torch.inference_mode():
+                pixels = self._loaded[folder](image)
+            write_result(paths[folder], pixels, picture.signature, method.fingerprint)
+        return Result(job, image.size)
+
+
+_worker: Worker | None = None  # of a process of the pool
+
+
+def _start(source, by_folder: Mapping[str, Method], device: str, threads: int) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops the others
+    torch.set_num_threads(threads)
+    _worker = Worker(source, by_folder, torch.device(device), {})
+
+
+def _run(job: Job, paths: Mapping[str, Path]) -> Result:
+    return _worker.run(job, paths)
+
+
+class Pool:
+    """Runs jobs in `workers` processes; with one, in this process."""
+
+    def __init__(self, data: Set, by_folder: Mapping[str, Method], workers: int, device: str):
+        self.data, self.workers = data, workers
+        self._executor: ProcessPoolExecutor | None = None
+        self._here: Worker | None = None
+        if workers == 1 or not by_folder:
+            self._here = Worker(data.source, by_folder, torch.device(device), {})
+            return
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        self._executor = ProcessPoolExecutor(
+            workers,
+            multiprocessing.get_context("spawn"),  # a fork of a process that has used torch's threads can hang
+            initializer=_start,
+            initargs=(data.source, dict(by_folder), device, threads),
+        )
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+        self.data.close()
+
+    def run(self, jobs: Iterator[Job | None], skipped: Callable[[], object]) -> Iterator[Result]:
+        """Results in the order in which they are done; skipped() is called for every None."""
+        waiting: set[Future] = set()
+        for job in jobs:
+            if job is None:
+                skipped()
+                continue
+            self.data.begun(job.picture)
+            paths = {folder: self.data.result_path(folder, job.picture) for folder in job.folders}
+            if self._here is not None:
+                yield self._finished(self._here.run(job, paths))
+                continue
+            waiting.add(self._executor.submit(_run, job, paths))
+            while len(waiting) >= 3 * self.workers:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                yield from self._results(done)
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            yield from self._results(done)
+
+    def _results(self, done: set[Future]) -> Iterator[Result]:
+        try:
+            for future in done:
+                yield self._finished(future.result())
+        except BrokenProcessPool:
+            raise ConfigError(
+                "A process ended before it was done, most often for want of memory. What is done is kept; give the "
+                "same command with fewer --workers, or a smaller --side."
+            ) from None
+
+    def _finished(self, result: Result) -> Result:
+        self.data.done(result.job.picture, () if result.problem else result.job.folders)
+        return result
