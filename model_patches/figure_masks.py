@@ -12,9 +12,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-from .networks import images
+from .networks import images, masks
 
-WHITE = 1.0  # of a reference, as the encoder reads it
 SAME_PROPORTIONS = 0.02  # relative; a rounding of one pixel in fifty counts as the same
 
 
@@ -60,18 +59,39 @@ def warn_of_other_proportions(mask: torch.Tensor, height: int, width: int, name:
         )  # fmt: skip
 
 
-def without_figure(picture: torch.Tensor, mask: torch.Tensor, threshold: float) -> torch.Tensor:
-    """References (B, 3, H, W) in -1..1 -> the same with every pixel white whose mask is not below `threshold`.
-
-    mask: (B or 1, h, w) in 0..1, 1 = figure, stretched over the picture (bilinear, antialiased). The rule is that of
-    the released code: background is kept where mask < threshold. White everywhere, or no figure at all, is allowed.
-    """
+def stretched(mask: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
+    """Masks (B or 1, h, w) of references (B, 3, H, W) -> (B or 1, 1, H, W) on their device. Raises ValueError."""
     check_count(mask.shape[0], picture.shape[0], "figure_mask", "references")
     height, width = picture.shape[-2:]
     warn_of_other_proportions(mask, height, width, "figure_mask")
     rows = mask[:, None].to(picture.device)
     if rows.shape[-2:] != (height, width):
         rows = F.interpolate(rows, (height, width), mode="bilinear", align_corners=False, antialias=True)
+    return rows
+
+
+def without_background(picture: torch.Tensor, mask: torch.Tensor, threshold: float) -> torch.Tensor:
+    """References (B, 3, H, W) in -1..1 -> the same with every pixel white whose mask is below `threshold`.
+
+    mask: as for `without_figure`. Raises ValueError when nothing of a reference would be left.
+    """
+    rows = stretched(mask, picture)
+    if bool((rows < threshold).flatten(1).all(1).any()):
+        raise ValueError(
+            f"figure_mask marks nothing in a reference at mask_threshold {threshold:g}, so its cut-out figure would be "
+            "empty. Set figure to whole picture, lower mask_threshold, or connect the mask of the figure (Segment "
+            "Character; 1 = figure)."
+        )
+    return masks.without_background(picture, rows, threshold)
+
+
+def without_figure(picture: torch.Tensor, mask: torch.Tensor, threshold: float) -> torch.Tensor:
+    """References (B, 3, H, W) in -1..1 -> the same with every pixel white whose mask is not below `threshold`.
+
+    mask: (B or 1, h, w) in 0..1, 1 = figure, stretched over the picture (bilinear, antialiased). The rule is that of
+    the released code: background is kept where mask < threshold. White everywhere, or no figure at all, is allowed.
+    """
+    rows = stretched(mask, picture)
     kept = rows < threshold
     if bool((~kept).flatten(1).all(1).any()):
         logging.warning(
@@ -85,7 +105,7 @@ def without_figure(picture: torch.Tensor, mask: torch.Tensor, threshold: float) 
             "Load Image gives such a mask for pictures without transparency.",
             threshold,
         )
-    return torch.where(kept, picture, torch.full_like(picture, WHITE))
+    return masks.without_figure(picture, rows, threshold)
 
 
 def on_canvas(mask: torch.Tensor, frame: images.Frame | None, name: str = "figure_mask") -> torch.Tensor:

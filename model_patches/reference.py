@@ -10,15 +10,17 @@ import comfy.model_patcher
 import comfy.utils
 import torch
 
-from .card import encoder_mark
+from .card import encoder_mark, tagger_mark
 from .families import CheckpointError
-from .figure_masks import without_figure
+from .figure_masks import without_background, without_figure
 from .files import check_finite, read_weights
 from .managed import managed
-from .networks.vision import preprocess
+from .networks.vision import fitted, preprocess
+from .tagger import LoadedTagger
 from .types import Reference
 
 CHUNK = 8  # references encoded together; bounds the working memory of long batches
+LARGEST_SHARE = 0.6  # of the graphics card that an encoder's float32 weights may take
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,15 +39,29 @@ class LoadedReferenceEncoder:
         figure_mask: torch.Tensor | None = None,
         background: torch.Tensor | None = None,
         mask_threshold: float = 0.5,
+        cut_out: bool = False,
+        tagger: LoadedTagger | None = None,
+        sketch: torch.Tensor | None = None,
+        geometry_strength: float = 0.0,
     ) -> Reference:
         """Pictures (B, 3, H, W) in [-1, 1] -> REFERENCE with tokens (B, 1 + N, D), float32 on the CPU.
 
         figure_mask: (B or 1, h, w) in 0..1, 1 = figure. The pictures are encoded once more with everything white
         that is not below mask_threshold (released code): the background tokens.
         background: (B or 1, 3, h, w) in [-1, 1], separate background pictures, encoded instead of that; figure_mask,
-        which belongs to the reference, is then not used. Raises ValueError when the counts do not agree.
+        which belongs to the reference, then only serves cut_out. cut_out: the reference's own tokens come from its
+        figure alone, on white (not in the papers). tagger: for XL models, whose references also hold its patch features
+        of the same pictures. sketch: (B or 1, 3, H, W) in [-1, 1], dark lines on white: what the features say of pose,
+        hands and framing moves to the sketch's by geometry_strength, 0..1 (networks.geometry_tags). Raises ValueError
+        when the counts do not agree.
         """
-        pictures = [image]
+        if cut_out and figure_mask is None:
+            raise ValueError(
+                "figure is set to cut out, but there is no figure_mask. Connect the mask of the figure (Segment "
+                "Character makes one), or set figure to whole picture."
+            )
+        pictures = [without_background(image, figure_mask, mask_threshold) if cut_out else image]
+        edits = (f"figure cut out at {mask_threshold:g}",) if cut_out else ()
         if background is not None:
             if len(background) not in (1, len(image)):
                 raise ValueError(
@@ -55,16 +71,36 @@ class LoadedReferenceEncoder:
             pictures.append(background)
         elif figure_mask is not None:
             pictures.append(without_figure(image, figure_mask, mask_threshold))
-        tokens = self._tokens(pictures, fit)
+        own, other = self._parts(self._tokens(pictures, fit), len(image))
+        tags = (None, None)
+        if tagger is not None:
+            tags = self._parts(torch.cat([tagger.features(fitted(batch, fit)) for batch in pictures]), len(image))
+        if tagger is not None and sketch is not None and geometry_strength > 0:
+            if len(sketch) not in (1, len(image)):
+                raise ValueError(
+                    f"There are {len(sketch)} sketches for {len(image)} references. Connect one, or one for each."
+                )
+            tags = tagger.features_with_geometry(tags[0], sketch, geometry_strength), tags[1]
+            edits += (f"geometry tags of the sketch at {geometry_strength:g}",)
         return Reference(
-            tokens=tokens[: len(image)],
+            tokens=own,
             image_size=self.encoder.image_size,
             fit=fit,
-            background_tokens=tokens[len(image) :, 1:].expand(len(image), -1, -1) if len(pictures) > 1 else None,
+            background_tokens=None if other is None else other[:, 1:],
             background_is_picture=background is not None,
             background_threshold=mask_threshold,
             encoder_mark=encoder_mark(self.encoder),
+            edits=edits,
+            tagger_tokens=tags[0],
+            tagger_mark=None if tagger is None else tagger_mark(tagger.network),
+            background_class_token=None if other is None or tagger is None else other[:, :1],
+            background_tagger_tokens=tags[1],
         )
+
+    @staticmethod
+    def _parts(tokens: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Tokens of `count` references and, behind them, of one background or as many -> both, `count` rows each."""
+        return tokens[:count], tokens[count:].expand(count, -1, -1) if len(tokens) > count else None
 
     def _tokens(self, pictures: list[torch.Tensor], fit: str) -> torch.Tensor:
         """Batches of pictures (B_i, 3, H_i, W_i) -> their tokens (sum B_i, 1 + N, D) one after the other.
@@ -97,13 +133,15 @@ def load_encoder(path: str) -> LoadedReferenceEncoder:
     """Read a CLIP vision file (open_clip or Hugging Face layout). Raises CheckpointError.
 
     Computed in float32, as in the released application: it runs once per reference, and the tokens steer every step.
+    See `precision` for small graphics cards.
     """
-    from .networks.vision import load_reference_encoder
+    from .networks.vision import find_tower, load_reference_encoder
 
     name = os.path.basename(path)
     state_dict, metadata = read_weights(path)
     try:
-        encoder = load_reference_encoder(state_dict, metadata, device="cpu", dtype=torch.float32)
+        dtype = precision(sum(value.numel() for value in find_tower(state_dict).values()))
+        encoder = load_reference_encoder(state_dict, metadata, device="cpu", dtype=dtype)
     except ImportError as error:
         raise RuntimeError(
             f"The reference encoder needs open_clip, which cannot be imported ({error}). Install it into ComfyUI's "
@@ -112,7 +150,16 @@ def load_encoder(path: str) -> LoadedReferenceEncoder:
     except (ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(
             f"The file {name!r} cannot be used as reference encoder: {' '.join(str(error).split())} "
-            "Official v1 models need OpenCLIP ViT-H/14 (laion2b_s32b_b79k) in models/clip_vision."
+            "Official v1 models need OpenCLIP ViT-H/14 (laion2b_s32b_b79k), XL models OpenCLIP ViT-bigG/14 "
+            "(laion2b_s39b_b160k), in models/clip_vision."
         ) from error
     check_finite(encoder.state_dict(), name)
     return LoadedReferenceEncoder(encoder, managed(encoder), name)
+
+
+def precision(parameters: int) -> torch.dtype:
+    """float32, or float16 where float32 weights would take most of the graphics card (bigG needs 7.4 GB)."""
+    device = comfy.model_management.text_encoder_device()
+    if device.type == "cpu" or 4 * parameters < LARGEST_SHARE * comfy.model_management.get_total_memory(device):
+        return torch.float32
+    return torch.float16 if comfy.model_management.should_use_fp16(device) else torch.float32

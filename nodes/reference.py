@@ -5,7 +5,9 @@ from comfy_api.latest import io
 
 from ..model_patches.figure_masks import check_mask
 from ..model_patches.networks import images
-from .sockets import CATEGORY, ReferenceEncoderSocket, ReferenceSocket
+from .sockets import CATEGORY, ReferenceEncoderSocket, ReferenceSocket, TaggerSocket
+
+FIGURES = ("whole picture", "cut out")
 
 
 class ColorizeLoadReferenceEncoder(io.ComfyNode):
@@ -15,9 +17,9 @@ class ColorizeLoadReferenceEncoder(io.ComfyNode):
             node_id="ColorizeLoadReferenceEncoder",
             display_name="Load Reference Encoder",
             category=CATEGORY,
-            description="Loads the image encoder that reads colour references. Official models: OpenCLIP ViT-H/14; "
-            "bundled small model: colorize_small_vision.",
-            search_aliases=["clip vision", "open_clip", "ViT-H", "reference encoder", "image encoder"],
+            description="Loads the image encoder that reads colour references. Official models: OpenCLIP ViT-H/14 (v1, "
+            "v1.5) or ViT-bigG/14 (XL); bundled small model: colorize_small_vision.",
+            search_aliases=["clip vision", "open_clip", "ViT-H", "bigG", "reference encoder", "image encoder"],
             inputs=[
                 io.Combo.Input(
                     "encoder_name",
@@ -76,7 +78,7 @@ class ColorizeEncodeReference(io.ComfyNode):
                     "background",
                     optional=True,
                     tooltip="A separate picture for the background, any size. It takes the place of the reference's "
-                    "own background; figure_mask belongs to the reference and is then not used.",
+                    "own background; figure_mask belongs to the reference and then only serves figure = cut out.",
                 ),
                 io.Float.Input(
                     "mask_threshold",
@@ -89,6 +91,37 @@ class ColorizeEncodeReference(io.ComfyNode):
                     tooltip="From which value of figure_mask on a pixel counts as figure, 0 to 1. Lower it when a soft "
                     "mask leaves a rim of the figure in the background. Models of v1.5 are told this value.",
                 ),
+                io.Combo.Input(
+                    "figure",
+                    options=list(FIGURES),
+                    default=FIGURES[0],
+                    optional=True,
+                    tooltip="What the figure's colours are read from. whole picture: as in the papers. cut out: the "
+                    "figure of figure_mask alone on white, for references with other people or loud things around it.",
+                ),
+                TaggerSocket.Input(
+                    "tagger",
+                    optional=True,
+                    tooltip="From Load Tagger with WD v1.4 Swin V2 (.safetensors). XL models need it; others do not "
+                    "read it.",
+                ),
+                io.Image.Input(
+                    "sketch",
+                    optional=True,
+                    tooltip="For geometry_strength: the drawing as it goes into Prepare Sketch, one for all references "
+                    "or one each. Needs tagger.",
+                ),
+                io.Float.Input(
+                    "geometry_strength",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    advanced=True,
+                    tooltip="XL with sketch: how far the reference's pose, hands, expression and framing give way to "
+                    "the drawing's, 0 (off) to 1. Try 0.5 when the reference's pose shows in the result.",
+                ),
             ],
             outputs=[
                 ReferenceSocket.Output(
@@ -98,10 +131,41 @@ class ColorizeEncodeReference(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, encoder, image, fit="stretch", mask=None, figure_mask=None, background=None, mask_threshold=0.5):
+    def execute(
+        cls,
+        encoder,
+        image,
+        fit="stretch",
+        mask=None,
+        figure_mask=None,
+        background=None,
+        mask_threshold=0.5,
+        figure=FIGURES[0],
+        tagger=None,
+        sketch=None,
+        geometry_strength=0.0,
+    ):
         picture = images.comfy_image_to_model(image, mask, "reference")
         if background is not None:
             background = images.comfy_image_to_model(background, name="background")
-        elif figure_mask is not None:
+        if figure_mask is not None and (background is None or figure == FIGURES[1]):
             figure_mask = check_mask(figure_mask, "figure_mask")
-        return io.NodeOutput(encoder.encode(picture, fit, figure_mask, background, mask_threshold))
+        if sketch is not None:
+            if tagger is None and geometry_strength > 0:
+                raise ValueError(
+                    "geometry_strength needs a tagger, which reads the drawing. Connect Load Tagger to tagger, or set "
+                    "geometry_strength to 0."
+                )
+            sketch = images.invert(images.comfy_image_to_sketch(sketch))
+        encoded = encoder.encode(
+            picture,
+            fit,
+            figure_mask,
+            background,
+            mask_threshold,
+            figure == FIGURES[1],
+            tagger,
+            sketch,
+            geometry_strength,
+        )
+        return io.NodeOutput(encoded)

@@ -9,10 +9,11 @@ import torch
 
 from model_patches import families
 from model_patches.networks import guidance, sampling
+from model_patches.networks.masks import without_figure
 from model_patches.networks.recovery import BackgroundEncoder
 from model_patches.networks.schedule import NoiseSchedule
 from model_patches.networks.sketch_encoder import SketchEncoder
-from model_patches.networks.split_attention import Split, SplitOptions, to_latent_size
+from model_patches.networks.split_attention import REGION_KINDS, Split, SplitOptions, to_latent_size
 from model_patches.networks.unet import UNet, unet_config_from_state_dict
 from model_patches.networks.vision import ReferenceEncoder, load_reference_encoder
 from trainer import autoencoder, checkpoint
@@ -24,8 +25,8 @@ SKETCH = "control_encoder."
 REGION_LORA = ".lora_"  # in the name of every region weight of the U-Net
 
 
-# Region weights of figure and background in each mode that splits the picture (the paper's modes; masked is v1's).
-MODE_KINDS = {"masked": (None, None), "bg2fig": ("fg", None), "fig2fig": ("fg", "bg")}
+# Region weights of figure and background in each mode that splits the picture, by the names of the command line.
+MODE_KINDS = {mode.removesuffix(" vanilla"): kinds for mode, kinds in REGION_KINDS.items()}
 MODES = ("vanilla", *MODE_KINDS)
 MASK_THRESHOLD = 0.05  # of the sketch's figure mask, as in the released application
 REFERENCE_THRESHOLD = 0.5  # of the reference's
@@ -45,21 +46,14 @@ class Regions:
         """With figure tokens (B, M, D); guided appends a second batch without any reference, for guidance."""
         sets, masks = (tokens, self.background), self.masks
         if guided:
-            sets, masks = [torch.cat([s, torch.zeros_like(s)]) for s in sets], masks.repeat(2, 1, 1, 1)
+            empty = tuple(torch.zeros_like(s) for s in sets)
+            sets, masks = guidance.join_rows([(sets, masks), (empty, masks)])
         return Split(sets, masks, self.options)
 
 
 def latent_masks(masks: torch.Tensor) -> torch.Tensor:
     """Figure masks (B, 1, H, W) 0..1 at the picture's size -> (B, 1, H/8, W/8)."""
     return to_latent_size(masks, masks.shape[-2] // 8, masks.shape[-1] // 8)
-
-
-def without_figure(
-    references: torch.Tensor, masks: torch.Tensor, threshold: torch.Tensor | float = REFERENCE_THRESHOLD
-) -> torch.Tensor:
-    """References (B, 3, H, W), white where their masks (B, 1, H, W) 0..1 reach the threshold (one number, or (B,))."""
-    level = torch.as_tensor(threshold, device=masks.device, dtype=masks.dtype).reshape(-1, 1, 1, 1)
-    return torch.where(masks < level, references, torch.ones_like(references))
 
 
 @dataclass
@@ -120,7 +114,7 @@ class Colorizer:
         if mode == "bg2fig":
             background = self.tokens(references)
         else:
-            background = self.tokens(without_figure(references, reference_masks))
+            background = self.tokens(without_figure(references, reference_masks, REFERENCE_THRESHOLD))
         if mode == "fig2fig":
             background = self.background_encoder.background(background, REFERENCE_THRESHOLD)
         options = SplitOptions(MODE_KINDS[mode], (1.0, 1.0), MASK_THRESHOLD)
@@ -141,19 +135,14 @@ class Colorizer:
         shape = (len(sketches), self.unet.config.in_channels, sketches.shape[-2] // 8, sketches.shape[-1] // 8)
         noise = torch.randn(shape, generator=generator).to(sketches.device)
         schedule = NoiseSchedule().to(sketches.device)
-        plain, guided = (regions.split(tokens, both) if regions else None for both in (False, True))
+        both = guidance.join_rows([(tokens, control), (torch.zeros_like(tokens), control)])
+        plain, guided = (regions.split(tokens, twice) if regions else None for twice in (False, True))
 
         def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             if guidance_scale == 1:
                 return self.unet(x, t, tokens, control, split=plain).float()
-            both = self.unet(
-                x.repeat(2, 1, 1, 1),
-                t.repeat(2),
-                torch.cat([tokens, torch.zeros_like(tokens)]),
-                [c.repeat(2, 1, 1, 1) for c in control],
-                split=guided,
-            )
-            return guidance.single_guidance(*both.float().chunk(2), guidance_scale)
+            answers = self.unet(*guidance.join_rows([(x, t), (x, t)]), *both, split=guided).float()
+            return guidance.single_guidance(*answers.chunk(2), guidance_scale)
 
         return self.autoencoder.decode(
             sampling.sample_dpm_solver(predict, noise, schedule, self.prediction_type, steps)

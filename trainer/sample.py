@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from trainer.colorizer import MODES, Colorizer
+from trainer.colorizer import MODES
 from trainer.config import ConfigError
+from trainer.xl_colorizer import load
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", required=True, help="v1 or v1.5 model (.safetensors)")
+    parser.add_argument("--checkpoint", required=True, help="v1, v1.5 or XL model (.safetensors)")
     parser.add_argument("--encoder", required=True, help="its reference encoder (.safetensors)")
+    parser.add_argument("--tagger", default="", help="the WD tagger of an XL model (.safetensors)")
     parser.add_argument("--sketch", required=True, help="picture with dark lines on white")
     parser.add_argument("--reference", required=True, help="colour picture")
     parser.add_argument("--mode", choices=MODES, default="vanilla", help="bg2fig and fig2fig need a v1.5 model")
@@ -36,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     if args.size % 64 or args.size < 64:
         raise ConfigError(f"--size must be a multiple of 64, not {args.size}.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    colorizer = Colorizer.from_files(args.checkpoint, args.encoder, device)
+    colorizer = load(args.checkpoint, args.encoder, args.tagger, device)
 
     def read(name: str) -> torch.Tensor:
         try:

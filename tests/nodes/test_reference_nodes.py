@@ -58,6 +58,25 @@ def test_background_is_the_reference_with_a_white_figure(encode, fit):
     assert reference.background_tokens.shape == (1, tiny.TOKENS - 1, 48) and not reference.background_is_picture
 
 
+@pytest.mark.parametrize("scene", [None, picture(seed=1)], ids=["own background", "background picture"])
+def test_a_cut_out_figure_is_the_reference_on_white(encode, scene):
+    image, mask = picture(), left_half()
+    reference = encode(image, figure_mask=mask, background=scene, figure="cut out")
+    painted = image.clone()
+    painted[:, :, 15:] = 1
+    assert (reference.tokens - encode(painted).tokens).abs().max() < 1e-5
+    whole = encode(image, figure_mask=mask, background=scene)
+    assert (reference.background_tokens - whole.background_tokens).abs().max() < 1e-5
+    assert reference.edits == ("figure cut out at 0.5",) and whole.edits == ()
+
+
+def test_a_cut_out_figure_needs_a_figure(encode):
+    with pytest.raises(ValueError, match="figure is set to cut out, but there is no figure_mask. Connect the mask"):
+        encode(picture(), figure="cut out")
+    with pytest.raises(ValueError, match="figure_mask marks nothing in a reference at mask_threshold 0.5"):
+        encode(picture(), figure_mask=left_half() * 0.4, figure="cut out")
+
+
 def test_threshold_decides_and_is_remembered(encode):
     image, mask = picture(), left_half() * 0.4
     low, high = (encode(image, figure_mask=mask, mask_threshold=value) for value in (0.3, 0.5))

@@ -1,54 +1,44 @@
-"""The quality numbers: right on cases whose answer is known."""
+"""`python -m trainer evaluate`: what it makes of measurements, and the whole command on a tiny model."""
+
+import argparse
+import json
 
 import numpy as np
+import pytest
 import torch
 
-from trainer.evaluate import Result, edge_f1, interval, region_errors, shown_regions, table
+from trainer import evaluate
+from trainer.__main__ import main
+from trainer.colorizer import Colorizer
+from trainer.config import ConfigError
+from trainer.data.world import REGION_NAMES
+from trainer.evaluate import runs
+from trainer.evaluate.curve import mean_entanglement
+from trainer.evaluate.protocols import Protocol, entanglement_of
+from trainer.evaluate.report import difference, report, scores_of_regions, summary_of_regions, table
+
+HAIR, EYES, BACKGROUND = (REGION_NAMES.index(name) for name in ("hair", "eyes", "background"))
 
 
-def test_region_error_is_zero_for_the_truth_and_grows_with_the_colour():
-    truth, regions = torch.zeros(1, 3, 32, 32), torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
-    regions[..., 16:] = 1
-    nearly, wrong = truth.clone(), truth.clone()
-    nearly[:, 0, :, 16:] += 0.1
-    wrong[:, 0, :, 16:] += 0.8
-    errors = [region_errors(picture, truth, regions, 3)[0] for picture in (truth, nearly, wrong)]
-    assert errors[0][0] == errors[0][1] == errors[1][0] == 0
-    assert 0 < errors[1][1] < errors[2][1]
-    assert torch.isnan(errors[0][2])  # the region is not in the picture
-
-
-def test_white_and_black_are_a_hundred_apart():
-    regions = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
-    error = region_errors(torch.ones(1, 3, 8, 8), -torch.ones(1, 3, 8, 8), regions, 1)
-    assert torch.allclose(error, torch.tensor([[100.0]]), atol=0.1)
-
-
-def test_edge_f1_knows_right_missing_and_invented_edges():
-    sketch = torch.ones(1, 1, 64, 64)
-    sketch[..., 31:33] = -1
-    right = sketch.expand(-1, 3, -1, -1)
-    flat = torch.zeros(1, 3, 64, 64)
-    invented = right.clone()
-    invented[:, :, 8:10] = -1
-    assert edge_f1(right, sketch) > 0.99
-    assert edge_f1(flat, sketch) == 0
-    assert 0.5 < edge_f1(invented, sketch) < 0.9
-
-
-def test_interval_encloses_the_median():
-    values = np.random.default_rng(0).normal(5, 1, (64, 3))
-    values[::2, 1] = np.nan
-    low, high = interval(values)
-    assert low < np.nanmedian(values) < high
-    assert high - low < 1
+def measured(errors: dict[int, np.ndarray], without: dict[int, np.ndarray], shown=(), edges=0.9) -> dict:
+    """Measurements of the protocol regions: errors by region label, the others not in the pictures."""
+    count = len(next(iter(errors.values())))
+    arrays = [np.full((count, len(REGION_NAMES)), np.nan) for _ in range(2)]
+    for array, values in zip(arrays, (errors, without), strict=True):
+        for region, column in values.items():
+            array[:, region] = column
+    visible = np.zeros((count, len(REGION_NAMES)), bool)
+    for region, rows in dict(shown).items():
+        visible[:, region] = rows
+    tensors = {"errors": arrays[0], "errors_without": arrays[1], "shown": visible}
+    edge = {"edge_f1": torch.full((count,), edges), "edge_f1_without": torch.full((count,), 0.9)}
+    return {name: torch.from_numpy(array) for name, array in tensors.items()} | edge
 
 
 def test_summary_compares_the_same_pairs_with_and_without_reference():
     random = np.random.default_rng(1)
-    blind = random.uniform(20, 40, (40, 2))
-    result = Result(blind * 0.2, blind, np.full(40, 0.9), np.full(40, 0.9), np.zeros((40, 2), bool))
-    summary = result.summary(("hair", "eyes"))
+    hair, eyes = random.uniform(20, 40, (2, 40))
+    summary = summary_of_regions(measured({HAIR: hair * 0.2, EYES: eyes * 0.2}, {HAIR: hair, EYES: eyes}))
     assert np.isclose(summary["all_regions"]["ratio"], 0.2)
     assert np.allclose(summary["regions"]["eyes"]["ratio_95"], 0.2)
     assert summary["edge_f1_ratio"] == 1
@@ -57,22 +47,167 @@ def test_summary_compares_the_same_pairs_with_and_without_reference():
 
 def test_summary_tells_shown_regions_figure_and_background_apart():
     """hair is shown in the even pairs only and right there; the background is always shown and always wrong."""
-    blind = np.full((40, 2), 30.0)
-    errors, shown = np.full((40, 2), 15.0), np.ones((40, 2), bool)
-    shown[1::2, 1] = False
-    errors[::2, 1], errors[1::2, 1] = 3.0, 30.0
-    summary = Result(errors, blind, np.ones(40), np.ones(40), shown).summary(("background", "hair"))
+    hair, even = np.where(np.arange(40) % 2, 30.0, 3.0), np.arange(40) % 2 == 0
+    values = measured(
+        {BACKGROUND: np.full(40, 15.0), HAIR: hair},
+        {BACKGROUND: np.full(40, 30.0), HAIR: np.full(40, 30.0)},
+        {BACKGROUND: True, HAIR: even},
+    )
+    summary = summary_of_regions(values)
     assert summary["shown_figure"]["error"] == 3 and summary["shown_background"]["error"] == 15
+    assert summary["shown_figure"]["error_95"] == [3, 3]
     assert summary["all_regions"]["error"] == 15 and summary["shown_regions"]["error"] == 15
-    rows = table(summary).splitlines()
+    scores = scores_of_regions(values)
+    assert scores["shown_regions"][:2].tolist() == [9, 15]  # the mean over what this reference shows
+    assert np.isnan(scores["shown_figure"][1])
+    text = table({"protocol": "regions", "runs": [{"mode": "vanilla", "guidance": 2, **summary}], "comparisons": []})
+    rows = text.splitlines()[2:]
     assert [row[:18].strip() for row in rows[1:5]] == ["all", "shown by reference", "its figure", "its background"]
     assert rows[3].split()[2] == "3.00"
 
 
-def test_a_region_is_shown_when_enough_of_it_is_there():
-    names = ("background", "hair", "lines")
-    labels = torch.zeros(2, 1, 64, 64, dtype=torch.uint8)
-    labels[0, 0, 0, :4] = 1  # 64 pixels of 256 x 256 are 4 of 64 x 64
-    labels[1, 0, 0, :3] = 1
-    labels[:, 0, 8:] = 2
-    assert shown_regions(labels, names).tolist() == [[True, True, False], [True, False, False]]
+def test_a_report_compares_every_mode_with_the_first_pair_by_pair():
+    random = np.random.default_rng(3)
+    base = random.uniform(5, 60, 30)
+
+    def of(offset):
+        return measured({HAIR: base + offset}, {HAIR: base + 50}, {HAIR: True})
+
+    values = {("vanilla", 2.0): of(0), ("fig2fig", 2.0): of(-2 + random.normal(0, 0.5, 30)), ("vanilla", 3.0): of(1)}
+    protocol = Protocol("regions", (), lambda sample: {})
+    found = report(protocol, values)
+    assert [(one["mode"], one["guidance"]) for one in found["runs"]] == [("vanilla", 2), ("fig2fig", 2), ("vanilla", 3)]
+    (comparison,) = found["comparisons"]
+    figure = comparison["differences"]["shown_figure"]
+    low, high = figure["difference_95"]
+    assert -2.5 < low < figure["difference"] < high < -1.5 and figure["pairs"] == 30
+    assert comparison["differences"]["shown_background"]["pairs"] == 0
+    text = table(found)
+    assert "fig2fig - vanilla, guidance 2, same pairs:" in text and "shown_background       not measured" in text
+    json.dumps(found)
+
+
+def test_difference_leaves_out_pairs_that_one_side_lacks():
+    found = difference(np.array([1.0, np.nan, 4.0]), np.array([0.0, 5.0, 1.0]))
+    assert found["difference"] == 2 and found["pairs"] == 2
+
+
+def test_means_have_intervals_and_sets_have_distances():
+    random = np.random.default_rng(0)
+    values = {
+        "psnr": torch.from_numpy(random.normal(20, 1, 40)),
+        "fid:result": torch.from_numpy(random.normal(0, 1, (40, 3))),
+        "fid:truth": torch.from_numpy(random.normal(2, 1, (40, 3))),
+    }
+    found = report(Protocol("random", (), lambda sample: {}), {("vanilla", 1.0): values, ("masked", 1.0): values})
+    one = found["runs"][0]
+    low, high = one["psnr_95"]
+    assert low < one["psnr"] < high and 9 < one["fid"] < 16 and one["fid_95"][0] < one["fid"] < one["fid_95"][1]
+    assert found["comparisons"][0]["differences"] == {
+        "psnr": {"difference": 0.0, "difference_95": [0.0, 0.0], "pairs": 40}
+    }
+    head, row = table(found).splitlines()[1:3]
+    assert head.split() == ["mode", "guidance", "psnr", "fid"] and row.startswith("vanilla")
+
+
+def test_the_whole_command(v1_file, frozen, pictures, tmp_path, capsys):
+    """Every protocol, two modes, two scales, on a random model; all files are written, no number is missing."""
+    command = ["evaluate", "--checkpoint", v1_file, "--encoder", frozen["encoder"], "--data", str(pictures)]
+    command += ["--steps", "1", "--count", "4", "--batch", "2", "--guidance", "1", "2", "--mode", "vanilla", "masked"]
+    command += ["--clip", frozen["encoder"], "--protocol", *evaluate.PROTOCOLS, "--output", str(tmp_path)]
+    assert main(command) == 0
+    text = (tmp_path / "report.txt").read_text()
+    printed = capsys.readouterr().out
+    assert "masked - vanilla, guidance 2" in text and all(line in printed for line in text.splitlines())
+    summary = json.loads((tmp_path / "report.json").read_text())
+    assert summary["pairs"] == 4 and summary["size"] == 64
+    assert [one["protocol"] for one in summary["protocols"]] == list(evaluate.PROTOCOLS)
+    names = {"deformed": {"psnr", "ms_ssim", "clip_similarity"}, "random": {"clip_similarity", "encoder_frechet"}}
+    names["entanglement"] = {"entanglement", "structure", "leakage", "entanglement_none", "structure_noise"}
+    for one in summary["protocols"]:
+        assert [(r["mode"], r["guidance"]) for r in one["runs"]] == [
+            ("vanilla", 1), ("masked", 1), ("vanilla", 2), ("masked", 2)
+        ]  # fmt: skip
+        assert len(one["comparisons"]) == 2
+        for name in names.get(one["protocol"], ()):
+            assert all(np.isfinite(r[name]) and len(r[f"{name}_95"]) == 2 for r in one["runs"])
+    assert {path.name for path in tmp_path.glob("*.png")} == {f"{name}.png" for name in evaluate.PROTOCOLS}
+    # the same numbers again: nothing depends on what was measured before
+    again = tmp_path / "again"
+    assert main([*command, "--protocol", "deformed", "--output", str(again)]) == 0
+    deformed = json.loads((again / "report.json").read_text())["protocols"][0]
+    assert deformed == summary["protocols"][1]
+    assert main([*command, "--protocol", "regions", "--cut-out", "--guidance", "2", "--output", str(again)]) == 0
+    found = json.loads((again / "report.json").read_text())["protocols"][0]
+    assert [one["mode"] for one in found["runs"]] == ["vanilla", "masked", "masked cut out"]
+    assert found["runs"][:2] == summary["protocols"][0]["runs"][2:]
+    assert found["runs"][2]["all_regions"] != found["runs"][1]["all_regions"]
+
+
+def test_strangers_are_the_next_sample_s_picture(pictures):
+    dataset = runs.FolderDataset(
+        str(pictures), 64, "self", needs=("color", "sketch", "reference", "mask", "reference_mask")
+    )
+    protocol = Protocol("random", (), lambda sample: {}, "self", strangers=True)
+    last = runs.row(dataset, 2, 3, protocol)
+    assert torch.equal(last["reference"], dataset[0]["color"]) and torch.equal(last["color"], dataset[2]["color"])
+    assert torch.equal(last["reference_mask"], dataset[0]["mask"])
+
+
+def test_the_entanglement_of_a_copied_reference_is_high():
+    """A result that repeats the edges of its reference leaks; one that shows the sketch only does not."""
+    generator = torch.Generator().manual_seed(0)
+    sketches = torch.full((6, 3, 64, 64), -1.0)
+    sketches[:, :, 10:12] = 1.0
+    references = torch.rand(6, 3, 8, 8, generator=generator).repeat_interleave(8, 2).repeat_interleave(8, 3) * 2 - 1
+    drawn = -sketches
+    copied = torch.where(sketches > 0, -1.0, references)
+    nothing = entanglement_of(drawn, drawn, drawn, references, sketches)
+    everything = entanglement_of(copied, drawn, drawn, references, sketches)
+    assert everything["leakage"].min() > 0.5 > nothing["leakage"].abs().max() + 0.3
+    assert everything["structure"].min() > 0.3 and nothing["structure"].max() < 1e-6
+    assert torch.allclose(everything["entanglement"], everything["structure"] + everything["leakage"])
+    assert torch.equal(everything["entanglement_none"], nothing["leakage"])
+    assert nothing["structure_noise"].max() < 1e-6
+
+
+def test_the_number_of_a_validation_curve(v1_file, frozen):
+    """The same triples give the same number; the mode asked for is the one measured; one pair is not enough."""
+    colorizer = Colorizer.from_files(v1_file, frozen["encoder"], torch.device("cpu"))
+    generator = torch.Generator().manual_seed(1)
+    sketches, references = torch.full((2, 3, 64, 64), -1.0), torch.rand(2, 3, 64, 64, generator=generator) * 2 - 1
+    masks = torch.zeros(2, 1, 64, 64)
+    masks[..., :32] = 1
+    first, again = (mean_entanglement(colorizer, sketches, references, 1, 2.0) for _ in range(2))
+    split = mean_entanglement(colorizer, sketches, references, 1, 2.0, 0, "masked", masks, masks)
+    assert first == again != split and first.keys() == {"entanglement", "structure", "leakage"}
+    assert np.isclose(first["entanglement"], first["structure"] + first["leakage"])
+    with pytest.raises(ValueError, match="two or more"):
+        mean_entanglement(colorizer, sketches[:1], references[:1], 1, 2.0)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"count": 1}, "--count is 1"),
+        ({"steps": 0}, "--steps is 0"),
+        ({"deform": 0.0}, "--deform is 0.0"),
+        ({"guidance": [2.0, 0.5]}, "--guidance holds 0.5"),
+        ({"count": 5, "batch": 2, "protocol": ["entanglement"]}, "leaves a batch of one pair"),
+        ({"cut_out": True}, "add masked, bg2fig or fig2fig"),
+    ],
+)
+def test_numbers_that_cannot_be_meant(change, message):
+    good = {"count": 2, "steps": 1, "batch": 1, "deform": 0.5, "guidance": [2.0], "cut_out": False, "mode": ["vanilla"]}
+    good["protocol"] = ["regions"]
+    evaluate.check(argparse.Namespace(**good))
+    with pytest.raises(ConfigError, match=message):
+        evaluate.check(argparse.Namespace(**good | change))
+
+
+def test_bad_data_says_what_to_do(tmp_path, pictures, v1_file, frozen, capsys):
+    command = ["evaluate", "--checkpoint", v1_file, "--encoder", frozen["encoder"], "--output", str(tmp_path / "out")]
+    assert main([*command, "--data", str(tmp_path)]) == 2
+    assert "holds no pictures in color/" in capsys.readouterr().err
+    assert main([*command, "--data", str(pictures), "--count", "99"]) == 2
+    assert "holds 8 pairs, 99 are asked for" in capsys.readouterr().err

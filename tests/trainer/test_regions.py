@@ -7,34 +7,15 @@ import pytest
 import torch
 
 from model_patches import families
+from model_patches.networks.masks import without_figure
 from trainer import checkpoint, loop
 from trainer import config as configuration
 from trainer.__main__ import main
-from trainer.colorizer import MODES, Colorizer, latent_masks, without_figure
+from trainer.colorizer import MODES, Colorizer, latent_masks
 from trainer.config import ConfigError
 from trainer.losses.bleach import whiten_background
 from trainer.stages import build_stage
 from trainer.stages.v1_5 import new_background_encoder, region_ranks
-
-
-@pytest.fixture(scope="session")
-def v1_file(pictures, frozen, tmp_path_factory) -> str:
-    """A random v1 model whose output layers are not zero, so that everything upstream matters."""
-    values = {
-        "run": {"stage": "v1"},
-        "model": {**frozen, "model_channels": 32, "channel_mult": [1, 1, 1, 2], "num_head_channels": 16},
-        "data": {"folder": str(pictures), "size": 64, "reference": "group"},
-    }
-    torch.manual_seed(0)
-    stage = build_stage(configuration.build(values), torch.device("cpu"))
-    tensors, metadata = stage.export(stage.state_dict())
-    generator = torch.Generator().manual_seed(5)
-    for key, value in tensors.items():
-        if key.startswith("model.") and value.dim() > 1 and not value.any():
-            tensors[key] = torch.randn(value.shape, generator=generator) * 0.1
-    file = tmp_path_factory.mktemp("v1") / "v1.safetensors"
-    checkpoint.write_tensors(file, tensors, metadata)
-    return str(file)
 
 
 @pytest.fixture
@@ -159,7 +140,8 @@ def test_commands_take_a_mode_and_masks(v1_file, frozen, pictures, tmp_path, cap
     assert main([*measure, "--output", str(tmp_path / "report")]) == 0
     assert "shown by reference" in capsys.readouterr().out
     report = json.loads((tmp_path / "report" / "report.json").read_text())
-    assert report["mode"] == "masked" and {"all_regions", "shown_regions", "shown_background"} <= report.keys()
+    (measured,) = report["protocols"][0]["runs"]
+    assert measured["mode"] == "masked" and {"all_regions", "shown_regions", "shown_background"} <= measured.keys()
 
     files = [f"{pictures}/{kind}/00_0.png" for kind in ("sketch", "reference", "mask", "reference_mask")]
     colour = ["sample", *model, "--sketch", files[0], "--reference", files[1], "--size", "64"]

@@ -1,0 +1,66 @@
+"""Measure how much of a result's structure comes from the reference."""
+
+from comfy_api.latest import io, ui
+
+from .sockets import CATEGORY
+
+
+class ColorizeEntanglementMeter(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        from ..model_patches.networks.images import POLARITIES
+
+        return io.Schema(
+            node_id="ColorizeEntanglementMeter",
+            display_name="Entanglement Meter",
+            category=CATEGORY,
+            description="Measures how much of the reference's shapes, not its colours, got into the result, and marks "
+            "the edges in question. To compare modes, strengths and models on your own pictures.",
+            search_aliases=["spatial entanglement", "structure leakage", "distribution problem", "evaluate", "metric"],
+            is_output_node=True,
+            inputs=[
+                io.Image.Input(
+                    "sketch", tooltip="The drawing, same area as the result: edges on its lines are its own."
+                ),
+                io.Image.Input("result", tooltip="The coloured picture, or a batch of them; also before Restore Size."),
+                io.Image.Input("reference", tooltip="The picture that went into Encode Reference."),
+                io.Image.Input(
+                    "without_reference",
+                    optional=True,
+                    tooltip="The same sketch and seed with Apply Reference's strength 0 (cfg 1). Adds the structure "
+                    "distance, and what the meter shows where nothing can leak.",
+                ),
+                io.Combo.Input(
+                    "polarity",
+                    options=list(POLARITIES),
+                    default="auto",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Whether the sketch has dark lines on light paper or the reverse; auto looks at it.",
+                ),
+            ],
+            outputs=[
+                io.Float.Output(
+                    display_name="leakage",
+                    tooltip="Share of the reference's own edges that the result repeats beyond chance, mean of the "
+                    "batch: about 0 = none, 1 = all.",
+                ),
+                io.String.Output(
+                    display_name="report", tooltip="The numbers of every picture. Also shown on the node."
+                ),
+                io.Image.Output(
+                    display_name="heat_map",
+                    tooltip="The result, pale, with edges in red that the reference has at the same place and the "
+                    "sketch has not; chance included. At most 512 pixels.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, sketch, result, reference, without_reference=None, polarity="auto"):
+        from ..model_patches import entanglement_meter
+
+        readings, heat_map = entanglement_meter.read(sketch, result, reference, without_reference, polarity)
+        text = entanglement_meter.report(readings)
+        leakage = sum(reading.leakage for reading in readings) / len(readings)
+        return io.NodeOutput(leakage, text, heat_map, ui=ui.PreviewText(text))

@@ -1,0 +1,129 @@
+"""What each protocol reads, and what it measures on a batch. `report.py` turns the measurements into numbers.
+
+The region error is given next to that of the same model run without a reference, over all regions and over those whose
+colour the reference shows: nobody can know the colour of a sleeve that is not in the reference. The latter is also
+split into figure and background. On references of `demo-data --bystanders --shapes` that split tells colours of the
+wrong origin: right are the main character's on the figure, and the wall's behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from model_patches.networks import entanglement
+from trainer.colorizer import Colorizer
+from trainer.config import ConfigError
+from trainer.data.world import REGION_NAMES
+from trainer.metrics import clip, frechet
+from trainer.metrics.edges import edge_f1
+from trainer.metrics.regions import region_errors, shown_regions
+from trainer.metrics.similarity import ms_ssim, psnr
+
+from .runs import Sample, Values
+
+OTHERS = 4  # strangers' references that tell leakage from chance
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A way to choose references and to measure results."""
+
+    name: str
+    needs: tuple[str, ...]
+    """parts of the data set"""
+    measure: Callable[[Sample], Values]
+    reference: str = "folder"
+    """as in data.reference"""
+    bend: float = 0.0
+    """as in data.deform"""
+    strangers: bool = False
+    """the reference is the picture of another sample"""
+    blind: int = 0
+    """runs without reference that `measure` needs: 1 `Sample.without`, 2 also `Sample.base`"""
+
+
+def build(
+    name: str, colorizer: Colorizer, device: torch.device, inception: str | None, clip_file: str | None, bend: float
+) -> Protocol:
+    """The protocol of this name. Without CLIP and Inception files the model's own reference encoder stands in.
+
+    Its numbers are called encoder_similarity and encoder_frechet: they compare runs of one model, not papers.
+    """
+    if name == "regions":
+        needs = ("color", "sketch", "reference", "regions", "reference_regions")
+        return Protocol(name, needs, _measure_regions, blind=1)
+    if name == "entanglement":
+        return Protocol(name, ("color", "sketch", "reference"), _measure_entanglement, "self", strangers=True, blind=2)
+    own = clip.embedding(colorizer.reference_encoder)
+    embed = clip.clip_embedding(clip_file, device) if clip_file else own
+    similarity = "clip_similarity" if clip_file else "encoder_similarity"
+    if name == "deformed":
+
+        def deformed(sample: Sample) -> Values:
+            return {
+                "psnr": psnr(sample.result, sample.truth),
+                "ms_ssim": ms_ssim(sample.result, sample.truth),
+                similarity: clip.similarity(embed(sample.result), embed(sample.truth)),
+            }
+
+        return Protocol(name, ("color", "sketch", "reference"), deformed, "self", bend)
+    if name == "random":
+        features, distance = frechet.inception(inception, device) if inception else (own, "encoder_frechet")
+
+        def random(sample: Sample) -> Values:
+            return {
+                similarity: clip.similarity(embed(sample.result), embed(sample.references)),
+                f"{distance}:result": features(sample.result),
+                f"{distance}:truth": features(sample.truth),
+            }
+
+        return Protocol(name, ("color", "sketch", "reference"), random, "self", strangers=True)
+    raise ConfigError(f"Unknown protocol {name!r}; choose regions, deformed, random or entanglement.")
+
+
+def _measure_regions(sample: Sample) -> Values:
+    labels, count = sample.batch["regions"], len(REGION_NAMES)
+    lines = -sample.sketches[:, :1]
+    return {
+        "errors": region_errors(sample.result, sample.truth, labels, count),
+        "errors_without": region_errors(sample.without, sample.truth, labels, count),
+        "edge_f1": edge_f1(sample.result, lines),
+        "edge_f1_without": edge_f1(sample.without, lines),
+        "shown": shown_regions(sample.batch["reference_regions"], REGION_NAMES),
+    }
+
+
+def _measure_entanglement(sample: Sample) -> Values:
+    return entanglement_of(sample.result, sample.without, sample.base, sample.references, sample.sketches)
+
+
+def entanglement_of(
+    result: torch.Tensor,
+    without: torch.Tensor,
+    base: torch.Tensor | None,
+    references: torch.Tensor,
+    sketches: torch.Tensor,
+) -> Values:
+    """What the meter shows of results (B, ...), one number per pair:
+
+    structure          structure distance to the run without reference from the same noise, 0..1
+    leakage            share of the reference's own edges that the result repeats beyond chance
+    entanglement       their sum
+    entanglement_none  the same of the run without reference: its distance is 0, its leakage is what accident leaves
+    structure_noise    structure distance of two runs without reference from different noise: what 0.1, say, means
+
+    All (B, 3, H, W) in [-1, 1]; sketches white on black; base: without reference, from other noise than `without` (None
+    leaves structure_noise out). The other references of the batch tell leakage from chance, so a batch has two or more.
+    """
+    lines = (sketches[:, :1] + 1) / 2
+    others = [references.roll(shift, 0) for shift in range(1, min(OTHERS, len(references) - 1) + 1)]
+    structure = entanglement.structure_distance(result, without)
+    leaked = entanglement.leakage(result, references, lines, others)
+    values = {"entanglement": structure + leaked, "structure": structure, "leakage": leaked}
+    values["entanglement_none"] = entanglement.leakage(without, references, lines, others)
+    if base is not None:
+        values["structure_noise"] = entanglement.structure_distance(base, without)
+    return values
