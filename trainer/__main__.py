@@ -12,6 +12,8 @@ from trainer import config as configuration
 
 
 def _train(args: argparse.Namespace, rest: list[str]) -> None:
+    if args.init_from:
+        rest = [*rest, "--model.init_from", args.init_from]
     resolved = configuration.load(args.config, rest)
     print(json.dumps(resolved.to_dict(), indent=1))
     if args.dry_run:
@@ -24,12 +26,19 @@ def _train(args: argparse.Namespace, rest: list[str]) -> None:
     print(f"exported {train(resolved)}")
 
 
-# Commands that live in a module of their own: add_arguments(parser) and run(args).
+# Commands that live in a module of their own: add_arguments(parser) and run(args), which may
+# return the exit status; with OVERRIDES = True, run(args, overrides).
 COMMANDS = {
     "sample": ("trainer.sample", "colour one sketch with one reference"),
     "evaluate": ("trainer.evaluate", "measure a model on held-out pairs"),
     "convert": ("trainer.convert", "turn a checkpoint into the file the nodes load"),
+    "prepare": ("trainer.prepare", "make sketches, masks and the index of a data set from its pictures"),
+    "doctor": ("trainer.doctor", "find what is wrong with a data set"),
+    "cache": ("trainer.cache.build", "encode the pictures of a run once, so that it needs no encoder"),
+    "tiny-tagger": ("trainer.tiny_tagger", "write a small frozen tower in the tagger's layout, for small XL models"),
     "demo-data": ("trainer.data.demo", "draw a training set of procedural characters"),
+    "evaluate-faces": ("trainer.evaluate_faces", "measure AnimeDiffusion models on held-out pictures"),
+    "demo-faces": ("trainer.data.faces", "draw a training set of procedural faces (AnimeDiffusion)"),
 }
 
 
@@ -40,6 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("train", help="train a model, or resume a run with the same command")
     command.add_argument("--config", required=True, metavar="FILE", help="TOML file, or the name of a preset")
     command.add_argument("--dry-run", action="store_true", help="print sizes, memory and data problems, then stop")
+    command.add_argument(
+        "--init-from", metavar="FILE", help="start from another model's weights, made to fit (model.init_from)"
+    )
     command.epilog = "Every key can be overridden: --section.key value"
     for name, (module, text) in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
@@ -50,10 +62,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if args.command == "train":
             _train(args, rest)
-        elif rest:
-            parser.error(f"unknown arguments: {' '.join(rest)}")
         else:
-            importlib.import_module(COMMANDS[args.command][0]).run(args)
+            module = importlib.import_module(COMMANDS[args.command][0])
+            takes_overrides = getattr(module, "OVERRIDES", False)
+            if rest and not takes_overrides:
+                parser.error(f"unknown arguments: {' '.join(rest)}")
+            return module.run(args, *([rest] if takes_overrides else [])) or 0
     except configuration.ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

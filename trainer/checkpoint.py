@@ -1,13 +1,19 @@
 """Files of a run: resumable checkpoints, and the one safetensors file that the nodes load.
 
 A checkpoint is a folder `step-00001000/` with everything a resume needs, each part named:
-model.safetensors (fp32 weights), ema.safetensors, optimizer.pt, state.json. Folders are written under a temporary name
-and renamed, so a crash leaves the previous one whole. With DeepSpeed the folder is the one accelerate writes.
+model.safetensors (fp32 weights), ema.safetensors, optimizer.pt, state.json. With DeepSpeed the folder is the one
+accelerate writes, and state.json. The newest folders of a run are kept, and the one with the lowest validation loss,
+which best.json names.
+
+Everything is written under a temporary name, brought to the disk, and renamed: whatever ends the process, at whatever
+moment, a file or folder under its own name is whole, and the one before it is still there. What a crash leaves behind
+is swept up by the next start.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -22,6 +28,8 @@ from safetensors.torch import save_file
 from trainer.config import ConfigError
 
 NAME = re.compile(r"step-(\d+)$")
+BEST = "best.json"
+UNFINISHED = "*.part"  # names of what is being written, or deleted
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -43,12 +51,49 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         raise ConfigError(f"{path} is not a whole safetensors file ({error}); download or export it again.") from None
 
 
+def read_names(path: Path) -> list[str]:
+    """The names of the tensors in a file; of a .safetensors file only the header is read."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return list(read_tensors(path)[0])
+    try:
+        with safe_open(path, framework="pt") as file:
+            return list(file.keys())
+    except SafetensorError:
+        return list(read_tensors(path)[0])  # whose error says what is wrong
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if path.is_dir() and os.name == "nt":  # Windows has no handle for that, and orders renames itself
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _take_place(temporary: Path, final: Path) -> None:
+    """Rename what was written, files to the disk first."""
+    for path in [temporary] if temporary.is_file() else [*temporary.rglob("*"), temporary]:
+        _to_disk(path)
+    os.replace(temporary, final)
+    _to_disk(final.parent)
+
+
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file through a temporary name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=dict(metadata))
-    temporary.replace(path)
+    _take_place(temporary, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file through a temporary name."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(text, encoding="utf-8")
+    _take_place(temporary, path)
 
 
 def folders(output: Path) -> list[Path]:
@@ -56,28 +101,96 @@ def folders(output: Path) -> list[Path]:
     return sorted((p for p in output.glob("step-*") if NAME.match(p.name)), key=lambda p: int(NAME.match(p.name)[1]))
 
 
-def save(output: Path, step: int, parts: Mapping[str, Any], config: Mapping[str, Any], keep: int) -> Path:
-    """Write a checkpoint; `parts` maps model, optimizer and, where there is one, ema to their state dicts."""
-    final = output / f"step-{step:08d}"
-    temporary = output / f".{final.name}.part"
+def step_of(folder: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(NAME.match(folder.name)[1])
+
+
+def best(output: Path) -> Path | None:
+    """The checkpoint with the lowest validation loss; None where none was validated, or it is gone."""
+    try:
+        folder = output / json.loads((output / BEST).read_text(encoding="utf-8"))["checkpoint"]
+    except FileNotFoundError:
+        return None
+    return folder if folder.is_dir() else None
+
+
+def _delete(folder: Path) -> None:
+    """Delete a checkpoint so that a crash in between leaves no half of it under its name."""
+    gone = folder.with_name(f".{folder.name}.old.part")
+    shutil.rmtree(gone, ignore_errors=True)
+    os.replace(folder, gone)
+    shutil.rmtree(gone)
+
+
+def sweep(output: Path) -> None:
+    """Remove what an interrupted write or deletion left behind."""
+    for path in output.glob(UNFINISHED):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def begin(output: Path, step: int) -> Path:
+    """An empty temporary folder for the checkpoint after `step`, to be finished by `commit`."""
+    temporary = output / f".step-{step:08d}.part"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    for name, state in parts.items():
-        if name == "optimizer":
-            torch.save(state, temporary / "optimizer.pt")
-        else:
-            write_tensors(temporary / f"{name}.safetensors", state, {})
-    (temporary / "state.json").write_text(json.dumps({"step": step, "config": config}, indent=1))
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.rename(final)
-    for old in folders(output)[:-keep] if keep > 0 else []:
-        shutil.rmtree(old)
+    return temporary
+
+
+def commit(temporary: Path, state: Mapping[str, Any], keep: int) -> Path:
+    """Give a finished checkpoint its name; then the best is noted and old checkpoints are deleted.
+
+    state: goes into state.json: step, config, best ({"step", "validation"} or None) and what else a resume needs.
+    keep: newest checkpoints to keep, 0 for all; the best stays.
+    """
+    output, final = temporary.parent, temporary.parent / f"step-{state['step']:08d}"
+    (temporary / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    if final.exists():  # of a run that was continued from before it
+        _delete(final)
+    _take_place(temporary, final)
+    note_best(output, state.get("best"))
+    kept = {best(output), *folders(output)[-keep:]}
+    for old in folders(output):
+        if old not in kept:
+            _delete(old)
     return final
+
+
+def note_best(output: Path, found: Mapping[str, Any] | None) -> None:
+    """Bring best.json to what a checkpoint's state says; None, or a checkpoint that is gone, removes it."""
+    path = output / BEST
+    name = f"step-{found['step']:08d}" if found else ""
+    if not found or not (output / name).is_dir():
+        path.unlink(missing_ok=True)
+        return
+    text = json.dumps({"checkpoint": name, **found}, indent=1)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+
+
+def save(output: Path, parts: Mapping[str, Any], state: Mapping[str, Any], keep: int) -> Path:
+    """Write a checkpoint; `parts` maps model, optimizer and, where there is one, ema to their state dicts.
+
+    state and keep: see `commit`.
+    """
+    temporary = begin(output, state["step"])
+    for name, part in parts.items():
+        if name == "optimizer":
+            torch.save(part, temporary / "optimizer.pt")
+        else:
+            write_tensors(temporary / f"{name}.safetensors", part, {})
+    return commit(temporary, state, keep)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """What `commit` was given; for folders that accelerate wrote alone, just their step."""
+    path = folder / "state.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"step": step_of(folder)}
 
 
 def load(folder: Path) -> tuple[int, dict[str, Any], dict[str, Any]]:
     """-> step, parts by name, config of the run that wrote the checkpoint."""
-    state = json.loads((folder / "state.json").read_text())
+    state = read_state(folder)
     parts: dict[str, Any] = {p.stem: read_tensors(p)[0] for p in folder.glob("*.safetensors")}
     if (folder / "optimizer.pt").is_file():
         parts["optimizer"] = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)

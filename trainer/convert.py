@@ -24,14 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=DTYPES, default="fp16", help="type of the weights in the file (default fp16)"
     )
+    parser.add_argument("--best", action="store_true", help="take the checkpoint with the lowest validation loss")
     parser.add_argument("--no-ema", action="store_true", help="take the last weights instead of their moving average")
     parser.add_argument("--title", help="title in the metadata (default: the output's name)")
 
 
-def find_checkpoint(source: Path) -> Path:
-    """The checkpoint folder meant by `source`."""
+def find_checkpoint(source: Path, best: bool = False) -> Path:
+    """The checkpoint folder meant by `source`: itself, or of a run the newest, or the best by validation."""
     if not source.is_dir():
         raise ConfigError(f"{source} is not a folder; give the folder of a run, or one of its step-* folders.")
+    if best:
+        if (found := checkpoint.best(source)) is None:
+            raise ConfigError(f"{source} has no validated checkpoint; leave --best out to take the newest.")
+        return found
     saved = checkpoint.folders(source)
     return saved[-1] if saved else source
 
@@ -76,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
     """Build the stage the checkpoint belongs to, and write what it exports."""
     from trainer.stages import build_stage
 
-    folder = find_checkpoint(Path(args.source))
+    folder = find_checkpoint(Path(args.source), args.best)
     stage = build_stage(run_config(folder), torch.device("cpu"))
     state = weights(folder, averaged=not args.no_ema)
     if missing := stage.state_dict().keys() - state.keys():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -11,20 +12,20 @@ import torch
 from model_patches.networks.sketch_encoder import SketchEncoder
 from model_patches.networks.unet import UNet, UNetConfig, unet_config_from_state_dict
 from model_patches.networks.vision import ReferenceEncoder, load_reference_encoder
-from trainer import checkpoint
+from trainer import checkpoint, memory
 from trainer.colorizer import REGION_LORA, UNET
 from trainer.config import Config, ConfigError
+from trainer.frozen import autoencoder_file
 from trainer.loop import build_dataset
-
-GIB = 2**30
+from trainer.stages import build_stage
 
 
 def _count(tensors: Iterable[torch.Tensor]) -> int:
     return sum(t.numel() for t in tensors)
 
 
-def _colorizer_networks(config: Config) -> tuple[dict[str, int], dict[str, int], list[str]]:
-    """Parameter counts of trained and frozen networks of stages v1 and v1_5, and lines about their shapes."""
+def _colorizer_networks(config: Config) -> tuple[dict[str, int], dict[str, int], list[str], int]:
+    """Stages v1 and v1_5: parameter counts of trained and frozen networks, lines about shapes, bytes of activations."""
     encoder = load_reference_encoder(*checkpoint.read_tensors(Path(config.model.encoder)))
     if config.model.init:
         tensors, metadata = checkpoint.read_tensors(Path(config.model.init))
@@ -43,20 +44,25 @@ def _colorizer_networks(config: Config) -> tuple[dict[str, int], dict[str, int],
         "U-Net": _count(UNet(replace(unet_config, region_ranks=None), device="meta").parameters()),
         "sketch encoder": _count(SketchEncoder(widths, unet_config.model_channels, device="meta").parameters()),
     }
-    vae, _ = checkpoint.read_tensors(Path(config.model.vae or config.model.init))
+    vae, _ = checkpoint.read_tensors(Path(autoencoder_file(config)))
     vae = {k: v for k, v in vae.items() if k.startswith("first_stage_model.")} or vae
     frozen = {"reference encoder": _count(encoder.parameters()), "autoencoder": _count(vae.values())}
+    if config.data.cache_folder:
+        frozen = {}
     if config.run.stage == "v1":
         trained = backbone
     else:
         trained, frozen = _region_parts(config, unet_config, encoder), backbone | frozen
-    side = config.data.size // 8
+    side = (config.data.crop or config.data.size) // 8
     shapes = [
         f"latents   ({config.optimizer.batch}, {unet_config.in_channels}, {side}, {side})",
         f"tokens    ({config.optimizer.batch}, {encoder.token_count - 1}, {encoder.output_dim})",
         f"widths    {widths}, heads of {unet_config.num_head_channels}",
     ]
-    return trained, frozen, shapes
+    if config.data.cache_folder:
+        shapes.append("encoders  not in memory, when the cache folder holds every picture")
+    activations = memory.colorizer_activations(config, unet_config, encoder.token_count - 1)
+    return trained, frozen, shapes, activations
 
 
 def _region_parts(config: Config, unet_config: UNetConfig, encoder: ReferenceEncoder) -> dict[str, int]:
@@ -74,54 +80,45 @@ def _region_parts(config: Config, unet_config: UNetConfig, encoder: ReferenceEnc
     }
 
 
-def activation_values(config: Config) -> int:
-    """A rough count of values kept for the backward pass of one micro step (measured on the small model, +-40 %)."""
-    pixels = (config.data.size // 8) ** 2 * config.optimizer.batch
-    if config.run.stage not in ("v1", "v1_5"):
-        return config.optimizer.batch * config.data.size**2 * 64 * 8
-    per_pixel = sum(
-        config.model.model_channels * mult / 4**level * (90 if level < 3 else 40)
-        for level, mult in enumerate(config.model.channel_mult)
-    )
-    sketch = config.optimizer.batch * config.data.size**2 * 100 if config.run.stage == "v1" else 0  # frozen in v1_5
-    passes = 2 if config.loss.dual_condition else 1
-    return int(passes * pixels * per_pixel * (0.25 if config.system.gradient_checkpointing else 1)) + sketch
-
-
 def report(config: Config) -> str:
     """The text `--dry-run` prints. Problems of the configuration raise ConfigError as they would in training."""
-    for name in ("init", "vae", "encoder"):
+    for name in ("init", "init_from", "vae", "encoder"):
         if (path := getattr(config.model, name)) and not Path(path).is_file():
             raise ConfigError(f"model.{name} = {path!r} does not exist.")
-    data = config.data
+    if config.data.holdout and not Path(config.data.holdout).is_dir():
+        raise ConfigError(f"data.holdout = {config.data.holdout!r} does not exist.")
+    data, batch, activations = config.data, config.optimizer.batch, None
     dataset = build_dataset(config)
     if config.run.stage in ("v1", "v1_5"):
-        trained, frozen, shapes = _colorizer_networks(config)
+        trained, frozen, shapes, activations = _colorizer_networks(config)
     elif config.run.stage == "vae":
         from model_patches.networks.tiny_vae import TinyVAE
 
         trained, frozen = {"autoencoder": _count(TinyVAE(device="meta").parameters())}, {}
-        shapes = [f"pictures  ({config.optimizer.batch}, 3, {data.size}, {data.size})"]
-    else:
+        shapes = [f"pictures  ({batch}, 3, {data.size}, {data.size})"]
+    elif config.run.stage == "encoder":
         from trainer.stages.encoder import new_tower
 
         tower = new_tower(config.model, device="meta")
         trained, frozen = {"reference encoder": _count(tower.parameters())}, {}
-        shapes = [f"tokens    ({config.optimizer.batch}, {tower.token_count}, {tower.output_dim})"]
+        shapes = [f"tokens    ({batch}, {tower.token_count}, {tower.output_dim})"]
+    else:  # built for real
+        stage = build_stage(config, torch.device("cpu"))
+        trained, frozen = {"networks": _count(p for p in stage.parameters() if p.requires_grad)}, {}
+        shapes = [f"pictures  ({batch}, 3, {data.size}, {data.size})"]
     total = sum(trained.values())
-    states = 4 + (
-        1 if config.optimizer.ema and config.optimizer.ema_device == "same" else 0
-    )  # weight, gradient, two moments
-    width = 4 if config.system.precision == "fp32" else 2
-    memory = total * 4 * states + sum(frozen.values()) * 4 + activation_values(config) * width
-    samples = config.optimizer.batch * config.optimizer.accumulate
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    needed = memory.estimate(config, total, sum(frozen.values()), activations, processes)
+    samples = batch * config.optimizer.accumulate * processes
     epochs = samples * config.run.steps / len(dataset)
     lines = ["", f"stage     {config.run.stage}", *shapes]
     lines += [f"trained   {name}: {count / 1e6:.2f} M" for name, count in trained.items()]
     lines += [f"frozen    {name}: {count / 1e6:.2f} M" for name, count in frozen.items()]
     lines += [
         f"trained   total: {total / 1e6:.2f} M",
-        f"memory    about {memory / GIB:.1f} GiB per process ({config.system.precision})",
+        f"memory    {needed} ({config.system.precision})",
+        f"batch     {samples} samples per step: {batch} x {config.optimizer.accumulate} micro steps "
+        f"x {processes} processes",
         f"data      {len(dataset)} pictures, {len(dataset.groups)} groups; {epochs:.1f} epochs",
         *(f"problem   {problem}" for problem in dataset.problems),
     ]

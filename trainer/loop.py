@@ -1,52 +1,90 @@
-"""The training loop: next batch, losses, backward, step, average, report, sample, save.
+"""The training loop: next batch, losses, backward, step, average, report, validate, sample, save.
 
-All randomness of a step is derived from (seed, step, process), and the order of the data from (seed, position): the
-same command resumes a run exactly where the last checkpoint left it.
+What is drawn for a sample depends on (seed, its position in the stream of the data) and nothing else (draws.py), and
+so does the order of the data: the same command resumes a run exactly where the last checkpoint left it, and one
+process computes what several do that share the same batch.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import logging
 import math
+import os
 import signal
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate import Accelerator, DistributedDataParallelKwargs
 
-from trainer import checkpoint
-from trainer.config import Config, ConfigError, Model, Optimizer
+from trainer import checkpoint, init_from, throughput, zero
+from trainer.cache.encodings import CachedParts
+from trainer.config import ANIMEDIFFUSION, Config, ConfigError, Optimizer
+from trainer.data.face_folder import FaceDataset
 from trainer.data.folder import FolderDataset, PositionSampler
+from trainer.draws import Draws
 from trainer.ema import EMA
 from trainer.report import Reporter
-from trainer.stages import NEEDS, Stage, build_stage
+from trainer.run import Run, arithmetic
+from trainer.stages import Stage, build_stage, needs_of
+from trainer.validation import Validation
 
 log = logging.getLogger("trainer")
 
 
-def learning_rate(optimizer: Optimizer, step: int, steps: int) -> float:
-    """Learning rate of step number `step` (from 0): linear warm-up, then constant or cosine to a hundredth."""
+def learning_rate(optimizer: Optimizer, step: float, steps: int) -> float:
+    """Learning rate of step number `step` (from 0): linear warm-up, then constant or half a cosine wave.
+
+    Without optimizer.lowest_lr the warm-up's first step takes its share of the peak, and the cosine ends at a hundredth
+    of it; with one, both start and end there (AnimeDiffusion's schedule).
+    """
+    lowest = optimizer.lowest_lr
     if step < optimizer.warmup:
+        if lowest >= 0:
+            return lowest + (optimizer.lr - lowest) * step / optimizer.warmup
         return optimizer.lr * (step + 1) / optimizer.warmup
     if optimizer.decay == "constant":
         return optimizer.lr
+    end = lowest if lowest >= 0 else optimizer.lr * 0.01
     progress = (step - optimizer.warmup) / max(1, steps - optimizer.warmup)
-    return optimizer.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-def step_generator(seed: int, micro_step: int, rank: int) -> torch.Generator:
-    """The random numbers of one micro step of one process; on the CPU, so every device sees the same."""
-    mixed = (seed * 0x9E3779B97F4A7C15 + micro_step * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB) % 2**63
-    return torch.Generator().manual_seed(mixed)
+    return end + (optimizer.lr - end) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def build_dataset(config: Config) -> FolderDataset:
     """The pictures of a run, with the parts its stage needs."""
-    data = config.data
-    needs = NEEDS[config.run.stage]
-    return FolderDataset(data.folder, data.size, data.reference, config.run.seed, data.cache, needs, data.deform)
+    data, stage, output = config.data, config.run.stage, Path(config.run.output)
+    needs, bend, kind = needs_of(config), data.deform, FolderDataset
+    if stage in ANIMEDIFFUSION:  # warps references itself, in batches
+        needs, bend, kind = (*needs, *(() if data.line_sigmas else ("sketch",))), 0.0, FaceDataset
+    return kind(
+        data.folder,
+        data.size,
+        data.reference,
+        config.run.seed,
+        data.cache,
+        needs,
+        bend,
+        bend_kind=data.deform_kind,
+        index_files=data.index,
+        min_score=data.min_score,
+        min_side=data.min_side,
+        styles=data.sketch_styles,
+        bucket_step=data.bucket_step,
+        bucket_ratio=data.bucket_ratio,
+        bucket_order=data.bucket_order,
+        batch=config.optimizer.batch * int(os.environ.get("WORLD_SIZE", 1)),
+        augment=config.augment,
+        decoded_folder=data.decoded_folder,
+        cached=CachedParts(config) if data.cache_folder else None,
+        unreadable=output / "unreadable.jsonl" if output.is_dir() else None,
+    )
 
 
 def trained_parameters(stage: Stage, config: Config) -> dict[str, torch.nn.Parameter]:
@@ -58,67 +96,91 @@ def trained_parameters(stage: Stage, config: Config) -> dict[str, torch.nn.Param
 
 
 def make_accelerator(config: Config) -> Accelerator:
-    """Accelerate for one process or many; with a DeepSpeed config when one is named."""
-    plugin = None
-    if config.system.deepspeed:
-        try:
-            from accelerate import DeepSpeedPlugin
-
-            plugin = DeepSpeedPlugin(hf_ds_config=config.system.deepspeed)
-        except ImportError:
-            raise ConfigError(
-                "system.deepspeed needs the package deepspeed (Linux only): pip install deepspeed."
-            ) from None
+    """Accelerate for one process or many; with DeepSpeed when the configuration names it."""
+    plugin = zero.plugin(config) if config.system.deepspeed else None
     precision = {"fp32": "no"}.get(config.system.precision, config.system.precision)
     if precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("system.precision = 'fp16' needs a GPU; use bf16 or fp32 here.")
     return Accelerator(
         mixed_precision=precision,
+        gradient_accumulation_steps=config.optimizer.accumulate,
         deepspeed_plugin=plugin,
-        dataloader_config=DataLoaderConfiguration(split_batches=False),
+    )
+
+
+def held_out_samples(config: Config, rank: int, processes: int) -> Validation:
+    """The fixed samples of data.holdout: the same for every seed of a run."""
+    data, report = config.data.held_out(), config.report
+    dataset = build_dataset(dataclasses.replace(config, data=data, run=dataclasses.replace(config.run, seed=0)))
+    return Validation(
+        dataset.plain(squares=True),
+        report.validate_count,
+        report.validate_bins,
+        config.optimizer.batch,
+        rank,
+        processes,
     )
 
 
 class Interrupt:
-    """Turns Ctrl-C and SIGTERM into a flag, so that the step in progress ends and is saved."""
+    """Turns Ctrl-C and SIGTERM into a flag, so that the step in progress ends and is saved.
 
-    def __init__(self):
-        self.raised = False
+    A launcher repeats the signal that it gets itself; only another Ctrl-C some time later stops at once.
+    """
+
+    PATIENCE = 2.0  # seconds
+
+    def __init__(self, accelerator: Accelerator):
+        self.accelerator = accelerator
+        self.since: float | None = None
+        self.previous: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
-        self.previous = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers there only
+            self.previous = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def _note(self, number, frame) -> None:
-        if self.raised:  # the second time, stop at once
+        if self.since is None:
+            self.since = time.monotonic()
+            log.warning("stopping after this step; the run is saved and the same command resumes it")
+        elif number == signal.SIGINT and time.monotonic() - self.since > self.PATIENCE:
             raise KeyboardInterrupt
-        self.raised = True
-        log.warning("stopping after this step; the run is saved and the same command resumes it")
+
+    def raised(self) -> bool:
+        """Whether any process was told to stop. Every process must ask at the same step."""
+        raised = self.since is not None
+        if self.accelerator.num_processes == 1:
+            return raised
+        flag = torch.tensor([float(raised)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum"))
 
     def __exit__(self, *error) -> None:
         for number, handler in self.previous.items():
             signal.signal(number, handler)
 
 
-def resume(config: Config, output: Path, stage: Stage, optimizer, ema: EMA | None) -> int:
-    """Load the newest checkpoint of `output` into the parts; returns the number of steps already done."""
-    saved = checkpoint.folders(output)
-    if not saved:
-        return 0
-    step, parts, written_with = checkpoint.load(saved[-1])
-    defaults = dataclasses.asdict(Model())  # of keys that are newer than the checkpoint
-    if {**defaults, **written_with["model"]} != json.loads(json.dumps(config.to_dict()["model"])):
-        raise ConfigError(
-            f"{output} holds a run with another [model] section; choose another run.output, or delete the folder."
-        )
-    stage.load_state_dict(parts["model"])
-    optimizer.load_state_dict(parts["optimizer"])
-    if ema is not None:
-        if "ema" not in parts:
-            raise ConfigError(f"{saved[-1]} was saved without a moving average; set optimizer.ema = 0 to resume it.")
-        ema.load_state_dict(parts["ema"])
-    log.info("resuming %s after step %d", output, step)
-    return step
+def batches_from(
+    dataset: FolderDataset, config: Config, first: int, rank: int, processes: int, device: torch.device
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches of one process from micro step `first` to the end of the run, read ahead by data.workers processes."""
+    adam, workers = config.optimizer, config.data.workers
+    sampler = PositionSampler(first, config.run.steps * adam.accumulate, adam.batch, rank, processes)
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        # spawn on every system: a fork of a process that has used torch's threads, or a GPU, can hang
+        multiprocessing_context="spawn" if workers else None,
+        pin_memory=device.type == "cuda",
+    )
+    return iter(loader)
+
+
+def positions_of(micro_step: int, batch: int, rank: int, processes: int) -> range:
+    """Numbers of the samples of one process's batch in the stream of the data; those PositionSampler reads."""
+    first = (micro_step * processes + rank) * batch
+    return range(first, first + batch)
 
 
 def train(config: Config) -> Path:
@@ -127,114 +189,118 @@ def train(config: Config) -> Path:
     if config.system.threads:
         torch.set_num_threads(config.system.threads)
     accelerator = make_accelerator(config)
+    device, rank, processes = accelerator.device, accelerator.process_index, accelerator.num_processes
     output = Path(config.run.output)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "config.json").write_text(json.dumps(config.to_dict(), indent=1))
+    if accelerator.is_main_process:
+        output.mkdir(parents=True, exist_ok=True)
+        checkpoint.sweep(output)
+    accelerator.wait_for_everyone()
+    saved = checkpoint.folders(output)
+    start = checkpoint.step_of(saved[-1]) if saved else 0
     torch.manual_seed(config.run.seed)  # random initialisation
     dataset = build_dataset(config)
     for problem in dataset.problems:
         log.warning("data: %s", problem)
-    stage = build_stage(config, accelerator.device)
+    stage = build_stage(config, device)
+    if config.model.init_from and not saved:
+        init_from.start(stage, config.model.init_from, output if accelerator.is_main_process else None)
     parameters = trained_parameters(stage, config)
-    adam = config.optimizer
-    optimizer = torch.optim.AdamW(
-        parameters.values(), lr=adam.lr, betas=tuple(adam.betas), weight_decay=adam.weight_decay
-    )
+    stage.to(device)
+
+    # 2. Data from where the last run stopped
+    adam, micro = config.optimizer, config.optimizer.accumulate
+    batches = batches_from(dataset, config, start * micro, rank, processes, device)
+
+    def forward(module, batch, step: int, part: int) -> dict[str, torch.Tensor]:
+        draws = Draws(config.run.seed, step, positions_of(step * micro + part, adam.batch, rank, processes))
+        with arithmetic(config, device):
+            return module(
+                {k: v.to(device, non_blocking=True) for k, v in batch.items()}, draws, step / config.run.steps
+            )
+
+    utilisation = None
+    if (peak := throughput.peak_flops(config.system, device)) and start < config.run.steps:
+        first = next(batches)
+        flops = micro * throughput.count_model_flops(lambda: sum(forward(stage, first, start, 0).values()))
+        stage.zero_grad()
+        batches = itertools.chain([first], batches)
+        log.info("%.2f model TFLOPs per step and process; peak of the device %.0f TFLOP/s", flops / 1e12, peak / 1e12)
+        utilisation = lambda seconds: flops / (seconds * peak)  # noqa: E731
+    if config.system.compile:
+        throughput.compile_networks(stage, config.system.compile)
+
+    # 3. Optimiser, average, and their state
+    optimizer = throughput.new_optimizer(parameters.values(), adam, device)
+    accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=stage.rests)
     wrapped, optimizer = accelerator.prepare(stage, optimizer)
-    device = accelerator.device
     ema = EMA(parameters, adam.ema, "cpu" if adam.ema_device == "cpu" else None) if adam.ema else None
-
-    # 2. Where the last run stopped
-    deepspeed = bool(config.system.deepspeed)
-    if deepspeed and (saved := checkpoint.folders(output)):
-        accelerator.load_state(str(saved[-1]))
-        start = int(checkpoint.NAME.match(saved[-1].name)[1])
-    else:
-        start = 0 if deepspeed else resume(config, output, stage, optimizer, ema)
-
-    # 3. Data from there on
-    micro = adam.accumulate
-    rank, processes = accelerator.process_index, accelerator.num_processes
-    sampler = PositionSampler(start * micro, config.run.steps * micro, adam.batch, rank, processes)
-    batches = iter(torch.utils.data.DataLoader(dataset, batch_sampler=sampler, num_workers=config.data.workers))
+    report = config.report
+    validation = held_out_samples(config, rank, processes) if report.validate_every else None
+    samples = validation or Validation(dataset.plain(squares=True), report.sample_count, 1, 1)
+    run = Run(config, accelerator, wrapped, stage, optimizer, ema, samples, validation)
+    if saved:
+        run.resume(saved[-1])
+    if accelerator.is_main_process:
+        checkpoint.note_best(output, run.best)
+        checkpoint.write_text(output / "config.json", json.dumps(config.to_dict(), indent=1))
     reporter = Reporter(
         output,
         start,
         config.run.steps,
         adam.batch * micro * processes,
-        config.report.log_every,
+        report.log_every,
         accelerator.is_main_process,
+        run.combine,
+        utilisation,
     )
 
-    def save(step: int) -> None:
-        if deepspeed:
-            accelerator.save_state(str(output / f"step-{step:08d}"))
-        elif accelerator.is_main_process:
-            parts = {"model": stage.state_dict(), "optimizer": optimizer.state_dict()}
-            if ema is not None:
-                parts["ema"] = ema.state_dict()
-            checkpoint.save(output, step, parts, config.to_dict(), config.report.keep)
-
-    def sample(step: int) -> None:
-        if accelerator.is_main_process:
-            rows = torch.utils.data.default_collate([dataset[i] for i in range(config.report.sample_count)])
-            with averaged(parameters, ema), accelerator.autocast():
-                reporter.sheet(step, stage.sheet({k: v.to(device) for k, v in rows.items()}, step_generator(0, 0, 0)))
-
     # 4. Steps
-    with Interrupt() as interrupt:
+    with Interrupt(accelerator) as interrupt, contextlib.closing(reporter):
         for step in range(start, config.run.steps):
             rate = learning_rate(adam, step, config.run.steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
+            totals: dict[str, torch.Tensor] = {}
             for part in range(micro):
-                batch = {k: v.to(device) for k, v in next(batches).items()}
-                generator = step_generator(config.run.seed, step * micro + part, rank)
-                with accelerator.autocast():
-                    terms = wrapped(batch, generator, step / config.run.steps)
-                accelerator.backward(sum(terms.values()) / micro)
-            norm = accelerator.clip_grad_norm_(parameters.values(), adam.clip) if adam.clip else torch.zeros(())
-            if not torch.isfinite(torch.as_tensor(norm)):
-                raise RuntimeError(
-                    f"The gradient of step {step + 1} is not finite; the run is kept up to its last checkpoint. "
-                    "Lower optimizer.lr, or use system.precision = 'bf16' or 'fp32'."
-                )
-            optimizer.step()
-            optimizer.zero_grad()
+                with reporter.waiting():
+                    batch = next(batches)
+                with accelerator.accumulate(wrapped):
+                    terms = forward(wrapped, batch, step, part)
+                    accelerator.backward(sum(terms.values()))
+                    if accelerator.sync_gradients:
+                        norm = accelerator.clip_grad_norm_(parameters.values(), adam.clip or math.inf)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                for name, value in terms.items():
+                    totals[name] = totals.get(name, 0) + value.detach() / micro
             if ema is not None:
                 ema.update(parameters)
             done = step + 1
-            reporter.step(done, terms, rate, float(norm), device)
-            last = done == config.run.steps or interrupt.raised
+            stopping = interrupt.raised()
+            last = done == config.run.steps or stopping
+            validating = run.validation is not None and (last or done % report.validate_every == 0)
+            saving = last or done % report.save_every == 0
+            try:
+                reporter.step(done, totals, rate, finite_or_skipped(norm, accelerator), device)
+                if saving or validating:
+                    reporter.means()
+            except FloatingPointError as error:
+                raise RuntimeError(
+                    f"Up to step {done} these became infinite or not a number: {error}. The run is kept up to its last "
+                    "checkpoint. Lower optimizer.lr, or use system.precision = 'bf16' or 'fp32'."
+                ) from None
             with reporter.pause():
-                if last or done % config.report.save_every == 0:
-                    save(done)
-                if config.report.sample_every and (last or done % config.report.sample_every == 0):
-                    sample(done)
-            if interrupt.raised:
+                better = validating and run.validate(done, reporter)
+                if saving or better:
+                    run.save(done)
+                if report.sample_every and (last or done % report.sample_every == 0):
+                    run.sample(done, reporter)
+            if stopping:
                 break
-    reporter.close()
-    exported = output / f"{output.name}.safetensors"
-    if accelerator.is_main_process and not deepspeed:
-        tensors, metadata = stage.export({**stage.state_dict(), **(ema.shadow if ema is not None else {})})
-        checkpoint.write_tensors(exported, tensors, metadata)
-    return exported
+    return run.export()
 
 
-class averaged:
-    """A context in which the parameters hold their moving averages."""
-
-    def __init__(self, parameters: dict[str, torch.nn.Parameter], ema: EMA | None):
-        self.parameters, self.ema = parameters, ema
-
-    def _swap(self) -> None:
-        for name, parameter in self.parameters.items() if self.ema else ():
-            kept = parameter.data.clone()
-            parameter.data.copy_(self.ema.shadow[name])
-            self.ema.shadow[name].copy_(kept)
-
-    def __enter__(self) -> None:
-        self._swap()
-
-    def __exit__(self, *error) -> None:
-        self._swap()
+def finite_or_skipped(norm: torch.Tensor | float | None, accelerator: Accelerator) -> torch.Tensor:
+    """The norm of a step's gradient; 0 where DeepSpeed gives none, or where fp16's scaler left the step out."""
+    norm = torch.as_tensor(0.0 if norm is None else norm)
+    return norm if accelerator.scaler is None else torch.nan_to_num(norm, posinf=0.0)

@@ -84,8 +84,10 @@ class EncoderStage(Stage):
         answered, patches = self.reader(self.visual(preprocess(pictures, model.encoder_size)))
         asked = (shares > SMALLEST_REGION).float()[..., None]
         wanted = F.adaptive_avg_pool2d(pictures, model.encoder_size // model.encoder_patch).flatten(2).transpose(1, 2)
+        errors = (answered.float() - colors).abs().mean(2, keepdim=True) * asked
+        # The mean of every picture, then of the batch: so processes that share a batch agree with one that has it all.
         return {
-            "regions": ((answered.float() - colors).abs() * asked).sum() / (asked.sum() * 3).clamp_min(1),
+            "regions": (errors.sum((1, 2)) / asked.sum((1, 2)).clamp_min(1)).mean(),
             "patches": 0.5 * F.l1_loss(patches.float(), wanted),
         }
 

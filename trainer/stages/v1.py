@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,20 +9,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from model_patches import families
 from model_patches.networks.schedule import NoiseSchedule
 from model_patches.networks.sketch_encoder import SketchEncoder
 from model_patches.networks.unet import UNet, UNetConfig
-from trainer import autoencoder, checkpoint
-from trainer.colorizer import Colorizer, networks_from, read_encoder
+from trainer import autoencoder, checkpoint, draws
+from trainer.cache.encodings import build_encodings
+from trainer.colorizer import Colorizer, networks_from
 from trainer.config import Config, ConfigError
+from trainer.frozen import borrowed, frozen_encoders
 from trainer.losses.diffusion import denoising_loss, min_snr_weight, offset_noise, target
 from trainer.losses.dual_condition import dual_conditioned_loss
 from trainer.losses.latent_shuffle import draw_permutation, shuffle_tokens
 from trainer.losses.noisy_reference import noisy_tokens
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
 
-from . import Batch, Memory, Stage, contact_sheet, model_sketch, picture
+from . import Batch, Stage, contact_sheet, model_sketch, picture
+from .shared import check_token_width, drawn_latents, model_header, model_markers
 
 
 class ColorizerStage(Stage):
@@ -31,7 +32,7 @@ class ColorizerStage(Stage):
 
     def __init__(self, config: Config, device: torch.device):
         super().__init__(config, device)
-        encoder = read_encoder(config.model.encoder).to(device)
+        vae, encoder = frozen_encoders(config, device)
         if config.model.init:
             tensors, metadata = checkpoint.read_tensors(Path(config.model.init))
             unet, sketch_encoder = networks_from(tensors, metadata)
@@ -40,36 +41,31 @@ class ColorizerStage(Stage):
                     f"{config.model.init} is a v1.5 model, whose region weights stage v1 does not train: start from "
                     'the v1 model it was made of, or set run.stage = "v1_5".'
                 )
-            if unet.config.context_dim != encoder.output_dim:
-                raise ConfigError(
-                    f"{config.model.init} reads reference tokens of width {unet.config.context_dim}, "
-                    f"but {config.model.encoder} gives {encoder.output_dim}."
-                )
+            check_token_width(unet, encoder, config.model)
         else:
             unet, sketch_encoder = new_networks(config, encoder.output_dim)
         unet.gradient_checkpointing = config.system.gradient_checkpointing
-        vae = autoencoder.load(config.model.vae or config.model.init).to(device)
         self.model = nn.ModuleDict({"diffusion_model": unet})
         self.control_encoder = sketch_encoder
         self.train()
-        for network in (unet, sketch_encoder, vae, encoder):
+        for network in (unet, sketch_encoder):
             if config.system.channels_last:
                 network.to(memory_format=torch.channels_last)
         # A tuple keeps the frozen networks and the views on them out of the module tree.
         self._colorizer = (Colorizer(unet, sketch_encoder, vae, encoder, config.model.prediction_type),)
         self.schedule = NoiseSchedule().to(device)
-        self._latents = Memory(config.data.cache, device)
-        self._tokens = Memory(config.data.cache and not config.data.deform, device)
+        self.encodings = build_encodings(config, device)
 
     @torch.no_grad()
-    def latents_and_tokens(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def latents_and_tokens(
+        self, batch: Batch, generator: torch.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scaled latents (B, 4, h, w) of the pictures and local tokens (B, N, D) of their references, float32."""
         colorizer = self._colorizer[0]
-        latents = self._latents.rows(
-            batch["index"], lambda: colorizer.autoencoder.encode(picture(batch["color"])).float()
-        )
+        moments = self.encodings.rows("latents", batch, lambda: colorizer.autoencoder.moments(picture(batch["color"])))
+        latents = drawn_latents(moments, colorizer.unet, self.config, generator)
         with torch.autocast(self.device.type, enabled=False):  # the tokens steer every step: always in float32
-            tokens = self._tokens.rows(batch["reference_index"], lambda: colorizer.tokens(picture(batch["reference"])))
+            tokens = self.encodings.rows("tokens", batch, lambda: colorizer.tokens(picture(batch["reference"])))
         return latents, tokens
 
     def condition(
@@ -81,21 +77,19 @@ class ColorizerStage(Stage):
         if draw[0] < loss.latent_shuffle:
             tokens = shuffle_tokens(tokens, draw_permutation(tokens.shape[1], generator))
         if draw[1] < loss.noisy_reference:
-            noise = torch.randn(tokens.shape, generator=generator).to(tokens)
+            noise = draws.randn(tokens.shape, generator).to(tokens)
             tokens = noisy_tokens(self.schedule, tokens, noise, t, loss.noisy_variant)
         rate = drop_rate(loss.reference_drop, loss.reference_drop_end, progress)
         return drop_references(tokens, keep_mask(len(tokens), rate, generator))
 
     def forward(self, batch: Batch, generator: torch.Generator, progress: float = 0.0) -> dict[str, torch.Tensor]:
         loss, prediction = self.config.loss, self.config.model.prediction_type
-        latents, tokens = self.latents_and_tokens(batch)
+        latents, tokens = self.latents_and_tokens(batch, generator)
         sketches = batch["sketch"]
         if self.config.data.crop:
             latents, sketches = random_crops(latents, sketches, self.config.data.crop, generator)
-        t = torch.randint(0, self.schedule.steps, (len(latents),), generator=generator).to(self.device)
-        noise = offset_noise(torch.randn(latents.shape, generator=generator), loss.offset_noise, generator).to(
-            self.device
-        )
+        t = draws.timesteps(self.schedule.steps, len(latents), generator).to(self.device)
+        noise = offset_noise(draws.randn(latents.shape, generator), loss.offset_noise, generator).to(self.device)
         tokens = self.condition(tokens, t, generator, progress)
         control = self.control_encoder(model_sketch(sketches))
         noisy, unet = self.schedule.add_noise(latents, noise, t), self.model["diffusion_model"]
@@ -111,30 +105,19 @@ class ColorizerStage(Stage):
     def sheet(self, batch: Batch, generator: torch.Generator) -> np.ndarray:
         """Columns: sketch, reference, result, the true picture."""
         colorizer, report = self._colorizer[0], self.config.report
-        references = picture(batch["reference"])
-        result = colorizer.generate(
-            model_sketch(batch["sketch"]), colorizer.tokens(references), report.sample_steps, report.guidance, generator
-        )
-        return contact_sheet([-model_sketch(batch["sketch"]), references, result, picture(batch["color"])])
+        sketches, references = model_sketch(batch["sketch"]), picture(batch["reference"])
+        with borrowed(colorizer.autoencoder, colorizer.reference_encoder):
+            tokens = colorizer.tokens(references)
+            result = colorizer.generate(sketches, tokens, report.sample_steps, report.guidance, generator)
+        return contact_sheet([-sketches, references, result, picture(batch["color"])])
 
     def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         config, colorizer = self.config, self._colorizer[0]
         prediction, heads = config.model.prediction_type, colorizer.unet.config.num_head_channels
         tensors = dict(weights)
-        tensors |= {autoencoder.PREFIX + k: v for k, v in colorizer.autoencoder.tensors.items()}
-        tensors[families.V_MARKER if prediction == "v" else families.EPS_MARKER] = torch.zeros(0)
-        tensors[families.HEAD_WIDTH_MARKER] = torch.tensor(heads)
-        metadata = checkpoint.modelspec(
-            Path(config.run.output).name, "colorize-diffusion-v1", config.data.size, prediction
-        )
-        metadata |= {
-            "colorize.family": "v1",
-            "colorize.prediction_type": prediction,
-            "colorize.sketch_polarity": "white_on_black",
-            "colorize.num_head_channels": str(heads),
-            "colorize.config": json.dumps(config.shareable()),
-        }
-        return tensors, metadata
+        with borrowed(colorizer.autoencoder):
+            tensors |= {autoencoder.PREFIX + k: v for k, v in colorizer.autoencoder.tensors.items()}
+        return tensors | model_markers(prediction, heads), model_header(config, "v1", heads)
 
 
 def random_crops(
@@ -143,7 +126,7 @@ def random_crops(
     """The same square of latents (B, 4, h, w) and sketches (B, 1, 8h, 8w), `side` pixels wide; one per sample."""
     cells = side // 8
     room = torch.tensor(latents.shape[-2:]) - cells + 1
-    corners = (torch.rand(len(latents), 2, generator=generator) * room).long().tolist()
+    corners = (draws.rand((len(latents), 2), generator) * room).long().tolist()
     cut = [row[:, y : y + cells, x : x + cells] for row, (y, x) in zip(latents, corners, strict=True)]
     drawn = [row[:, 8 * y : 8 * y + side, 8 * x : 8 * x + side] for row, (y, x) in zip(sketches, corners, strict=True)]
     return torch.stack(cut), torch.stack(drawn)

@@ -10,7 +10,6 @@ released trainer).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,11 +18,12 @@ import torch
 from torch import nn
 
 from model_patches import families
-from model_patches.networks.masks import grow_to_grid
+from model_patches.networks.masks import grow_to_grid, without_figure
 from model_patches.networks.recovery import BackgroundEncoder, RecoveryTransformer, ScalarEmbedder
 from model_patches.networks.schedule import NoiseSchedule
 from model_patches.networks.split_attention import Split, SplitOptions
-from trainer import autoencoder, checkpoint
+from trainer import autoencoder, checkpoint, draws
+from trainer.cache.encodings import build_encodings
 from trainer.colorizer import (
     MODE_KINDS,
     REGION_LORA,
@@ -32,15 +32,15 @@ from trainer.colorizer import (
     background_encoder_from,
     latent_masks,
     networks_from,
-    read_encoder,
-    without_figure,
 )
 from trainer.config import Config, ConfigError, Model
+from trainer.frozen import borrowed, frozen_encoders
 from trainer.losses.bleach import draw_bleached, whiten_background
 from trainer.losses.diffusion import denoising_loss, min_snr_weight, offset_noise, target
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
 
-from . import Batch, Memory, Stage, contact_sheet, model_sketch, picture
+from . import Batch, Stage, contact_sheet, model_sketch, picture
+from .shared import check_token_width, drawn_latents, model_header, model_markers
 from .v1 import random_crops
 
 THRESHOLDS = (0.05, 0.95)  # range of both mask thresholds
@@ -87,97 +87,103 @@ def is_binary(masks: torch.Tensor) -> bool:
     return bool(((masks == 0) | (masks == 255)).all())
 
 
+def grown_masks(masks: torch.Tensor, cell: tuple[int, ...]) -> torch.Tensor:
+    """Reference masks (B, 1, H, W), 0..255, grown to cells of height x width pixels; as they are without a cell."""
+    return grow_to_grid(masks.float(), cell) if cell else masks
+
+
 class RegionStage(Stage):
     """Trains `model.diffusion_model.*.lora_*`, `transformer.*` and `thresh_embedder.*`; everything else is frozen."""
+
+    rests = True  # the weights of a region that no query of the batch falls into
 
     def __init__(self, config: Config, device: torch.device):
         super().__init__(config, device)
         model = config.model
-        reference_encoder = read_encoder(model.encoder).to(device)
+        vae, reference_encoder = frozen_encoders(config, device)
         tensors, metadata = checkpoint.read_tensors(Path(model.init))
         prediction, _ = families.prediction_type(tensors, metadata, model.init)
         if prediction != model.prediction_type:
             raise ConfigError(f"{model.init} predicts {prediction}: set model.prediction_type = {prediction!r}.")
         unet, sketch_encoder = networks_from(tensors, metadata, region_ranks(model))
         dim = reference_encoder.output_dim
-        if unet.config.context_dim != dim:
-            raise ConfigError(
-                f"{model.init} reads reference tokens of width {unet.config.context_dim}, "
-                f"but {model.encoder} gives {dim}."
-            )
+        check_token_width(unet, reference_encoder, model)
         background = background_encoder_from(tensors, device) or new_background_encoder(
             dim, reference_encoder.token_count - 1, model.recovery_layers
         )
-        vae = autoencoder.from_tensors(tensors, model.init) if not model.vae else autoencoder.load(model.vae)
         for name, parameter in unet.named_parameters():
             parameter.requires_grad_(REGION_LORA in name)
         unet.gradient_checkpointing = config.system.gradient_checkpointing
         self.model = nn.ModuleDict({"diffusion_model": unet})
         self.transformer, self.thresh_embedder = background.transformer, background.thresh_embedder
         self.train()
-        sketch_encoder, vae = sketch_encoder.requires_grad_(False).eval().to(device), vae.to(device)
-        for network in (unet, sketch_encoder, vae, reference_encoder):
+        sketch_encoder = sketch_encoder.requires_grad_(False).eval().to(device)
+        for network in (unet, sketch_encoder):
             if config.system.channels_last:
                 network.to(memory_format=torch.channels_last)
         # A tuple keeps the frozen networks and the views on them out of the module tree.
         self._colorizer = (Colorizer(unet, sketch_encoder, vae, reference_encoder, prediction, background),)
         self.schedule = NoiseSchedule().to(device)
-        cache = config.data.cache
-        self._latents, self._bleached_latents = Memory(cache, device), Memory(cache, device)
-        self._tokens, self._background_tokens = (Memory(cache and not config.data.deform, device) for _ in range(2))
+        self.encodings = build_encodings(config, device)
 
     @torch.no_grad()
-    def latents(self, batch: Batch, figure: torch.Tensor, bleached: torch.Tensor) -> torch.Tensor:
+    def latents(
+        self, batch: Batch, figure: torch.Tensor, bleached: torch.Tensor, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
         """Scaled latents (B, 4, h, w) of the pictures, float32; bleached rows have a white background."""
-        encode, colors, numbers = self._colorizer[0].autoencoder.encode, picture(batch["color"]), batch["index"]
-        latents = self._latents.rows(numbers, lambda: encode(colors).float())
-        if not bleached.any():
-            return latents
-        white = whiten_background(colors, figure, bleached, 1.0)[bleached]
-        memory = self._bleached_latents if is_binary(batch["mask"]) else Memory(False, self.device)
-        latents = latents.clone()
-        latents[bleached] = memory.rows(numbers[bleached], lambda: encode(white).float())
-        return latents
+        encode, colors = self._colorizer[0].autoencoder.moments, picture(batch["color"])
+        moments = self.encodings.rows("latents", batch, lambda: encode(colors))
+        if bleached.any():
+            white = whiten_background(colors, figure, bleached, 1.0)
+            moments = moments.clone()
+            moments[bleached] = self.encodings.rows(
+                "white_latents",
+                batch,
+                # One by one: how many are bleached must not show in the last bits, nor whether they come from a cache.
+                lambda: torch.cat([encode(row) for row in white[bleached].split(1)]),
+                bleached,
+                keep=is_binary(batch["mask"]),
+            )
+        return drawn_latents(moments, self._colorizer[0].unet, self.config, generator)
 
     @torch.no_grad()
     def tokens(
         self, batch: Batch, thresholds: torch.Tensor, bleached: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Local tokens (B, N, D) of the references and of the references without figure; bleached ones are white."""
-        encode, references, numbers = self._colorizer[0].tokens, picture(batch["reference"]), batch["reference_index"]
-        masks = batch["reference_mask"]
-        if self.config.data.reference_mask_cell:
-            masks = grow_to_grid(masks.float(), self.config.data.reference_mask_cell)
+        encode, references = self._colorizer[0].tokens, picture(batch["reference"])
+        masks = grown_masks(batch["reference_mask"], self.config.data.reference_mask_cell)
         with torch.autocast(self.device.type, enabled=False):  # the tokens steer every step: always in float32
-            tokens = self._tokens.rows(numbers, lambda: encode(references))
-            # The tokens depend on the threshold unless the masks are binary.
-            memory = self._background_tokens if is_binary(masks) else Memory(False, self.device)
-            background = memory.rows(
-                numbers, lambda: encode(without_figure(references, masks.float() / 255, thresholds))
+            tokens = self.encodings.rows("tokens", batch, lambda: encode(references))
+            background = self.encodings.rows(
+                "background_tokens",
+                batch,
+                lambda: encode(without_figure(references, masks.float() / 255, thresholds)),
+                keep=is_binary(masks),  # else they depend on the threshold
             )
             if bleached.any():
                 background = background.clone()
-                background[bleached] = encode(torch.ones_like(references[:1]))
+                background[bleached] = self.encodings.white(lambda: encode(torch.ones_like(references[:1])))
         return tokens, background
 
     def forward(self, batch: Batch, generator: torch.Generator, progress: float = 0.0) -> dict[str, torch.Tensor]:
         config, loss, prediction = self.config, self.config.loss, self.config.model.prediction_type
         colorizer, count = self._colorizer[0], len(batch["color"])
         low, high = THRESHOLDS
-        ours, theirs = (low + (high - low) * torch.rand(2, count, generator=generator)).to(self.device)
+        ours, theirs = (low + (high - low) * draws.rand((count, 2), generator)).to(self.device).unbind(1)
         bleached = draw_bleached(count, loss.background_bleach, generator).to(self.device)
         masks = batch["mask"].float() / 255
         figure = masks > ours.view(-1, 1, 1, 1)
 
-        latents = self.latents(batch, figure, bleached)
+        latents = self.latents(batch, figure, bleached, generator)
         tokens, masked_tokens = self.tokens(batch, theirs, bleached)
         drawn = torch.cat([whiten_background(batch["sketch"].float(), figure, bleached, 255.0), masks], dim=1)
         if config.data.crop:
             latents, drawn = random_crops(latents, drawn, config.data.crop, generator)
-        sketches, masks = drawn[:, :1], drawn[:, 1:]
+        sketches, masks = drawn[:, :-1], drawn[:, -1:]
 
-        t = torch.randint(0, self.schedule.steps, (count,), generator=generator).to(self.device)
-        noise = offset_noise(torch.randn(latents.shape, generator=generator), loss.offset_noise, generator).to(latents)
+        t = draws.timesteps(self.schedule.steps, count, generator).to(self.device)
+        noise = offset_noise(draws.randn(latents.shape, generator), loss.offset_noise, generator).to(latents)
         keep = keep_mask(count, drop_rate(loss.reference_drop, loss.reference_drop_end, progress), generator)
         background = colorizer.background_encoder.background(masked_tokens, theirs)
         sets = [drop_references(tokens, keep), drop_references(background, keep)]
@@ -199,11 +205,15 @@ class RegionStage(Stage):
         colorizer, report = self._colorizer[0], self.config.report
         sketches, references = model_sketch(batch["sketch"]), picture(batch["reference"])
         masks, reference_masks = (batch[name].float() / 255 for name in ("mask", "reference_mask"))
-        tokens, seed, results = colorizer.tokens(references), generator.initial_seed(), []
-        for mode in ("vanilla", "fig2fig"):
-            regions = colorizer.regions(mode, references, masks, reference_masks)
-            noise = torch.Generator().manual_seed(seed)
-            results.append(colorizer.generate(sketches, tokens, report.sample_steps, report.guidance, noise, regions))
+        seed, results = generator.initial_seed(), []
+        with borrowed(colorizer.autoencoder, colorizer.reference_encoder):
+            tokens = colorizer.tokens(references)
+            for mode in ("vanilla", "fig2fig"):
+                regions = colorizer.regions(mode, references, masks, reference_masks)
+                noise = torch.Generator().manual_seed(seed)
+                results.append(
+                    colorizer.generate(sketches, tokens, report.sample_steps, report.guidance, noise, regions)
+                )
         return contact_sheet([-sketches, references, *results, picture(batch["color"])])
 
     def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -212,19 +222,8 @@ class RegionStage(Stage):
         tensors, _ = checkpoint.read_tensors(Path(config.model.init))
         if config.model.vae:
             tensors = {k: v for k, v in tensors.items() if not k.startswith(autoencoder.PREFIX)}
-            tensors |= {autoencoder.PREFIX + k: v for k, v in self._colorizer[0].autoencoder.tensors.items()}
+            with borrowed(self._colorizer[0].autoencoder):
+                tensors |= {autoencoder.PREFIX + k: v for k, v in self._colorizer[0].autoencoder.tensors.items()}
         tensors |= {k: v for k, v in weights.items() if REGION_LORA in k or not k.startswith(UNET)}
         prediction, heads = config.model.prediction_type, self._colorizer[0].unet.config.num_head_channels
-        tensors[families.V_MARKER if prediction == "v" else families.EPS_MARKER] = torch.zeros(0)
-        tensors[families.HEAD_WIDTH_MARKER] = torch.tensor(heads)
-        metadata = checkpoint.modelspec(
-            Path(config.run.output).name, "colorize-diffusion-v1.5", config.data.size, prediction
-        )
-        metadata |= {
-            "colorize.family": "v1.5",
-            "colorize.prediction_type": prediction,
-            "colorize.sketch_polarity": families.SKETCH_POLARITY,
-            "colorize.num_head_channels": str(heads),
-            "colorize.config": json.dumps(config.shareable()),
-        }
-        return tensors, metadata
+        return tensors | model_markers(prediction, heads), model_header(config, "v1.5", heads)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from model_patches.networks.tiny_vae import ResidualBlock, TinyVAE
-from trainer import checkpoint
+from trainer import checkpoint, draws
 from trainer.autoencoder import SCALE
 from trainer.config import Config
 
@@ -86,8 +86,8 @@ class AutoencoderStage(Stage):
         )
         wanted = picture(batch["color"][..., top : top + side, left : left + side])
         latents = self.taesd_encoder(wanted * 0.5 + 0.5)
-        noise = torch.randn(latents.shape, generator=generator).to(latents)
-        strength = LATENT_NOISE * torch.rand(len(latents), 1, 1, 1, generator=generator).to(latents)
+        noise = draws.randn(latents.shape, generator).to(latents)
+        strength = LATENT_NOISE * draws.rand((len(latents), 1, 1, 1), generator).to(latents)
         result = self.taesd_decoder(latents + strength * noise) * 2 - 1
         return {
             "pixels": F.l1_loss(result.float(), wanted) + 3 * F.mse_loss(result.float(), wanted),

@@ -1,0 +1,199 @@
+"""Starting from another model's weights (`--init-from FILE`): Stable Diffusion, Waifu Diffusion, SDXL, another width.
+
+A tensor is taken when the file has one of its name, after the file's names are brought to ours: names below
+`model.diffusion_model.`, the same without prefix, or those of a diffusers U-Net. Where the sizes differ it is fitted:
+axes 0 and 1 wrap around to the new sizes, and each input column is divided by the number of new columns that repeat it,
+so that the sum over the inputs stays (the released trainer's `-fm`; golden case fitting_weights). Linear layers and 1x1
+convolutions are each other's equals. What the file lacks keeps its random start.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from trainer import checkpoint
+from trainer.config import ConfigError
+
+log = logging.getLogger("trainer")
+
+UNET = "model.diffusion_model."
+REPORT = "init-from.json"
+
+
+def fit(weight: torch.Tensor, shape: Iterable[int]) -> torch.Tensor:
+    """A weight repeated or cut to `shape`.
+
+    One axis wraps around. With two or more, axes 0 and 1 do, and column j of the result is divided by how many columns
+    come from the same old one. ValueError when the number of axes or a later axis differs.
+    """
+    shape = tuple(shape)
+    if weight.shape == shape:
+        return weight
+    if len(shape) != weight.ndim or weight.ndim == 0 or weight.shape[2:] != shape[2:]:
+        raise ValueError(f"{tuple(weight.shape)} cannot be fitted to {shape}: only the first two axes may differ.")
+    rows = torch.arange(shape[0]) % weight.shape[0]
+    if weight.ndim == 1:
+        return weight[rows]
+    columns = torch.arange(shape[1]) % weight.shape[1]
+    repeats = torch.bincount(columns, minlength=weight.shape[1])[columns].to(weight.dtype)
+    return weight[rows][:, columns] / repeats.view(-1, *[1] * (weight.ndim - 2))
+
+
+def as_many_axes(weight: torch.Tensor, axes: int) -> torch.Tensor:
+    """A linear layer's weight as one of a 1x1 convolution, or the other way round; others as they are."""
+    if weight.ndim == 2 and axes == 4:
+        return weight[:, :, None, None]
+    if weight.ndim == 4 and axes == 2 and weight.shape[2:] == (1, 1):
+        return weight[:, :, 0, 0]
+    return weight
+
+
+# Names inside a block of a diffusers U-Net -> ours.
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+OUTSIDE = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+PART = re.compile(
+    r"(?:(?P<half>down|up)_blocks\.(?P<level>\d+)|(?P<middle>mid_block))\."
+    r"(?P<kind>resnets|attentions|downsamplers|upsamplers)\.(?P<number>\d+)\.(?P<rest>.+)"
+)
+
+
+def from_diffusers(name: str, blocks_per_level: int) -> str | None:
+    """The name in our layout of a tensor of a diffusers UNet2DConditionModel; None for one we do not know.
+
+    blocks_per_level: residual blocks of a level on the way down (one more on the way up).
+    """
+    stem, _, last = name.rpartition(".")
+    if stem in OUTSIDE:
+        return f"{OUTSIDE[stem]}.{last}"
+    if not (found := PART.match(name)):
+        return None
+    number, rest, kind = int(found["number"]), found["rest"], found["kind"]
+    if kind == "resnets":
+        layer, _, last = rest.rpartition(".")
+        rest = f"{RESNET.get(layer, layer)}.{last}"
+    if found["middle"]:
+        return f"middle_block.{2 * number if kind == 'resnets' else 2 * number + 1}.{rest}"
+    level, place = int(found["level"]), 0 if kind == "resnets" else 1
+    if found["half"] == "down":
+        if kind == "downsamplers":
+            return f"input_blocks.{(level + 1) * (blocks_per_level + 1)}.0.op.{rest.rpartition('.')[2]}"
+        return f"input_blocks.{1 + level * (blocks_per_level + 1) + number}.{place}.{rest}"
+    block = level * (blocks_per_level + 1) + number
+    if kind == "upsamplers":  # stands last in the level's last block; behind the attention, where there is one
+        return f"output_blocks.{(level + 1) * (blocks_per_level + 1) - 1}.upsampler.{rest}"
+    return f"output_blocks.{block}.{place}.{rest}"
+
+
+def our_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of a model file under the names of the official checkpoints (`model.diffusion_model.*`, ...)."""
+    if any(name.startswith(UNET) for name in tensors):
+        return dict(tensors)
+    if "input_blocks.0.0.weight" in tensors:
+        return {UNET + name: tensor for name, tensor in tensors.items()}
+    if "conv_in.weight" not in tensors or not any(name.startswith("down_blocks.") for name in tensors):
+        return dict(tensors)
+    blocks = 1 + max(int(m[1]) for name in tensors if (m := re.match(r"down_blocks\.0\.resnets\.(\d+)\.", name)))
+    named = {from_diffusers(name, blocks): tensor for name, tensor in tensors.items()}
+    out = {}
+    for name, tensor in named.items():
+        if name is None:
+            continue
+        if ".upsampler." in name:
+            block, _, rest = name.partition(".upsampler.")
+            attention = any(other and other.startswith(f"{block}.1.") for other in named)
+            name = f"{block}.{2 if attention else 1}.{rest}"
+        out[UNET + name] = tensor
+    return out
+
+
+@dataclass
+class Report:
+    """What became of every tensor of a model."""
+
+    source: str
+    taken: list[str] = field(default_factory=list)
+    """as they are"""
+    fitted: dict[str, str] = field(default_factory=dict)
+    """name -> "old shape -> new shape" """
+    random: list[str] = field(default_factory=list)
+    """not in the file, or of a shape that cannot be fitted"""
+    unused: int = 0
+    """tensors of the file that the model has no place for"""
+
+    def __str__(self) -> str:
+        lines = [
+            f"started from {self.source}: {len(self.taken)} tensors taken, {len(self.fitted)} fitted, "
+            f"{len(self.random)} left random, {self.unused} of the file not used"
+        ]
+        groups: dict[str, int] = {}
+        for name in self.random:
+            head = ".".join(name.removeprefix(UNET).split(".")[:2])
+            groups[head] = groups.get(head, 0) + 1
+        lines += [f"  random: {head}.* ({count})" for head, count in groups.items()]
+        lines += [f"  fitted: {name} {change}" for name, change in list(self.fitted.items())[:10]]
+        if len(self.fitted) > 10:
+            lines.append(f"  fitted: {len(self.fitted) - 10} more, all in {REPORT}")
+        return "\n".join(lines)
+
+
+@torch.no_grad()
+def start(model: nn.Module, source: str, output: Path | None = None) -> Report:
+    """Fill the parameters of a stage from a checkpoint of another model.
+
+    output: folder of the run, where the whole report is kept as init-from.json. ConfigError when the file has not one
+    tensor for the model, or values that are not finite.
+    """
+    tensors = our_names(checkpoint.read_tensors(Path(source))[0])
+    report, used = Report(source=Path(source).name), set()
+    for name, parameter in model.named_parameters():
+        if name not in tensors:
+            report.random.append(name)
+            continue
+        found = as_many_axes(tensors[name].float(), parameter.ndim)
+        try:
+            fitted = fit(found, parameter.shape)
+        except ValueError:
+            report.random.append(name)
+            continue
+        if not torch.isfinite(fitted).all():
+            raise ConfigError(f"{source}: {name} holds values that are not finite; download the file again.")
+        parameter.copy_(fitted)
+        used.add(name)
+        if found.shape == parameter.shape:
+            report.taken.append(name)
+        else:
+            report.fitted[name] = f"{tuple(found.shape)} -> {tuple(parameter.shape)}"
+    report.unused = len(tensors.keys() - used)
+    if not used:
+        names = ", ".join(sorted(tensors)[:10])
+        raise ConfigError(
+            f"{source} has no tensor this model could take: it is no U-Net in the layout of Stable Diffusion or "
+            f"diffusers. Its first names: {names}."
+        )
+    log.info("%s", report)
+    if output is not None:
+        checkpoint.write_text(output / REPORT, json.dumps(asdict(report), indent=1))
+    return report

@@ -1,0 +1,173 @@
+"""The parts of a run between its steps: resuming, saving, validating, sampling, exporting."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import nn
+
+from trainer import checkpoint
+from trainer.config import Config, ConfigError, Model
+from trainer.ema import EMA
+from trainer.report import Reporter
+from trainer.stages import Stage
+from trainer.validation import Validation
+
+log = logging.getLogger("trainer")
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def arithmetic(config: Config, device: torch.device) -> contextlib.AbstractContextManager:
+    """The precision of a forward pass. Accelerate's own context is off under DeepSpeed; this one never is."""
+    dtype = DTYPES[config.system.precision]
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def check_same_model(config: Config, folder: Path, written_with: dict[str, Any]) -> None:
+    """ConfigError when a checkpoint belongs to a run with another [model] section."""
+    defaults = dataclasses.asdict(Model())  # of keys that are newer than the checkpoint
+    if {**defaults, **written_with["model"]} != json.loads(json.dumps(config.to_dict()["model"])):
+        raise ConfigError(
+            f"{folder.parent} holds a run with another [model] section; choose another run.output, or delete the "
+            "folder."
+        )
+
+
+@dataclass
+class Run:
+    """The parts of a run between its steps: saving, validating, sampling, exporting."""
+
+    config: Config
+    accelerator: Accelerator
+    wrapped: nn.Module
+    """the stage as accelerate prepared it"""
+    stage: Stage
+    """the stage itself: whoever calls another method than forward calls this one's"""
+    optimizer: torch.optim.Optimizer
+    ema: EMA | None
+    samples: Validation
+    """what sample sheets show"""
+    validation: Validation | None
+    best: dict[str, float] | None = None
+    """step and loss of the best validation"""
+
+    @property
+    def output(self) -> Path:
+        return Path(self.config.run.output)
+
+    def resume(self, folder: Path) -> None:
+        """Go on from a checkpoint. ConfigError when it belongs to another run."""
+        config, accelerator, state = self.config, self.accelerator, checkpoint.read_state(folder)
+        if "config" in state:
+            check_same_model(config, folder, state["config"])
+        self.best = state.get("best")
+        log.info("resuming %s after step %d", folder.parent, state["step"])
+        if config.system.deepspeed:
+            accelerator.load_state(str(folder))
+            return
+        if (folder / "pytorch_model").is_dir():
+            raise ConfigError(
+                f"{folder} was saved by DeepSpeed; set system.deepspeed to resume it, or start a new run from what "
+                "`python -m trainer convert` makes of it."
+            )
+        _, parts, _ = checkpoint.load(folder)
+        self.stage.load_state_dict(parts["model"])
+        self.optimizer.load_state_dict(parts["optimizer"])
+        adam = config.optimizer
+        for group in self.optimizer.param_groups:  # the file's settings came along; the configuration's count
+            group |= {"betas": tuple(adam.betas), "weight_decay": adam.weight_decay}
+        if self.ema is not None:
+            if "ema" not in parts:
+                raise ConfigError(f"{folder} was saved without a moving average; set optimizer.ema = 0 to resume it.")
+            self.ema.load_state_dict(parts["ema"])
+        if accelerator.scaler is not None and "scaler" in state:
+            accelerator.scaler.load_state_dict(state["scaler"])
+
+    def combine(self, values: torch.Tensor, how: str = "mean") -> torch.Tensor:
+        """Mean or sum of a tensor over all processes; every process must call it."""
+        if self.accelerator.num_processes == 1:
+            return values
+        return self.accelerator.reduce(values.to(self.accelerator.device), how)
+
+    def validate(self, step: int, reporter: Reporter) -> bool:
+        """Measure and report the averaged weights; whether they are the best so far."""
+        device = self.accelerator.device
+        with averaged(self.stage, self.ema), arithmetic(self.config, device):
+            values = self.validation.run(self.stage, device, functools.partial(self.combine, how="sum"))
+        reporter.validation(step, values)
+        better = self.best is None or values["validation"] < self.best["validation"]
+        if better:
+            self.best = {"step": step, "validation": values["validation"]}
+        return better
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint; every process must call it."""
+        state = {"step": step, "config": self.config.to_dict(), "best": self.best}
+        main, keep = self.accelerator.is_main_process, self.config.report.keep
+        if self.config.system.deepspeed:
+            temporary = [str(checkpoint.begin(self.output, step)) if main else ""]
+            broadcast_object_list(temporary)
+            self.accelerator.save_state(temporary[0])
+            self.accelerator.wait_for_everyone()
+            if main:
+                checkpoint.commit(Path(temporary[0]), state, keep)
+        elif main:
+            parts = {"model": self.stage.state_dict(), "optimizer": self.optimizer.state_dict()}
+            if self.ema is not None:
+                parts["ema"] = self.ema.state_dict()
+            if self.accelerator.scaler is not None:
+                state["scaler"] = self.accelerator.scaler.state_dict()
+            checkpoint.save(self.output, parts, state, keep)
+        self.accelerator.wait_for_everyone()
+
+    def sample(self, step: int, reporter: Reporter) -> None:
+        """Write a sample sheet: the first held-out samples, or of the training set where none are held out."""
+        if not self.accelerator.is_main_process:
+            return
+        device = self.accelerator.device
+        rows = self.samples.rows(range(self.config.report.sample_count), device)
+        with averaged(self.stage, self.ema), arithmetic(self.config, device):
+            reporter.sheet(step, self.stage.sheet(rows, torch.Generator().manual_seed(0)))
+
+    def export(self) -> Path:
+        """Write the file the nodes load; every process must call it."""
+        exported = self.output / f"{self.output.name}.safetensors"
+        ds = self.config.system.deepspeed
+        state = self.accelerator.get_state_dict(self.wrapped) if ds else self.stage.state_dict()
+        if self.accelerator.is_main_process:
+            shadow = self.ema.shadow if self.ema is not None else {}
+            tensors, metadata = self.stage.export({**{k: v.float() for k, v in state.items()}, **shadow})
+            checkpoint.write_tensors(exported, tensors, metadata)
+        self.accelerator.wait_for_everyone()
+        return exported
+
+
+class averaged:
+    """A context in which the parameters of a stage hold their moving averages."""
+
+    def __init__(self, stage: Stage, ema: EMA | None):
+        self.parameters, self.ema = dict(stage.named_parameters()), ema
+
+    def _swap(self) -> None:
+        for name in self.ema.shadow if self.ema else ():
+            parameter = self.parameters[name]
+            kept = parameter.data.clone()
+            parameter.data.copy_(self.ema.shadow[name])
+            self.ema.shadow[name].copy_(kept)
+
+    def __enter__(self) -> None:
+        self._swap()
+
+    def __exit__(self, *error) -> None:
+        self._swap()

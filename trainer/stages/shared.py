@@ -1,0 +1,58 @@
+"""What the stages of colourisers share: the check of the token width, latents, markers and header of exported files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from model_patches import families
+from model_patches.networks.unet import UNet
+from model_patches.networks.vision import ReferenceEncoder
+from trainer import autoencoder, checkpoint
+from trainer.config import Config, ConfigError, Model
+
+
+def check_token_width(unet: UNet, encoder: ReferenceEncoder, model: Model) -> None:
+    """ConfigError unless the U-Net of model.init reads tokens as wide as those of model.encoder."""
+    if unet.config.context_dim != encoder.output_dim:
+        raise ConfigError(
+            f"{model.init} reads reference tokens of width {unet.config.context_dim}, "
+            f"but {model.encoder} gives {encoder.output_dim}."
+        )
+
+
+def drawn_latents(
+    moments: torch.Tensor,
+    unet: UNet,
+    config: Config,
+    generator: torch.Generator | None = None,
+    scale: float = autoencoder.SCALE,
+) -> torch.Tensor:
+    """Scaled latents (B, C, h, w) of `Autoencoder.moments`: their means, or samples where data.latents says so."""
+    sampled = generator if config.data.latents == "sampled" else None
+    # One layout wherever they come from: a convolution's gradient depends on it in the last bits.
+    layout = torch.channels_last if config.system.channels_last else torch.contiguous_format
+    return autoencoder.latents_of(moments, unet.config.in_channels, sampled, scale).contiguous(memory_format=layout)
+
+
+def model_markers(prediction: str, heads: int) -> dict[str, torch.Tensor]:
+    """Tensors that say what the U-Net predicts ("v" or "eps") and how wide its heads are, where metadata is lost."""
+    return {
+        families.V_MARKER if prediction == "v" else families.EPS_MARKER: torch.zeros(0),
+        families.HEAD_WIDTH_MARKER: torch.tensor(heads),
+    }
+
+
+def model_header(config: Config, family: str, heads: int) -> dict[str, str]:
+    """Metadata of an exported model of a family ("v1", "v1.5"): modelspec, what the nodes read, the configuration."""
+    prediction = config.model.prediction_type
+    title, architecture = Path(config.run.output).name, f"colorize-diffusion-{family}"
+    return checkpoint.modelspec(title, architecture, config.data.size, prediction) | {
+        "colorize.family": family,
+        "colorize.prediction_type": prediction,
+        "colorize.sketch_polarity": families.SKETCH_POLARITY,
+        "colorize.num_head_channels": str(heads),
+        "colorize.config": json.dumps(config.shareable()),
+    }
