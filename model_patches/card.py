@@ -1,8 +1,8 @@
 """Reference cards: one safetensors file with everything a REFERENCE holds, so that it is used again without encoders.
 
-Tensors: tokens, background_tokens, regions.I.tokens, regions.I.mask, encoder_mark. The metadata entry `colorize.card`
-is JSON: format, image_size, fit, background, regions, levels, edits, tags, palette, preprocessing. Torch, safetensors
-and Pillow only.
+Tensors: tokens, background_tokens, regions.I.tokens, regions.I.mask, encoder_mark; for XL models also those of
+XL_TENSORS, and of XL_REGION_TENSORS below regions.I. The metadata entry `colorize.card` is JSON: format, image_size,
+fit, background, regions, levels, edits, tags, palette, preprocessing. Torch, safetensors and Pillow only.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .families import Family
 from .networks.vision import CLIP_MEAN, CLIP_STD, FIT_MODES
 from .types import LevelStrengths, Reference, Region
 
@@ -28,6 +29,9 @@ ENTRY = "colorize.card"
 
 MARK_LENGTH = 64
 SAME_ENCODER = 0.05  # relative distance of two marks; half precision stays below 0.005, other encoders lie above 1
+# What references for XL models hold besides: fields of Reference and of Region.
+XL_TENSORS = ("tagger_tokens", "tagger_mark", "background_class_token", "background_tagger_tokens")
+XL_REGION_TENSORS = ("class_token", "tagger_tokens")
 PALETTE_SIZE = 8
 PALETTE_SIDE = 128  # pixels; colours are counted on a picture of this size
 WORN_COLOUR = 0.01  # of the picture: colours that cover less are left out
@@ -43,7 +47,16 @@ class CardError(ValueError):
 def encoder_mark(encoder: torch.nn.Module) -> torch.Tensor:
     """(64,) numbers that tell an encoder (networks.vision.ReferenceEncoder) from others: evenly spread ones of its
     projection. The same encoder in half precision has nearly the same mark; see `same_encoder`."""
-    values = encoder.visual.proj.detach().flatten()
+    return _mark(encoder.visual.proj)
+
+
+def tagger_mark(tagger: torch.nn.Module) -> torch.Tensor:
+    """The same for a tagger (networks.wd_tagger.WDTagger): (64,) numbers of its classifier."""
+    return _mark(tagger.model.head.fc.weight)
+
+
+def _mark(weight: torch.Tensor) -> torch.Tensor:
+    values = weight.detach().flatten()
     places = torch.linspace(0, values.numel() - 1, MARK_LENGTH, dtype=torch.float64).long()
     return values[places.to(values.device)].float().cpu()
 
@@ -66,6 +79,8 @@ def preprocessing_hash(reference: Reference) -> str:
         "image_size": reference.image_size,
         "tokens": list(reference.tokens.shape[1:]),
     }
+    if reference.tagger_tokens is not None:
+        facts["tagger"] = ["BGR, squashed, bicubic, corners aligned, antialiased", *reference.tagger_tokens.shape[1:]]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -80,6 +95,39 @@ def check_encoder(reference: Reference, encoder: torch.nn.Module, name: str, enc
         raise CardError(
             f"{name} was made with another encoder ({_sizes(found)}) than {encoder_name} ({_sizes(sizes)}). Load the "
             "encoder of the card, or encode the reference again and save a new card."
+        )
+
+
+def check_family(reference: Reference, family: Family, name: str, model_name: str) -> None:
+    """Raise CardError when a model of this family cannot read the tokens."""
+    advice = "Encode the reference with the encoder of this model and save a new card."
+    if family.reference_dim != reference.width:
+        raise CardError(
+            f"{name} has tokens of width {reference.width}, the model {model_name} reads width {family.reference_dim}: "
+            f"the card was made with another encoder. {advice}"
+        )
+    if not family.is_xl:
+        return
+    found = None if reference.tagger_tokens is None else reference.tagger_tokens.shape[2]
+    if found != family.tagger_dim:
+        has = "no tagger features" if found is None else f"tagger features of width {found}"
+        raise CardError(
+            f"{name} has {has}, the model {model_name} reads width {family.tagger_dim}: it was made without the tagger "
+            "of this model. Connect that tagger to Encode Reference, and save a new card."
+        )
+
+
+def check_tagger(reference: Reference, tagger: torch.nn.Module, name: str, tagger_name: str) -> None:
+    """Raise CardError when a reference's tagger features are not of this WDTagger, or when it has none."""
+    if reference.tagger_tokens is None:
+        raise CardError(
+            f"{name} has no tagger features. Encode the reference again with {tagger_name} connected to Encode "
+            "Reference, and save a new card."
+        )
+    if reference.tagger_mark is None or not same_encoder(reference.tagger_mark, tagger_mark(tagger)):
+        raise CardError(
+            f"{name} was made with another tagger than {tagger_name}. Load the tagger of the card, or encode the "
+            "reference again and save a new card."
         )
 
 
@@ -108,11 +156,14 @@ def palette_of(picture: torch.Tensor, count: int = PALETTE_SIZE) -> tuple[str, .
 def save_card(reference: Reference, path: str) -> None:
     """Write a card; an existing file is replaced only when the new one is complete. Raises OSError."""
     tensors = {"tokens": reference.tokens}
-    for name in ("background_tokens", "encoder_mark"):
+    for name in ("background_tokens", "encoder_mark", *XL_TENSORS):
         if (value := getattr(reference, name)) is not None:
             tensors[name] = value
     for index, region in enumerate(reference.regions):
         tensors[f"regions.{index}.tokens"] = region.tokens
+        for name in XL_REGION_TENSORS:
+            if (value := getattr(region, name)) is not None:
+                tensors[f"regions.{index}.{name}"] = value
         tensors[f"regions.{index}.mask"] = _packed(region.mask)
     facts = {
         "format": FORMAT,
@@ -206,7 +257,12 @@ def _reference(tensors: Mapping[str, torch.Tensor], facts: Mapping) -> Reference
         if mask.ndim != 3 or not bool(torch.isfinite(mask).all()):
             raise ValueError(f"the mask of region {index} has the shape {tuple(mask.shape)} or holds NaN")
         own = _tokens(tensors[f"regions.{index}.tokens"], f"the tokens of region {index}", tokens.shape[2])
-        regions.append(Region(own, mask.clamp(0, 1), _number(region["strength"])))
+        more = {
+            name: _tokens(tensors[f"regions.{index}.{name}"], f"{name} of region {index}")
+            for name in XL_REGION_TENSORS
+            if f"regions.{index}.{name}" in tensors
+        }
+        regions.append(Region(own, mask.clamp(0, 1), _number(region["strength"]), **more))
     if facts["fit"] not in FIT_MODES:
         raise ValueError(f"fit is {facts['fit']!r}")
     mark = tensors.get("encoder_mark")
@@ -223,7 +279,16 @@ def _reference(tensors: Mapping[str, torch.Tensor], facts: Mapping) -> Reference
         tags=_words(facts["tags"]),
         palette=_words(facts["palette"]),
         encoder_mark=None if mark is None else mark.float().flatten(),
+        **_xl_parts(tensors),
     )
+
+
+def _xl_parts(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    parts = {name: tensors[name] for name in XL_TENSORS if name in tensors}
+    return {
+        name: value.float().flatten() if name == "tagger_mark" else _tokens(value, name)
+        for name, value in parts.items()
+    }
 
 
 def _tokens(value: torch.Tensor, name: str, width: int | None = None) -> torch.Tensor:
@@ -279,6 +344,9 @@ def describe(reference: Reference) -> str:
         f"references: {batch}, {tokens} tokens of width {width}, {reference.image_size} pixels, {reference.fit}",
         f"background: {background}; added figures: {len(reference.regions)}",
     ]
+    if reference.tagger_tokens is not None:
+        count, tagger_width = reference.tagger_tokens.shape[1:]
+        lines.append(f"tagger: {count} tokens of width {tagger_width}, for XL models")
     changed = {name: value for name, value in asdict(reference.levels).items() if value not in (1, ())}
     if changed:
         lines.append(f"strengths: {', '.join(f'{name} {value}' for name, value in changed.items())}")

@@ -10,10 +10,13 @@ Inference modes of Image Referenced Sketch Colorization Based on Animation Creat
 | mode           | figure                    | background                                   | files    |
 | vanilla        | tokens e, plain weights, the whole picture                               | all      |
 | masked vanilla | e, plain weights          | background tokens or e, plain weights        | all      |
+|  with plugin   | e, background weights     | background tokens, background weights        | XL       |
 | bg2fig         | e, figure weights         | e, plain weights                             | v1.5     |
 | fig2fig        | e, figure weights         | R(background tokens + T(t)), background weights | v1.5  |
 
-R is the recovery transformer, T the threshold embedding, t the threshold of the reference's mask.
+R is the recovery transformer, T the threshold embedding, t the threshold of the reference's mask. XL reads the tokens
+that its token projection makes of image and tagger tokens; its background weights belong to the background plugin
+(plugin.py) and were trained to be on for the whole picture.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import comfy.conds
 import torch
@@ -28,10 +32,14 @@ import torch
 from .families import CheckpointError
 from .figure_masks import check_mask
 from .networks.noisy_reference import noisy_sampling_tokens
-from .networks.split_attention import Split, SplitOptions, to_latent_size
+from .networks.size_embedding import SCORE
+from .networks.split_attention import REGION_KINDS, Split, SplitOptions, to_latent_size
 from .types import Colorizer, Reference
 
-MODES = ("vanilla", "masked vanilla", "bg2fig", "fig2fig")
+if TYPE_CHECKING:
+    from .plugin import Banks
+
+MODES = ("vanilla", *REGION_KINDS)
 VARIANTS = ("paper", "released")
 PAYLOAD = "colorize"  # key of the payload in a conditioning's dictionary, and of the Guide in transformer_options
 LAST_STEP = 999
@@ -67,7 +75,12 @@ class ReferenceSettings:
     noise_level: float = 0.0
     """Share of the run in which the reference tokens carry noise, 0..1 (v1 paper, Eq. 14)."""
     variant: str = "paper"
-    """"paper", or "released": figure tokens get T(mask_threshold) too, a background picture is not passed through R."""
+    """"paper", or "released": figure tokens get T(mask_threshold) too, a background picture is not passed through R;
+    XL: soft edges also use what resizing the mask makes below 0 and above 1."""
+    size: int = 0
+    """XL: the size of picture the model is told, root of its area in pixels; 0: the size that is sampled."""
+    aesthetic_score: float = SCORE
+    """XL: the aesthetic score the model is told, 0..10."""
 
     def __post_init__(self):
         for name, known in (("mode", MODES), ("variant", VARIANTS), ("mask_edges", ("hard", "soft"))):
@@ -81,6 +94,11 @@ class ReferenceSettings:
         for name in ("merge", "mask_threshold", "noise_level", "start", "end", "off_start", "off_end"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it lies between 0 and 1.")
+        if self.size < 0 or not 0 <= self.aesthetic_score <= 10:
+            raise ValueError(
+                f"size is {self.size} and aesthetic_score {self.aesthetic_score}; size is a number of pixels, or 0 for "
+                "the sampled size, the score lies between 0 and 10."
+            )
 
 
 class PlanCache:
@@ -146,6 +164,12 @@ class Payload:
     """(B, H, W) of every figure, 0..1, any size."""
     empty: bool = False
     """Whether this is the condition without reference (all tokens 0)."""
+    size: int = 0
+    """See ReferenceSettings."""
+    score: float = SCORE
+    """See ReferenceSettings."""
+    banks: Banks | None = None
+    """What the background plugin offers to self-attention."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +180,41 @@ class Guide:
     split: Split | None
     off: bool
     """The reference is switched off: every result is 0."""
+    banks: tuple[torch.Tensor, ...] = ()
+    """Of the background plugin: (1 or B, N_i, C_i) per self-attention of the decoder."""
+    bank_split: Split | None = None
+    """Which self-attention queries read the picture (figure) and which the bank; None: all read both. No tokens."""
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What cross-attention reads of a reference."""
+
+    own: torch.Tensor
+    """(B, N, D) of the reference."""
+    background: torch.Tensor | None
+    """(B, N, D) of its background."""
+    regions: tuple[torch.Tensor, ...]
+    """(B, N, D) of every added figure."""
+
+
+def context_of(colorizer: Colorizer, reference: Reference) -> Context:
+    """The tokens of a reference as they are, or for XL as the checkpoint's token projection joins them."""
+    if colorizer.projection is None:
+        return Context(reference.local_tokens, reference.background_tokens, tuple(r.tokens for r in reference.regions))
+
+    def projected(class_token, local_tokens, tagger_tokens):
+        # Without tagger there is no class token either; the projection says what is missing.
+        both = local_tokens if class_token is None else torch.cat([class_token, local_tokens], dim=1)
+        return colorizer.projection.tokens(both, tagger_tokens)
+
+    own, background = projected(None, reference.tokens, reference.tagger_tokens), None
+    if reference.background_tokens is not None:
+        background = projected(
+            reference.background_class_token, reference.background_tokens, reference.background_tagger_tokens
+        )
+    regions = (projected(r.class_token, r.tokens, r.tagger_tokens) for r in reference.regions)
+    return Context(own, background, tuple(regions))
 
 
 def condition(model, colorizer: Colorizer, reference: Reference, settings: ReferenceSettings, figure_mask=None):
@@ -164,9 +223,10 @@ def condition(model, colorizer: Colorizer, reference: Reference, settings: Refer
     model: the ColorizeModel the conditioning is for. The negative has zero tokens and the same regions. Raises
     ValueError, naming what is missing and where to connect it.
     """
-    tokens, options, region_tokens, masks = reference.local_tokens, None, (), ()
+    context = context_of(colorizer, reference)
+    tokens, options, region_tokens, masks = context.own, None, (), ()
     if settings.mode != "vanilla":
-        tokens, options, region_tokens, masks = _regions(colorizer, reference, settings, figure_mask)
+        tokens, options, region_tokens, masks = _regions(colorizer, reference, context, settings, figure_mask)
     elif reference.regions:
         raise ValueError(
             "The reference has regions (Add Region), but the mode vanilla knows one region only. "
@@ -181,20 +241,22 @@ def condition(model, colorizer: Colorizer, reference: Reference, settings: Refer
         noise_level=settings.noise_level,
         split=options,
     )
-    if steps == StepSettings():  # nothing but plain cross-attention: the stock path
+    scalars = dict(size=settings.size, score=settings.aesthetic_score)
+    positive = Payload(steps, region_tokens, masks, **scalars)
+    if steps == StepSettings() and scalars == dict(size=0, score=SCORE):  # only plain cross-attention: the stock path
         return [[tokens, {}]], [[torch.zeros_like(tokens), {}]]
-    positive = Payload(steps, region_tokens, masks)
     negative = replace(positive, region_tokens=tuple(torch.zeros_like(t) for t in region_tokens), empty=True)
     return [[tokens, {PAYLOAD: positive}]], [[torch.zeros_like(tokens), {PAYLOAD: negative}]]
 
 
-def _regions(colorizer: Colorizer, reference: Reference, settings: ReferenceSettings, figure_mask):
+def _regions(colorizer: Colorizer, reference: Reference, context: Context, settings: ReferenceSettings, figure_mask):
     """(tokens of the first region, options, tokens of the others, figure masks) of a masked mode."""
     mode, encoder = settings.mode, colorizer.background_encoder
     if mode in ("bg2fig", "fig2fig") and not colorizer.family.has_regions:
         raise ValueError(
             f"The mode {mode} needs the region weights of a ColorizeDiffusion v1.5 checkpoint; {colorizer.file_name} "
-            f"is {colorizer.family.title}. Load a v1.5 checkpoint, or choose masked vanilla, which needs none."
+            f"is {colorizer.family.title}. Load a v1.5 checkpoint, or choose masked vanilla, which needs none"
+            + (" (with Apply Background Plugin behind it, for XL with plugin)." if colorizer.family.is_xl else ".")
         )
     if figure_mask is None and not reference.regions:
         raise ValueError(
@@ -208,34 +270,37 @@ def _regions(colorizer: Colorizer, reference: Reference, settings: ReferenceSett
                 "figure; Load Image gives an empty mask for pictures without transparency."
             )
     embed = settings.variant == "released" and encoder is not None and mode == "fig2fig"
-    own = reference.local_tokens
     figures = []  # (tokens, mask, strength), bottom to top
     if figure_mask is not None:
-        figures.append((own, figure_mask, settings.figure_strength))
-    for region in reference.regions:
-        figures.append((region.tokens, region.mask, settings.figure_strength * region.strength))
+        figures.append((context.own, figure_mask, settings.figure_strength))
+    for region, tokens in zip(reference.regions, context.regions, strict=True):
+        figures.append((tokens, region.mask, settings.figure_strength * region.strength))
     if embed:
         figures = [(encoder.figure(t, settings.mask_threshold), mask, strength) for t, mask, strength in figures]
-    kinds = [None if mode == "masked vanilla" else "fg"] * len(figures) + ["bg" if mode == "fig2fig" else None]
+    figure_kind, background_kind = REGION_KINDS[mode]
+    soft = settings.mask_edges == "soft"
     options = SplitOptions(
-        kinds=tuple(kinds),
+        kinds=(*[figure_kind] * len(figures), background_kind),
         strengths=(*(strength for *_, strength in figures), settings.background_strength),
         threshold=settings.mask_threshold,
         merge=settings.merge,
-        soft=settings.mask_edges == "soft",
-        ties_to_figure=not colorizer.family.has_regions,
+        soft=soft,
+        overshoot=soft and settings.variant == "released" and colorizer.family.is_xl,
+        ties_to_figure=colorizer.family.name == "v1",
     )
-    background = _background(colorizer, reference, settings)
+    background = _background(colorizer, reference, context, settings)
     tokens = [t for t, *_ in figures] + [background]
     return tokens[0], options, tuple(tokens[1:]), tuple(mask for _, mask, _ in figures)
 
 
-def _background(colorizer: Colorizer, reference: Reference, settings: ReferenceSettings) -> torch.Tensor:
-    if settings.mode == "masked vanilla" and reference.background_tokens is not None:
-        return reference.background_tokens
+def _background(
+    colorizer: Colorizer, reference: Reference, context: Context, settings: ReferenceSettings
+) -> torch.Tensor:
+    if settings.mode == "masked vanilla" and context.background is not None:
+        return context.background
     if settings.mode != "fig2fig":
-        return reference.local_tokens
-    if reference.background_tokens is None:
+        return context.own
+    if context.background is None:
         raise ValueError(
             "The mode fig2fig needs to know the reference's background. In Encode Reference connect figure_mask (a "
             "MASK of the reference, 1 = figure) or a background picture, or choose bg2fig, which needs neither."
@@ -246,7 +311,7 @@ def _background(colorizer: Colorizer, reference: Reference, settings: ReferenceS
             "Load a complete v1.5 checkpoint, or choose bg2fig."
         )
     recover = settings.variant == "paper" or not reference.background_is_picture
-    return colorizer.background_encoder.background(reference.background_tokens, reference.background_threshold, recover)
+    return colorizer.background_encoder.background(context.background, reference.background_threshold, recover)
 
 
 def conds_of(payload: Payload, tokens: torch.Tensor, noise: torch.Tensor, seed: int | None) -> dict:
@@ -292,6 +357,7 @@ def guide_of(
     sigma: torch.Tensor,  # (B,)
     step: torch.Tensor,  # (B,) 0..999, may be fractional
     sizes: Sequence[tuple[int, int]],  # feature map sizes with cross-attention
+    banks: Banks | None = None,  # of the background plugin
 ) -> tuple[Guide, list[torch.Tensor]]:
     """The guide of one step, and the tokens as this step sees them."""
     if noise is not None:
@@ -307,4 +373,7 @@ def guide_of(
     split = None
     if settings.split is not None and not off:
         split = settings.plans.split(tokens, masks, settings.split, sizes)
-    return Guide(settings.strengths, split, off), tokens
+    if banks is None or off:
+        return Guide(settings.strengths, split, off), tokens
+    threshold = SplitOptions.threshold if settings.split is None else settings.split.threshold
+    return Guide(settings.strengths, split, off, *banks.read(len(sigma), masks, sizes, threshold)), tokens

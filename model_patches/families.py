@@ -1,7 +1,7 @@
 """Which kind of checkpoint is this? Decided from tensor names and sizes, never from the file's name.
 
-`detect` reads a whole checkpoint for our loader and raises a message for the user; `is_v1_unet` is the strict test with
-which ComfyUI's own loaders recognise our files. Pure Python: no ComfyUI, no tensor mathematics.
+`detect` reads a whole checkpoint for our loader and raises a message for the user; `is_v1_unet` and `is_xl_unet` are
+the strict tests with which ComfyUI's own loaders recognise our files. Pure Python: no ComfyUI, no tensor mathematics.
 
 Only names, ranks and first dimensions are read wherever that is enough, because quantised tensors have packed widths.
 """
@@ -19,7 +19,10 @@ SKETCH_PREFIX = "control_encoder."
 VAE_PREFIX = "first_stage_model."
 # Parts of a checkpoint that are neither U-Net nor VAE and that a re-saved checkpoint must keep.
 BACKGROUND_PREFIXES = ("transformer.", "thresh_embedder.")  # recovery transformer and threshold embedding (v1.5)
-COMPANION_PREFIXES = (SKETCH_PREFIX, "proj.", *BACKGROUND_PREFIXES)
+PROJECTION_PREFIX = "proj."  # token projection
+PLUGIN_PREFIX = "bg_encoder."  # reference net of the background plugin (XL)
+UNUSED_UNET_PREFIX = UNET_PREFIX + "conv_fg."  # XL with plugin: an input for foreground latents that no mode uses
+COMPANION_PREFIXES = (SKETCH_PREFIX, PROJECTION_PREFIX, PLUGIN_PREFIX, UNUSED_UNET_PREFIX, *BACKGROUND_PREFIXES)
 
 V_MARKER = "v_pred"  # ComfyUI's own convention: an empty tensor of this name means v-prediction
 EPS_MARKER = "eps_pred"
@@ -28,7 +31,9 @@ DEFAULT_HEAD_WIDTH = 64
 SKETCH_POLARITY = "white_on_black"
 
 PREDICTION_TYPES = ("v", "eps")
+XL_NAMES = ("xl", "xl-plugin")
 WEIGHTS_PAGE = "https://huggingface.co/tellurion/ColorizeDiffusion"
+XL_WEIGHTS_PAGE = "https://huggingface.co/tellurion/ColorizeDiffusionXL"
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Family:
     """What `detect` found out about a checkpoint."""
 
     name: str
-    """Short name of the family: "v1" or "v1.5"."""
+    """Short name of the family: "v1", "v1.5", "xl" or "xl-plugin"."""
     title: str
     """Name for people: "ColorizeDiffusion v1"."""
     prediction_type: str
@@ -46,16 +51,35 @@ class Family:
     model_channels: int
     """Width of the U-Net's first level (320 in the released files)."""
     context_dim: int
-    """Width of a reference token (1024 in the released files)."""
+    """Width of the tokens that cross-attention reads (1024 in the released v1 files, 2048 in XL)."""
     num_head_channels: int
     """Width of one attention head (64 in the released files)."""
     sketch_polarity: str = SKETCH_POLARITY
     """Polarity the sketch encoder was trained with."""
+    encoder_dim: int | None = None
+    """XL: width of the image tokens that the token projection reads (1280 in the released files)."""
+    tagger_dim: int | None = None
+    """XL: width of the tagger's patch features that the token projection reads (1024 in the released files)."""
 
     @property
     def has_regions(self) -> bool:
         """Whether the model has weights for figure and background (v1.5)."""
         return self.name == "v1.5"
+
+    @property
+    def is_xl(self) -> bool:
+        """Whether this is an SDXL network, which reads a tagger's features beside the image tokens."""
+        return self.name in XL_NAMES
+
+    @property
+    def has_plugin(self) -> bool:
+        """Whether the file brings the background plugin."""
+        return self.name == "xl-plugin"
+
+    @property
+    def reference_dim(self) -> int:
+        """Width of the tokens a reference encoder must answer."""
+        return self.encoder_dim or self.context_dim
 
 
 @dataclass(frozen=True)
@@ -70,9 +94,14 @@ class Kind:
 
 # The first row that fits wins, so the more specific layouts stand above v1.
 KINDS = (
-    Kind("animediffusion", "AnimeDiffusion", ("denoise_fn.encoder_block.",)),
-    Kind("xl-plugin", "ColorizeDiffusion XL with plugin", ("bg_encoder.middle_block.", "control_encoder.proj_ins.")),
-    Kind("xl", "ColorizeDiffusion XL", ("control_encoder.proj_ins.",)),
+    Kind("animediffusion", "AnimeDiffusion", ("*encoder_block.0.conv1.2.weight", "*bottom_block.1.attention.1.weight")),
+    Kind(
+        "xl-plugin",
+        "ColorizeDiffusion XL with plugin",
+        (PLUGIN_PREFIX + "middle_block.", "control_encoder.proj_ins.", UNET_PREFIX),
+        supported=True,
+    ),
+    Kind("xl", "ColorizeDiffusion XL", ("control_encoder.proj_ins.", UNET_PREFIX), supported=True),
     Kind("v2", "ColorizeDiffusion v2", ("bg_encoder.", "style_encoder.")),
     Kind("v1.5", "ColorizeDiffusion v1.5", ("thresh_embedder.", UNET_PREFIX), supported=True),
     Kind("v1.5", "ColorizeDiffusion v1.5", ("transformer.layers.", UNET_PREFIX), supported=True),
@@ -132,18 +161,20 @@ def detect(
     kind = find_kind(state_dict)
     if kind is None:
         raise CheckpointError(_unknown(state_dict, label))
+    if kind.name == "animediffusion":
+        raise CheckpointError(f"{label} is an AnimeDiffusion checkpoint. Load it with Load AnimeDiffusion.")
     if not kind.supported:
         raise CheckpointError(
-            f"{label} is a {kind.title} checkpoint; this release runs ColorizeDiffusion v1 and v1.5. "
-            "Choose one of those (official file names begin with 'mult' for v1 and 'switch' for v1.5; "
-            f"{WEIGHTS_PAGE}) or update this node pack."
+            f"{label} is a {kind.title} checkpoint; this release runs ColorizeDiffusion v1, v1.5 and XL. "
+            "Choose one of those (official file names begin with 'mult' for v1 and 'switch' for v1.5, "
+            f"{WEIGHTS_PAGE}; with 'sdxl' or 'xlv2' for XL, {XL_WEIGHTS_PAGE}) or update this node pack."
         )
     if kind.name == "v1.5" and not any(".lora_down_fg." in key for key in state_dict):
         raise CheckpointError(
             f"{label} is incomplete: it has parts of a v1.5 checkpoint but no region weights (no tensor name contains "
             "'.lora_down_fg.'). Download or convert it again."
         )
-    config = _unet_sizes(state_dict, label)
+    config = _sizes(state_dict, kind.name in XL_NAMES, label)
     polarity = metadata.get("colorize.sketch_polarity", SKETCH_POLARITY)
     if polarity != SKETCH_POLARITY:
         raise CheckpointError(
@@ -175,24 +206,41 @@ def _unknown(state_dict: Mapping[str, Any], label: str) -> str:
     first = ", ".join(keys[:10]) or "none"
     return (
         f"{label} is not a known ColorizeDiffusion checkpoint: its {len(keys)} tensors fit no known family. "
-        f"First names: {first}. Choose a ColorizeDiffusion v1 or v1.5 checkpoint ({WEIGHTS_PAGE}); "
-        "a state of the trainer becomes one with `python -m trainer convert`."
+        f"First names: {first}. Choose a ColorizeDiffusion checkpoint of v1, v1.5 ({WEIGHTS_PAGE}) or XL "
+        f"({XL_WEIGHTS_PAGE}); a state of the trainer becomes one with `python -m trainer convert`."
     )
 
 
-def _unet_sizes(state_dict: Mapping[str, Any], label: str) -> dict[str, int]:
-    first = f"{UNET_PREFIX}input_blocks.0.0.weight"
-    tokens = f"{UNET_PREFIX}middle_block.1.transformer_blocks.0.attn2.to_k.weight"
-    for key in (first, tokens, f"{SKETCH_PREFIX}model.0.weight", f"{SKETCH_PREFIX}zero_layer.0.weight"):
+def _sizes(state_dict: Mapping[str, Any], xl: bool, label: str) -> dict[str, int]:
+    """Widths of U-Net, sketch encoder and, for XL, token projection; raises when one is missing or they differ."""
+
+    def width(key: str, dimension: int = 0) -> int:
         if key not in state_dict:
             raise CheckpointError(f"{label} is incomplete: tensor {key!r} is missing. Download or convert it again.")
-    width, sketch_width = state_dict[first].shape[0], state_dict[f"{SKETCH_PREFIX}zero_layer.0.weight"].shape[0]
-    if width != sketch_width:
+        return int(state_dict[key].shape[dimension])
+
+    first = width(f"{UNET_PREFIX}input_blocks.0.0.weight")
+    context = width(f"{UNET_PREFIX}middle_block.1.transformer_blocks.0.attn2.to_k.weight", 1)
+    width(f"{SKETCH_PREFIX}model.0.weight")
+    sketch = width(f"{SKETCH_PREFIX}{'proj_outs.0.weight' if xl else 'zero_layer.0.weight'}")
+    if first != sketch:
         raise CheckpointError(
-            f"{label} mixes two models: its U-Net is {width} channels wide, its sketch encoder {sketch_width}. "
+            f"{label} mixes two models: its U-Net is {first} channels wide, its sketch encoder {sketch}. "
             "Use U-Net and sketch encoder from the same training."
         )
-    return dict(model_channels=int(width), context_dim=int(state_dict[tokens].shape[1]))
+    sizes = dict(model_channels=first, context_dim=context)
+    if xl:
+        width(f"{UNET_PREFIX}label_emb.0.0.weight")
+        encoder = width(f"{PROJECTION_PREFIX}norm.weight")
+        if (projected := width(f"{PROJECTION_PREFIX}proj.3.weight")) != context:
+            raise CheckpointError(
+                f"{label} mixes two models: its token projection makes tokens of width {projected}, its U-Net reads "
+                f"{context}. Use U-Net and projection from the same training."
+            )
+        features = width(f"{PROJECTION_PREFIX}proj.0.weight", 1) - encoder
+        tags = f"{PROJECTION_PREFIX}mlp.mlp.0.0.weight"  # a projection that reads tag logits instead of features
+        sizes |= dict(encoder_dim=encoder, tagger_dim=width(tags, 1) if tags in state_dict else features)
+    return sizes
 
 
 def prediction_type(
@@ -289,4 +337,30 @@ def is_v1_unet(unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | N
     if kind is not None:
         return kind.name in ("v1", "v1.5")
     released = dict(context_dim=1024, model_channels=320, channel_mult=[1, 2, 4, 4])
+    return HEAD_WIDTH_MARKER in state_dict or all(unet_config.get(k) == v for k, v in released.items())
+
+
+def is_xl_unet(unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | None, unet_prefix: str = "") -> bool:
+    """Whether ComfyUI should give this U-Net to our XL class: true for XL files only, never for stock SDXL models.
+
+    An XL U-Net is a Stable Diffusion XL U-Net with a small label embedding. Besides that shape the file must carry a
+    mark of ours: the sketch encoder, the head width marker, or the exact sizes of the released files.
+    """
+    if state_dict is None:
+        return False
+    shape = dict(
+        in_channels=4,
+        out_channels=4,
+        num_classes="sequential",
+        num_res_blocks=[2, 2, 2],  # the sketch enters after input blocks 0, 3, 6 and 8
+        use_linear_in_transformer=True,
+        use_temporal_attention=False,
+        use_temporal_resblock=False,
+    )
+    if any(unet_config.get(key, "absent") != value for key, value in shape.items()):
+        return False
+    kind = find_kind(state_dict)
+    if kind is not None:
+        return kind.name in XL_NAMES
+    released = dict(context_dim=2048, model_channels=320, adm_in_channels=512, channel_mult=[1, 2, 4])
     return HEAD_WIDTH_MARKER in state_dict or all(unet_config.get(k) == v for k, v in released.items())

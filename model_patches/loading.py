@@ -15,6 +15,8 @@ import torch
 from . import families, unet
 from .background import LoadedBackgroundEncoder
 from .files import check_finite, read_weights
+from .plugin import LoadedPlugin
+from .projection import LoadedProjection
 from .sketch_control import SketchControl
 from .types import Colorizer
 
@@ -23,7 +25,7 @@ USED_PREFIXES = (families.UNET_PREFIX, families.VAE_PREFIX, *families.COMPANION_
 
 
 def load_checkpoint(path: str, prediction: str = "auto"):
-    """(MODEL patcher, VAE, SketchControl, Colorizer) of a v1 or v1.5 checkpoint. Raises families.CheckpointError.
+    """(MODEL patcher, VAE, SketchControl, Colorizer) of a v1, v1.5 or XL checkpoint. Raises families.CheckpointError.
 
     prediction: "auto" (metadata, markers, file name, else v), "v" or "eps".
     """
@@ -36,9 +38,11 @@ def load_checkpoint(path: str, prediction: str = "auto"):
     name = os.path.basename(path)
     control = SketchControl.from_state_dict(state_dict, families.SKETCH_PREFIX)
     background = LoadedBackgroundEncoder.from_state_dict(state_dict, f"The file {name!r}")
+    projection = LoadedProjection.from_state_dict(state_dict, name) if family.is_xl else None
+    plugin = LoadedPlugin.from_state_dict(state_dict, family.num_head_channels, name)
     model, vae = _build(state_dict, metadata)
     _remember_origin(model, vae, path, prediction)
-    return model, vae, control, Colorizer(family, name, background)
+    return model, vae, control, Colorizer(family, name, background, projection, plugin)
 
 
 def load_model_patcher(path: str, prediction: str = "auto", disable_dynamic: bool = False):
@@ -81,7 +85,8 @@ def _build(state_dict, metadata, vae: bool = True, disable_dynamic: bool = False
     if found is None or not isinstance(found[0].model, unet.ColorizeModel):
         raise families.CheckpointError(
             "The U-Net of this checkpoint has another layout than ColorizeDiffusion v1 and v1.5 (4 levels of 2 "
-            "blocks, convolutional projections, no class embedding), so it cannot be run. Use a v1 or v1.5 checkpoint."
+            "blocks, convolutional projections, no class embedding) and XL (3 levels of 2 blocks, linear projections, "
+            "label embedding), so it cannot be run. Use a v1, v1.5 or XL checkpoint."
         )
     # Without a VAE in the file: an empty one, which says so when it is used, as in ComfyUI's own loaders.
     return found[0], found[2] if found[2] is not None or not vae else comfy.sd.VAE(sd={})

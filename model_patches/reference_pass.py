@@ -26,8 +26,7 @@ import torch.nn.functional as F
 from comfy.patcher_extension import WrappersMP
 
 from .conditioning import LAST_STEP, PlanCache
-from .networks.unet import HINT_BLOCKS
-from .sketch_control import PIXELS_PER_LATENT, SketchControl
+from .sketch_control import PIXELS_PER_LATENT, SketchControl, entries_of
 
 KEY = "colorize_reference_pass"  # of the wrappers on the model
 SEED = "colorize_seed"  # in transformer_options: the seed of the run
@@ -41,7 +40,7 @@ class Source:
     latents: torch.Tensor
     """(b, 4, h, w) in the model's scale, without noise; b is 1 or the number of pictures. Any h and w."""
     maps: tuple[torch.Tensor, ...] = ()
-    """The five sketch maps of the reference, already times their strength, 1 or b rows; () = no sketch."""
+    """The sketch maps of the reference, shallow to deep, already times their strength, 1 or b rows; () = no sketch."""
     noise: torch.Tensor | None = None
     """(1, 4, h, w): fixed noise; None draws it from the run's seed."""
     plans: PlanCache = field(default_factory=PlanCache, repr=False)
@@ -76,10 +75,8 @@ class Source:
         """The sketch maps as ComfyUI hands controls to the U-Net (deepest first); None without a sketch."""
         if not self.maps:
             return None
-        entries: list[torch.Tensor | None] = [None] * (HINT_BLOCKS[-1] + 1)
-        for block, values in zip(HINT_BLOCKS, self.maps, strict=True):
-            entries[block] = self._rows(values, pictures, rows)
-        return {"input": entries[::-1], "middle": [], "output": []}
+        maps = [self._rows(values, pictures, rows) for values in self.maps]
+        return {"input": entries_of(maps), "middle": [], "output": []}
 
     @staticmethod
     def _rows(values: torch.Tensor, pictures: int, rows: int) -> torch.Tensor:
@@ -218,7 +215,11 @@ def unique(sources) -> list[Source]:
 
 
 def conditions_at(conditions: dict, source: Source, size: Sequence[int]) -> dict:
-    """The conditions of rows of `size` (h, w) for the reference's run: its figure masks are stretched."""
+    """The conditions of rows of `size` (h, w) for the reference's run: its figure masks are stretched.
+
+    The banks of the background plugin belong to the picture and are left out.
+    """
+    conditions = {name: value for name, value in conditions.items() if name != "colorize_banks"}
     masks, wanted = conditions.get("colorize_masks"), source.latents.shape[-2:]
     if masks is None or wanted == size:
         return conditions
@@ -270,7 +271,7 @@ def read_latent(model, latent: dict) -> torch.Tensor:
 
 
 def encode_sketch(control_net, sketch: torch.Tensor, size: Sequence[int], scale: float) -> tuple[torch.Tensor, ...]:
-    """Five maps of a sketch (b, H, W, 3), white lines on black, for latents of `size` (h, w), times `scale`.
+    """The maps of a sketch (b, H, W, 3), white lines on black, for latents of `size` (h, w), times `scale`.
 
     control_net: the sketch encoder of a ColorizeDiffusion checkpoint, its level strengths count. ValueError otherwise.
     """

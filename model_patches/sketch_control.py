@@ -1,8 +1,8 @@
 """The sketch encoder as a CONTROL_NET: the core Apply ControlNet node applies it, with strength and start/end percent.
 
 The encoder depends on the sketch only, not on the step, so it runs once for a sketch and size; every later step and
-every further sampler that shares the conditioning re-uses the five maps. They are added after U-Net input blocks 0, 3,
-6, 9 and 11, each times the strength of its level and that of Apply ControlNet.
+every further sampler that shares the conditioning re-uses the maps. They are added after U-Net input blocks 0, 3, 6,
+9 and 11 (XL: 0, 3, 6 and 8), each times the strength of its level and that of Apply ControlNet.
 Strength 0 in the core node means no control at all; a blank sketch (black) is a different thing.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Sequence
 
 import comfy.controlnet
 import comfy.model_management
@@ -18,37 +19,57 @@ import comfy.ops
 import comfy.utils
 import torch
 
+from .networks import xl_sketch_encoder
 from .networks.sketch_encoder import SketchEncoder
 from .networks.unet import HINT_BLOCKS
+from .networks.xl_sketch_encoder import XLSketchEncoder
 
 CACHED_SIZES = 4  # sketches of an image-to-image, hires or area pass are kept side by side
 PIXELS_PER_LATENT = 8
 # Working memory of the encoder per input pixel and batch row, in values: 16 channels twice at full size, less below.
 VALUES_PER_PIXEL = 64
-LEVEL_OF_MAP = ("high", "middle", "low", "bottom", "bottom")  # 1/8, 1/16, 1/32, 1/64 and again 1/64 of the picture
+# XL besides: about ten tensors of 1280 values for each token of the attention, of which there are 1/64 of the pixels
+# on the first level and 3/8 of that on the others.
+XL_VALUES_PER_PIXEL = VALUES_PER_PIXEL + 10 * 1280 * 11 // (8 * 64)
+
+# By the number of maps, which tells the two layouts apart: the U-Net input block behind which each is added, and its
+# level. v1: 1/8, 1/16, 1/32, 1/64 and again 1/64 of the picture; XL: 1/8, 1/16, 1/32 and again 1/32.
+BLOCKS = {len(blocks): blocks for blocks in (HINT_BLOCKS, xl_sketch_encoder.HINT_BLOCKS)}
+LEVELS = {5: ("high", "middle", "low", "bottom", "bottom"), 4: ("high", "middle", "low", "bottom")}
+
+
+def entries_of(maps: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
+    """The maps, shallow to deep, as ComfyUI hands input controls to the U-Net: one entry a block, deepest first."""
+    blocks = BLOCKS[len(maps)]
+    entries: list[torch.Tensor | None] = [None] * (blocks[-1] + 1)
+    for block, values in zip(blocks, maps, strict=True):
+        entries[block] = values
+    return entries[::-1]
 
 
 class SketchControl(comfy.controlnet.ControlBase):
-    """Adds the maps of a `SketchEncoder` to the U-Net. Hints are BCHW in 0..1: white lines (1) on black (0)."""
+    """Adds the maps of a sketch encoder to the U-Net. Hints are BCHW in 0..1: white lines (1) on black (0)."""
 
     def __init__(
         self,
-        encoder: SketchEncoder,
+        encoder: SketchEncoder | XLSketchEncoder,
         patcher,
         compute_dtype: torch.dtype,
-        map_strengths: tuple[float, ...] = (1.0,) * len(HINT_BLOCKS),
+        map_strengths: tuple[float, ...] | None = None,
     ):
         """patcher: the ModelPatcher that owns `encoder`; compute_dtype: what the encoder's layers compute in.
 
-        map_strengths: a factor for each of the five maps, first to last, besides the strength of Apply ControlNet.
+        map_strengths: a factor for each map, first to last, besides the strength of Apply ControlNet; None: all 1.
         """
         super().__init__()
         self.encoder = encoder
         self.patcher = patcher
         self.compute_dtype = compute_dtype
-        self.map_strengths = map_strengths
+        self.is_xl = isinstance(encoder, XLSketchEncoder)
+        blocks = xl_sketch_encoder.HINT_BLOCKS if self.is_xl else HINT_BLOCKS
+        self.map_strengths = map_strengths or (1.0,) * len(blocks)
         self.compression_ratio = PIXELS_PER_LATENT
-        self._features: dict[tuple[int, int], list[torch.Tensor]] = {}  # (height, width) of the hint -> 5 maps
+        self._features: dict[tuple[int, int], list[torch.Tensor]] = {}  # (height, width) of the hint -> its maps
         self._warned = False
 
     @classmethod
@@ -61,7 +82,8 @@ class SketchControl(comfy.controlnet.ControlBase):
         dtype = comfy.model_management.unet_dtype(load_device, model_params=parameters, weight_dtype=weight_dtype)
         compute_dtype = comfy.model_management.unet_manual_cast(dtype, load_device) or dtype
         operations = comfy.ops.pick_operations(dtype, compute_dtype, load_device=load_device)
-        encoder = SketchEncoder.from_state_dict(
+        kind = XLSketchEncoder if f"{prefix}proj_ins.0.weight" in state_dict else SketchEncoder
+        encoder = kind.from_state_dict(
             state_dict, prefix, device=offload_device, dtype=dtype, operations=operations
         ).requires_grad_(False)
         patcher = comfy.model_patcher.CoreModelPatcher(encoder, load_device=load_device, offload_device=offload_device)
@@ -72,7 +94,7 @@ class SketchControl(comfy.controlnet.ControlBase):
         return super().set_cond_hint(cond_hint, *args, **kwargs)
 
     def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
-        """Controls for one call of the U-Net: {"input": 12 entries, last block first, ...}, merged with the chain's.
+        """Controls for one call of the U-Net: {"input": an entry a block, last first, ...}, merged with the chain's.
 
         x_noisy: (rows * batched_number, 4, h, w), the batch as often as there are conditions in this call.
         """
@@ -91,16 +113,14 @@ class SketchControl(comfy.controlnet.ControlBase):
                 f"There are {count} sketches for {rows} pictures. Use one sketch, or the LATENT of the same Prepare "
                 "Sketch, which has as many pictures as there are sketches."
             )
-        entries: list[torch.Tensor | None] = [None] * (HINT_BLOCKS[-1] + 1)
-        for block, feature, strength in zip(HINT_BLOCKS, features, self.map_strengths, strict=True):
-            # Fresh tensors: the merge below scales them in place. One sketch broadcasts over all rows.
-            scaled = feature * strength
-            entries[block] = scaled.repeat(batched_number, 1, 1, 1) if count > 1 else scaled
-        # The U-Net takes controls from the end of the list, so the deepest block comes first.
-        return self.control_merge({"input": entries[::-1]}, previous, output_dtype=None)
+        # Fresh tensors: the merge below scales them in place. One sketch broadcasts over all rows.
+        maps = [feature * strength for feature, strength in zip(features, self.map_strengths, strict=True)]
+        if count > 1:
+            maps = [values.repeat(batched_number, 1, 1, 1) for values in maps]
+        return self.control_merge({"input": entries_of(maps)}, previous, output_dtype=None)
 
     def features(self, height: int, width: int, device: torch.device) -> list[torch.Tensor]:
-        """The five maps of the sketch at height x width pixels, on `device`; the encoder runs once per size."""
+        """The maps of the sketch at height x width pixels, on `device`; the encoder runs once per size."""
         key = (height, width)
         if key not in self._features:
             if len(self._features) >= CACHED_SIZES:
@@ -152,7 +172,7 @@ class SketchControl(comfy.controlnet.ControlBase):
         levels = {"high": high, "middle": middle, "low": low, "bottom": bottom}
         c = self.copy()
         c.map_strengths = tuple(
-            own * levels[level] for own, level in zip(self.map_strengths, LEVEL_OF_MAP, strict=True)
+            own * levels[level] for own, level in zip(self.map_strengths, LEVELS[len(self.map_strengths)], strict=True)
         )
         c._features = dict(self._features)
         return c
@@ -182,5 +202,6 @@ class SketchControl(comfy.controlnet.ControlBase):
         own = 0
         if self.cond_hint_original is not None:
             batch, _, height, width = self.cond_hint_original.shape
-            own = batch * height * width * VALUES_PER_PIXEL * comfy.model_management.dtype_size(self.compute_dtype)
+            values = XL_VALUES_PER_PIXEL if self.is_xl else VALUES_PER_PIXEL
+            own = batch * height * width * values * comfy.model_management.dtype_size(self.compute_dtype)
         return own + super().inference_memory_requirements(dtype)

@@ -16,9 +16,10 @@ from .families import CheckpointError
 from .files import add_model_folder, check_finite, read_weights
 from .managed import managed
 from .networks import images
+from .networks.geometry_tags import geometry_features, geometry_tags
 from .networks.wd_tagger import IMAGE_SIZE, WDTagger, prepare, to_network, to_onnx
 from .onnx_session import OnnxNetwork
-from .tag_lists import TagList
+from .tag_lists import GENERAL, TagList
 
 FOLDER = "colorize_taggers"  # ComfyUI's folder key; the files lie in models/colorize_taggers
 OTHER_FOLDER = "wd14_tagger"  # that of ComfyUI-WD14-Tagger, when extra_model_paths.yaml names it
@@ -90,7 +91,43 @@ class LoadedTagger:
         float32 on the CPU. .onnx files have no features. preparation: see networks.wd_tagger.prepare.
         """
         images.check_image(image, "image")
-        colours = images.on_white(*images.rgb_and_alpha(image, mask)).cpu()
+        probabilities, tokens = self._answer(images.on_white(*images.rgb_and_alpha(image, mask)), preparation)
+        return probabilities, None if tokens is None else TagFeatures(tokens, preparation, self.file_name)
+
+    def features(self, picture: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] -> (B, P, W): a token per patch as XL models read them, float32 on the CPU.
+
+        Raises ValueError for .onnx files, which answer tags only.
+        """
+        self.check_features()
+        return self._answer((picture.float() + 1) / 2, "xl")[1]
+
+    def features_with_geometry(self, tokens: torch.Tensor, sketch: torch.Tensor, strength: float) -> torch.Tensor:
+        """Features (B, P, W) of references, what they say of pose, hands and framing moved to the sketches'.
+
+        sketch: (B or 1, 3, H, W) in [-1, 1], dark lines on white. strength: 0 (as they are) .. 1.
+        """
+        general = [category == GENERAL for category in self.tags.categories]
+        places = geometry_tags(self.tags.names, general)
+        if not places:
+            raise ValueError(
+                f"The tag list of {self.file_name!r} has no tag of pose, hands, expression or framing. Put the "
+                f"selected_tags.csv of the same model ({PAGE}) beside it, or leave sketch unconnected."
+            )
+        weight = self.network.model.head.fc.weight.detach().cpu()
+        return geometry_features(tokens, self.features(sketch), weight, places, strength)
+
+    def check_features(self) -> None:
+        """Raise ValueError for .onnx files, which have no patch features."""
+        if self.patcher is None:
+            raise ValueError(
+                f"The tagger {self.file_name!r} answers tags only; XL models read its patch features. Choose the torch "
+                f"file (model.safetensors) of {PAGE} in Load Tagger."
+            )
+
+    def _answer(self, colours: torch.Tensor, preparation: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Colours (B, 3, H, W) in 0..1 -> (probabilities (B, tags), tokens (B, P, W) or None for .onnx files)."""
+        colours = colours.cpu()
         if self.patcher is not None:
             comfy.model_management.load_models_gpu([self.patcher], memory_required=self._working_memory(len(colours)))
         progress = comfy.utils.ProgressBar(len(colours))
@@ -105,8 +142,7 @@ class LoadedTagger:
                     probabilities.append(found[0].float().cpu())
                     tokens.append(found[1].float().cpu())
                 progress.update(len(chunk))
-        features = TagFeatures(torch.cat(tokens), preparation, self.file_name) if tokens else None
-        return torch.cat(probabilities), features
+        return torch.cat(probabilities), torch.cat(tokens) if tokens else None
 
     def _working_memory(self, count: int) -> int:
         # The first level is the largest: 112 x 112 tokens of width 128, about 16 such tensors at once, in float32.

@@ -12,6 +12,8 @@ from .networks.reference_strength import LevelStrengths
 
 if TYPE_CHECKING:
     from .background import LoadedBackgroundEncoder
+    from .plugin import LoadedPlugin
+    from .projection import LoadedProjection
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +26,10 @@ class Region:
     """(B, H, W): where the figure is in the sketch, 0..1; on the CPU, any size."""
     strength: float = 1.0
     """Factor on the attention result of this figure, 0..2."""
+    class_token: torch.Tensor | None = None
+    """(B, 1, D): class token of its reference, which XL models read too."""
+    tagger_tokens: torch.Tensor | None = None
+    """(B, P, W): the tagger's patch features of its reference, for XL models."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +60,14 @@ class Reference:
     """Its main colours as "#rrggbb", the most common first."""
     encoder_mark: torch.Tensor | None = None
     """(n,): numbers by which the encoder of the tokens is recognised (card.encoder_mark); None when not known."""
+    tagger_tokens: torch.Tensor | None = None
+    """(B, P, W): the tagger's patch features of the reference, which XL models read beside the tokens; on the CPU."""
+    tagger_mark: torch.Tensor | None = None
+    """(n,): numbers by which the tagger is recognised (card.tagger_mark); None when not known."""
+    background_class_token: torch.Tensor | None = None
+    """(B, 1, D): class token that belongs to background_tokens, for XL models."""
+    background_tagger_tokens: torch.Tensor | None = None
+    """(B, P, W): the tagger's patch features of the background, for XL models."""
 
     @property
     def local_tokens(self) -> torch.Tensor:
@@ -80,3 +94,7 @@ class Colorizer:
     """For messages: which checkpoint this came from."""
     background_encoder: LoadedBackgroundEncoder | None = field(default=None, repr=False)
     """Recovery transformer and threshold embedding of a v1.5 file."""
+    projection: LoadedProjection | None = field(default=None, repr=False)
+    """Token projection of an XL file."""
+    plugin: LoadedPlugin | None = field(default=None, repr=False)
+    """Reference net of an XL file with the background plugin."""

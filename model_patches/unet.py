@@ -1,8 +1,9 @@
-"""The v1 and v1.5 U-Net inside ComfyUI: classes, prediction type, noise schedule, registration with the stock loaders.
+"""Our U-Nets inside ComfyUI: classes, prediction type, noise schedule, registration with the stock loaders.
 
-`register()` puts `ColorizeV1` into ComfyUI's list of known models. From then on Load Checkpoint, Load Diffusion Model
-and every loader built on them read our files; LoRA, fp8, low-memory modes, previews and torch.compile follow, because
-the network is ComfyUI's own `UNetModel` with the released tensor names. Only its cross-attention layers are ours.
+What v1, v1.5 and XL share, and v1 itself; XL's own part is xl_unet.py. `register()` puts our families into ComfyUI's
+list of known models. From then on Load Checkpoint, Load Diffusion Model and every loader built on them read our files;
+LoRA, fp8, low-memory modes, previews and torch.compile follow, because the network is ComfyUI's own `UNetModel` with
+the released tensor names. Only its attention layers are ours.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def _sides(linear) -> tuple[int, int]:
 class ColorizeUNet(UNetModel):
     """ComfyUI's U-Net with `ReferenceAttention` as its cross-attention.
 
-    region_ranks: ranks of the region terms by layer name, empty for v1.
+    region_ranks: ranks of the region terms by layer name, empty without any.
     """
 
     def __init__(self, *args, region_ranks: dict[str, Ranks] | None = None, device=None, operations=None, **kwargs):
@@ -124,14 +125,17 @@ class EpsSampling(FractionalTimesteps, comfy.model_sampling.EPS):
 
 
 class ColorizeModel(comfy.model_base.BaseModel):
-    """The diffusion model of the v1 and v1.5 families.
+    """The diffusion model of the v1 and v1.5 families, and the part of XL's that is the same.
 
     Reference tokens arrive as cross-attention context (B, N, D), the sketch as a control, regions and settings of the
     reference as the payload of Apply Reference (conditioning.py).
     """
 
-    def __init__(self, model_config, model_type, device=None, unet_model=ColorizeUNet):
-        super().__init__(model_config, model_type, device=device, unet_model=unet_model)
+    network_class = ColorizeUNet
+    region_names = KINDS  # of the region weights, in files of this family
+
+    def __init__(self, model_config, model_type, device=None, unet_model=None):
+        super().__init__(model_config, model_type, device=device, unet_model=unet_model or self.network_class)
         sampling = VSampling if model_type == MODEL_TYPES["v"] else EpsSampling
         self.model_sampling = sampling(model_config)
         # Sketch encoder and token projection of the same file: unused here, kept so that Save Checkpoint writes them.
@@ -170,7 +174,7 @@ class ColorizeModel(comfy.model_base.BaseModel):
         transformer_options={},  # noqa: B006 - as inherited
         **kwargs,
     ):
-        own = {name: kwargs.pop(f"colorize_{name}", None) for name in ("settings", "tokens", "masks", "noise")}
+        own = {name: kwargs.pop(f"colorize_{name}", None) for name in ("settings", "tokens", "masks", "noise", "banks")}
         if own["settings"] is not None:
             device, dtype = x.device, self.get_dtype_inference()
             tokens = [
@@ -179,8 +183,9 @@ class ColorizeModel(comfy.model_base.BaseModel):
             ]
             masks = None if own["masks"] is None else own["masks"].to(device)
             guide, tokens = guide_of(
-                own["settings"], tokens, masks, own["noise"], t, self.model_sampling.timestep(t), self._sizes(x)
-            )
+                own["settings"], tokens, masks, own["noise"], t, self.model_sampling.timestep(t), self._sizes(x),
+                own["banks"],
+            )  # fmt: skip
             c_crossattn, transformer_options = tokens[0], {**transformer_options, PAYLOAD: guide}
         return super()._apply_model(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
@@ -193,7 +198,7 @@ class ColorizeModel(comfy.model_base.BaseModel):
         """Load the U-Net strictly and remember the file's companions. sd loses the U-Net's tensors."""
         self.companions = {k: v for k, v in sd.items() if k.startswith(families.COMPANION_PREFIXES)}
         given = {key.removeprefix(unet_prefix) for key in sd if key.startswith(unet_prefix)}
-        expected = set(to_official_names(self.diffusion_model.state_dict()))
+        expected = set(to_official_names(self.diffusion_model.state_dict(), self.region_names))
         if missing := sorted(expected - given):
             raise families.CheckpointError(
                 f"This ColorizeDiffusion checkpoint is incomplete: {len(missing)} of {len(expected)} U-Net tensors "
@@ -211,23 +216,12 @@ class ColorizeModel(comfy.model_base.BaseModel):
         return out
 
 
-class ColorizeV1(comfy.supported_models_base.BASE):
-    """ColorizeDiffusion v1 and v1.5 for ComfyUI's model table; v1.5 is v1 with region weights."""
+class ColorizeBase(comfy.supported_models_base.BASE):
+    """What the entries of our families in ComfyUI's model table share."""
 
-    unet_config = {"use_linear_in_transformer": False, "adm_in_channels": None}
-    unet_extra_config = {
-        "num_heads": -1,
-        "num_head_channels": families.DEFAULT_HEAD_WIDTH,
-        # A Stable Diffusion 2 network: without fused attention its products can leave the range of fp16.
-        "attn_precision": torch.float32,
-    }
-    latent_format = comfy.latent_formats.SD15
-    memory_usage_factor = 1.0
+    unet_extra_config = {"num_heads": -1, "num_head_channels": families.DEFAULT_HEAD_WIDTH}
     is_colorize_family = True
-
-    @classmethod
-    def matches(cls, unet_config, state_dict=None, unet_key_prefix=""):
-        return families.is_v1_unet(unet_config, state_dict, unet_key_prefix)
+    model_class = ColorizeModel
 
     def model_type(self, state_dict, prefix=""):
         prediction, source = families.prediction_type(state_dict)
@@ -244,25 +238,45 @@ class ColorizeV1(comfy.supported_models_base.BASE):
             self.unet_config["num_head_channels"] = head_width
         if ranks := region_ranks(state_dict, prefix):
             self.unet_config["region_ranks"] = ranks
-        return ColorizeModel(self, self.model_type(state_dict, prefix), device=device)
+        return self.model_class(self, self.model_type(state_dict, prefix), device=device)
 
     def process_unet_state_dict(self, state_dict):
         return to_module_names(state_dict)
 
     def process_unet_state_dict_for_saving(self, state_dict):
-        return super().process_unet_state_dict_for_saving(to_official_names(state_dict))
+        names = self.model_class.region_names
+        return super().process_unet_state_dict_for_saving(to_official_names(state_dict, names))
 
     def clip_target(self, state_dict=None):
         """These models have no text encoder."""
         return None
 
 
+class ColorizeV1(ColorizeBase):
+    """ColorizeDiffusion v1 and v1.5 for ComfyUI's model table; v1.5 is v1 with region weights."""
+
+    unet_config = {"use_linear_in_transformer": False, "adm_in_channels": None}
+    unet_extra_config = {
+        **ColorizeBase.unet_extra_config,
+        # A Stable Diffusion 2 network: without fused attention its products can leave the range of fp16.
+        "attn_precision": torch.float32,
+    }
+    latent_format = comfy.latent_formats.SD15
+    memory_usage_factor = 1.0
+
+    @classmethod
+    def matches(cls, unet_config, state_dict=None, unet_key_prefix=""):
+        return families.is_v1_unet(unet_config, state_dict, unet_key_prefix)
+
+
 def register() -> None:
     """Make ComfyUI's loaders know our families. Safe to call again.
 
-    The entry goes to the front of the table because the first match wins: a narrow model of ours can have the sizes
+    The entries go to the front of the table because the first match wins: a narrow model of ours can have the sizes
     that the Stable Diffusion 1 entry asks for, while `matches` accepts nothing that is not ours.
     """
+    from .xl_unet import ColorizeXL
+
     table = comfy.supported_models.models
-    if not any(getattr(entry, "is_colorize_family", False) for entry in table):
-        table.insert(0, ColorizeV1)
+    known = {entry.__name__ for entry in table if getattr(entry, "is_colorize_family", False)}
+    table[:0] = [entry for entry in (ColorizeV1, ColorizeXL) if entry.__name__ not in known]

@@ -6,9 +6,15 @@ import os
 
 from comfy_api.latest import ComfyExtension, io
 
+from .animediffusion import (
+    ColorizeAnimeDiffusionConditioning,
+    ColorizeAnimeDiffusionSampler,
+    ColorizeLoadAnimeDiffusion,
+)
 from .apply import ColorizeApplyReference
 from .card import ColorizeLoadReference, ColorizeSaveReference
 from .enhance import ColorizeAdaIN, ColorizeAttentionInjection
+from .entanglement import ColorizeEntanglementMeter
 from .extract import ColorizeExtractSketch, ColorizeLoadLineExtractor
 from .guidance import ColorizeDualGuidance
 from .load import ColorizeLoadCheckpoint
@@ -18,6 +24,7 @@ from .manipulate import (
     ColorizeManipulateGlobal,
     ColorizeManipulateLocal,
 )
+from .plugin import ColorizeApplyBackgroundPlugin
 from .preflight import ColorizePreflight
 from .reference import ColorizeEncodeReference, ColorizeLoadReferenceEncoder
 from .regions import ColorizeAddRegion
@@ -67,8 +74,13 @@ class ColorizeDiffusionExtension(ComfyExtension):
             ColorizeReferenceStrength,
             ColorizePreflight,
             ColorizeApplyReference,
+            ColorizeApplyBackgroundPlugin,
             ColorizeAttentionInjection,
             ColorizeAdaIN,
             ColorizeDualGuidance,
             ColorizeRestoreSize,
+            ColorizeEntanglementMeter,
+            ColorizeLoadAnimeDiffusion,
+            ColorizeAnimeDiffusionConditioning,
+            ColorizeAnimeDiffusionSampler,
         ]

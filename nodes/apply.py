@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..model_patches.conditioning import MODES, VARIANTS, ReferenceSettings, condition
 from ..model_patches.figure_masks import check_mask, on_canvas
+from ..model_patches.networks.size_embedding import SCORE
 from .sockets import CATEGORY, ColorizerSocket, FrameSocket, ReferenceSocket
 
 
@@ -39,9 +40,9 @@ class ColorizeApplyReference(io.ComfyNode):
                     default="vanilla",
                     optional=True,
                     tooltip="vanilla: one reference for the whole picture, no mask. masked vanilla: figure and "
-                    "background apart, any model. bg2fig (v1.5): for references without a figure, such as landscapes. "
-                    "fig2fig (v1.5): for references with a figure; the best against stray objects, needs figure_mask "
-                    "here and in Encode Reference.",
+                    "background apart, any model; the one for XL. bg2fig (v1.5): for references without a figure, such "
+                    "as landscapes. fig2fig (v1.5): for references with a figure, which its paper names best "
+                    "against stray objects; needs figure_mask here and in Encode Reference.",
                 ),
                 io.Mask.Input(
                     "figure_mask",
@@ -117,6 +118,28 @@ class ColorizeApplyReference(io.ComfyNode):
                     tooltip="paper: the modes as published. released: as the official application computes them (the "
                     "threshold also told to the figure, a background picture not recovered); to repeat its pictures.",
                 ),
+                io.Int.Input(
+                    "size",
+                    default=0,
+                    min=0,
+                    max=8192,
+                    step=8,
+                    optional=True,
+                    advanced=True,
+                    tooltip="XL only: the picture size the model is told, in pixels (root of width times height). 0: "
+                    "the size that is sampled. Larger values ask for finer detail.",
+                ),
+                io.Float.Input(
+                    "aesthetic_score",
+                    default=SCORE,
+                    min=0.0,
+                    max=10.0,
+                    step=0.1,
+                    optional=True,
+                    advanced=True,
+                    tooltip="XL only: the aesthetic score the model is told, 0 to 10. 7 is the released default; the "
+                    "training pictures had 5.5 and more.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model for the sampler."),
@@ -152,6 +175,8 @@ class ColorizeApplyReference(io.ComfyNode):
         mask_edges="hard",
         noise_level=0.0,
         variant="paper",
+        size=0,
+        aesthetic_score=SCORE,
     ):
         from ..model_patches.unet import ColorizeModel
 
@@ -172,6 +197,8 @@ class ColorizeApplyReference(io.ComfyNode):
             off_end=off_end,
             noise_level=noise_level,
             variant=variant,
+            size=size,
+            aesthetic_score=aesthetic_score,
         )
         positive, negative = condition(model.model, colorizer, reference, settings, figure_mask)
         return io.NodeOutput(model.clone(), positive, negative)
@@ -184,21 +211,25 @@ def check_match(model, expected, colorizer, reference):
             f"The model is {type(model).__name__}, not a ColorizeDiffusion model. "
             "Connect the model output of Load ColorizeDiffusion Checkpoint."
         )
-    if colorizer.family.context_dim != model.context_dim:
+    family = colorizer.family
+    if family.context_dim != model.context_dim:
         raise ValueError(
             f"The colorizer comes from {colorizer.file_name} (reference tokens of width "
-            f"{colorizer.family.context_dim}), the model reads width {model.context_dim}. Connect model and "
+            f"{family.context_dim}), the model reads width {model.context_dim}. Connect model and "
             "colorizer of the same Load ColorizeDiffusion Checkpoint."
         )
-    if reference.width != model.context_dim:
+    if reference.width != family.reference_dim:
         raise ValueError(
             f"The reference has tokens of width {reference.width}, the model {colorizer.file_name} reads width "
-            f"{model.context_dim}. Choose another encoder in Load Reference Encoder: "
-            f"{encoder_advice(model.context_dim)}."
+            f"{family.reference_dim}. Choose another encoder in Load Reference Encoder: "
+            f"{encoder_advice(family.reference_dim)}."
         )
 
 
 def encoder_advice(width):
+    """Which encoder answers tokens of this width."""
     if width == 1024:
-        return "OpenCLIP ViT-H/14 (laion2b_s32b_b79k), for official v1 models"
+        return "OpenCLIP ViT-H/14 (laion2b_s32b_b79k), for official v1 and v1.5 models"
+    if width == 1280:
+        return "OpenCLIP ViT-bigG/14 (laion2b_s39b_b160k), for official XL models"
     return f"the one this model was trained with, projecting to {width} values (bundled model: colorize_small_vision)"

@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..model_patches import card
 from ..model_patches.networks import images
-from .sockets import CATEGORY, ColorizerSocket, ReferenceEncoderSocket, ReferenceSocket
+from .sockets import CATEGORY, ColorizerSocket, ReferenceEncoderSocket, ReferenceSocket, TaggerSocket
 
 FOLDER = "references"  # in ComfyUI's output folder
 SUFFIX = ".safetensors"
@@ -130,6 +130,11 @@ class ColorizeLoadReference(io.ComfyNode):
                     tooltip="Only to check: the card is refused when another encoder made it. Leave it open to save "
                     "memory.",
                 ),
+                TaggerSocket.Input(
+                    "tagger",
+                    optional=True,
+                    tooltip="Only to check, for cards of XL models: the card is refused when another tagger made it.",
+                ),
             ],
             outputs=[
                 ReferenceSocket.Output(
@@ -154,14 +159,13 @@ class ColorizeLoadReference(io.ComfyNode):
             return hashlib.sha256(file.read()).hexdigest()
 
     @classmethod
-    def execute(cls, card_name, colorizer=None, encoder=None):
+    def execute(cls, card_name, colorizer=None, encoder=None, tagger=None):
         reference = card.load_card(card_path(card_name))
-        if colorizer is not None and colorizer.family.context_dim != reference.width:
-            raise card.CardError(
-                f"The reference card {card_name!r} has tokens of width {reference.width}, the model "
-                f"{colorizer.file_name} reads width {colorizer.family.context_dim}: the card was made with another "
-                "encoder. Encode the reference with the encoder of this model and save a new card."
-            )
+        if colorizer is not None:
+            card.check_family(reference, colorizer.family, f"The reference card {card_name!r}", colorizer.file_name)
+        if tagger is not None:
+            tagger.check_features()
+            card.check_tagger(reference, tagger.network, f"The reference card {card_name!r}", tagger.file_name)
         if encoder is not None:
             card.check_encoder(reference, encoder.encoder, f"The reference card {card_name!r}", encoder.file_name)
             if reference.encoder_mark is None:

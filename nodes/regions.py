@@ -33,7 +33,13 @@ def add_region(reference, region_reference, mask, strength=1.0, frame=None):
             "The mask of an added region is empty: this figure will not appear. 1 must be the figure; Load Image gives "
             "an empty mask for pictures without transparency."
         )
-    region = Region(tokens=region_reference.local_tokens, mask=mask.cpu(), strength=strength)
+    region = Region(
+        tokens=region_reference.local_tokens,
+        mask=mask.cpu(),
+        strength=strength,
+        class_token=None if region_reference.tagger_tokens is None else region_reference.tokens[:, :1],
+        tagger_tokens=region_reference.tagger_tokens,
+    )
     return replace(reference, regions=(*reference.regions, region))
 
 

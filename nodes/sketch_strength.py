@@ -34,7 +34,7 @@ class ColorizeSketchStrength(io.ComfyNode):
                 _strength("high", "1/8 of the picture's size: strokes and details. 0 to 3, 1 as trained, 0 off."),
                 _strength("middle", "1/16 of the picture's size: small shapes. 0 to 3, 1 as trained, 0 off."),
                 _strength("low", "1/32 of the picture's size: large shapes. 0 to 3, 1 as trained, 0 off."),
-                _strength("bottom", "1/64 of the picture's size: composition. 0 to 3, 1 as trained, 0 off."),
+                _strength("bottom", "1/64 of the picture's size (XL: 1/32): composition. 0 to 3, 1 as trained, 0 off."),
             ],
             outputs=[
                 io.ControlNet.Output(

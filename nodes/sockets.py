@@ -7,6 +7,7 @@ CATEGORY = "Colorize Diffusion"
 ColorizerSocket = io.Custom("COLORIZER")  # model_patches.types.Colorizer
 ReferenceSocket = io.Custom("REFERENCE")  # model_patches.types.Reference
 ReferenceEncoderSocket = io.Custom("REFERENCE_ENCODER")  # model_patches.reference.LoadedReferenceEncoder
+TaggerSocket = io.Custom("COLORIZE_TAGGER")  # model_patches.tagger.LoadedTagger
 FrameSocket = io.Custom("COLORIZE_FRAME")  # model_patches.networks.images.Frame
 
 

@@ -22,7 +22,7 @@ def parse_layers(text):
     except ValueError:
         raise ValueError(
             f"layers holds {text!r}, which is not a list of numbers. Write one number per cross-attention (16 for v1 "
-            "and v1.5) with commas between them, or leave it empty."
+            "and v1.5, 70 for XL) with commas between them, or leave it empty."
         ) from None
     wrong = [word for word, value in zip(words, values, strict=True) if not 0 <= value <= STRONGEST]
     if wrong:
@@ -57,8 +57,11 @@ class ColorizeReferenceStrength(io.ComfyNode):
             search_aliases=["reference strength", "layer weights", "block weights", "attention strength", "semantics"],
             inputs=[
                 ReferenceSocket.Input("reference", tooltip="From Encode Reference or Add Region."),
-                _strength("high", "1/8 of the picture's size: small colour areas and edges. 0 to 2, 1 as trained."),
-                _strength("middle", "1/16 of the picture's size: colour. 0 to 2, 1 as trained."),
+                _strength(
+                    "high",
+                    "1/8 of the picture's size (XL: 1/16): small colour areas and edges. 0 to 2, 1 as trained.",
+                ),
+                _strength("middle", "1/16 of the picture's size: colour. 0 to 2, 1 as trained. Not in XL."),
                 _strength(
                     "low",
                     "1/32 of the picture's size: what things are. 0 to 2, 1 as trained. Lower it first when objects of "
@@ -76,7 +79,8 @@ class ColorizeReferenceStrength(io.ComfyNode):
                     default="",
                     advanced=True,
                     tooltip="One number of 0 to 2 per cross-attention, with commas between them: 16 for v1 and v1.5 "
-                    "(6 encoder, 1 middle, 9 decoder). They take the place of level x part. Empty: off.",
+                    "(6 encoder, 1 middle, 9 decoder), 70 for XL (24, 10, 36). They take the place of level x part. "
+                    "Empty: off.",
                 ),
             ],
             outputs=[

@@ -2,9 +2,8 @@
 
 from comfy_api.latest import io
 
-from .sockets import CATEGORY, provider_input
+from .sockets import CATEGORY, TaggerSocket, provider_input
 
-TaggerSocket = io.Custom("COLORIZE_TAGGER")  # model_patches.tagger.LoadedTagger
 TagFeaturesSocket = io.Custom("COLORIZE_TAG_FEATURES")  # model_patches.tagger.TagFeatures
 
 

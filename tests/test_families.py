@@ -49,9 +49,6 @@ def test_narrow_v1_with_metadata():
     ("extra", "title"),
     [
         ({"bg_encoder.zero_layers.0.weight": meta(1), "style_encoder.zero_layers.0.weight": meta(1)}, "v2"),
-        ({"control_encoder.proj_ins.0.weight": meta(1)}, "XL"),
-        ({"control_encoder.proj_ins.0.weight": meta(1), "bg_encoder.middle_block.0.x": meta(1)}, "XL with plugin"),
-        ({"denoise_fn.encoder_block.0.weight": meta(1)}, "AnimeDiffusion"),
     ],
 )
 def test_other_families_are_named_not_half_loaded(v1, extra, title):
@@ -76,13 +73,21 @@ def test_v1_5_without_region_weights_is_incomplete(v1, part):
         families.detect(v1 | {part: meta(1024, 256)})
 
 
+@pytest.mark.parametrize("prefix", ["denoise_fn.", "module.denoise_fn.", "model.diffusion_model.", ""])
+def test_animediffusion_is_sent_to_its_own_loader(prefix):
+    keys = (f"{prefix}{k}.weight" for k in ("encoder_block.0.conv1.2", "bottom_block.1.attention.1"))
+    with pytest.raises(families.CheckpointError, match="'face.pth' is an AnimeDiffusion .*Load AnimeDiffusion"):
+        families.detect({key: meta(1) for key in keys}, file_name="face.pth")
+
+
 @pytest.mark.parametrize("name", ["v1", "v1_5", "v2", "sdxl", "xlv2", "animediffusion", "clip_vit_h"])
 def test_released_key_lists(golden_keys, name):
     keys = golden_keys(name)
-    if name in ("v1", "v1_5"):
-        assert families.detect(keys).name == name.replace("_", ".")
+    ours = {"v1": "v1", "v1_5": "v1.5", "sdxl": "xl", "xlv2": "xl-plugin"}
+    if name in ours:
+        assert families.detect(keys).name == ours[name]
         return
-    title = {"v2": "v2", "sdxl": "XL ", "xlv2": "XL with plugin", "animediffusion": "AnimeDiffusion"}
+    title = {"v2": "v2", "animediffusion": "AnimeDiffusion"}
     with pytest.raises(families.CheckpointError, match=title.get(name, "not a.* ColorizeDiffusion")):
         families.detect(keys)
 

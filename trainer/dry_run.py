@@ -14,7 +14,7 @@ from model_patches.networks.unet import UNet, UNetConfig, unet_config_from_state
 from model_patches.networks.vision import ReferenceEncoder, load_reference_encoder
 from trainer import checkpoint, memory
 from trainer.colorizer import REGION_LORA, UNET
-from trainer.config import Config, ConfigError
+from trainer.config import XL, Config, ConfigError
 from trainer.frozen import autoencoder_file
 from trainer.loop import build_dataset
 from trainer.stages import build_stage
@@ -82,7 +82,7 @@ def _region_parts(config: Config, unet_config: UNetConfig, encoder: ReferenceEnc
 
 def report(config: Config) -> str:
     """The text `--dry-run` prints. Problems of the configuration raise ConfigError as they would in training."""
-    for name in ("init", "init_from", "vae", "encoder"):
+    for name in ("init", "init_from", "vae", "encoder", "tagger"):
         if (path := getattr(config.model, name)) and not Path(path).is_file():
             raise ConfigError(f"model.{name} = {path!r} does not exist.")
     if config.data.holdout and not Path(config.data.holdout).is_dir():
@@ -102,6 +102,10 @@ def report(config: Config) -> str:
         tower = new_tower(config.model, device="meta")
         trained, frozen = {"reference encoder": _count(tower.parameters())}, {}
         shapes = [f"tokens    ({batch}, {tower.token_count}, {tower.output_dim})"]
+    elif config.run.stage in XL:
+        from trainer.stages.xl import sizes
+
+        trained, frozen, shapes = sizes(config)
     else:  # built for real
         stage = build_stage(config, torch.device("cpu"))
         trained, frozen = {"networks": _count(p for p in stage.parameters() if p.requires_grad)}, {}

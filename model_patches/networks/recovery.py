@@ -13,32 +13,14 @@ import re
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from .attention import MultiHeadAttention
 from .unet import timestep_embedding
 
 Weights = Mapping[str, torch.Tensor]
 
 HEAD_WIDTH = 64  # of the recovery transformer in the released files
-
-
-class TokenAttention(nn.Module):
-    """Multi-head cross-attention of x (B, L, D) over tokens (B, M, D)."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.to_q, self.to_k, self.to_v = (nn.Linear(width, width, bias=False) for _ in range(3))
-        self.to_out = nn.Sequential(nn.Linear(width, width), nn.Identity())
-
-    def forward(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        def split(values: torch.Tensor) -> torch.Tensor:
-            return values.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-        q, k, v = self.to_q(x), self.to_k(tokens), self.to_v(tokens)
-        attended = F.scaled_dot_product_attention(split(q), split(k), split(v))
-        return self.to_out(attended.transpose(1, 2).flatten(2))
 
 
 class RecoveryTransformer(nn.Module):
@@ -59,7 +41,7 @@ class RecoveryTransformer(nn.Module):
                 [
                     nn.LayerNorm(dim),
                     nn.LayerNorm(dim),
-                    TokenAttention(dim, heads),
+                    MultiHeadAttention(dim, dim // heads),
                     nn.Sequential(nn.Linear(dim, 4 * dim), nn.SiLU(), nn.Linear(4 * dim, dim)),
                 ]
             )

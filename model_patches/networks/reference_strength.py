@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-LEVELS = ("high", "middle", "low", "bottom")  # feature maps of 1, 1/2, 1/4 and 1/8 of the latent's size
+# Names of the levels with cross-attention, finest first, by how many there are (XL: two); the middle block is "bottom".
+LEVELS = {1: ("high",), 2: ("high", "low"), 3: ("high", "middle", "low"), 4: ("high", "middle", "low", "bottom")}
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,13 @@ def attention_places(unet: nn.Module, transformer: type, downsample: type, upsam
     )
 
 
+def level_names(places: Sequence[Place]) -> tuple[str, ...]:
+    """ "high", "middle", "low" or "bottom" of every layer, as the released applications group them."""
+    levels = sorted({place.level for place in places if place.part != "bottom"})
+    name = dict(zip(levels, LEVELS[max(1, len(levels))]))
+    return tuple("bottom" if place.part == "bottom" else name[place.level] for place in places)
+
+
 @dataclass(frozen=True)
 class LevelStrengths:
     """Factors per resolution and per part of the U-Net; those of a layer's level and part are multiplied.
@@ -59,9 +67,9 @@ class LevelStrengths:
     """
 
     high: float = 1.0
-    """Full-size feature maps: small colour areas and edges."""
+    """The finest feature maps with cross-attention (v1: full size, XL: half size): small colour areas and edges."""
     middle: float = 1.0
-    """Half-size feature maps: colour."""
+    """Half-size feature maps of v1: colour. XL has none."""
     low: float = 1.0
     """Quarter-size feature maps: meaning (what is hair, what is cloth)."""
     bottom: float = 1.0
@@ -83,6 +91,5 @@ class LevelStrengths:
                 )
             return tuple(overall * strength for strength in self.layers)
         parts = {"encoder": self.encoder, "bottom": 1.0, "decoder": self.decoder}
-        return tuple(
-            overall * getattr(self, LEVELS[min(place.level, len(LEVELS) - 1)]) * parts[place.part] for place in places
-        )
+        names = level_names(places)
+        return tuple(overall * getattr(self, name) * parts[place.part] for name, place in zip(names, places))

@@ -4,7 +4,8 @@ ColorizeDiffusion v1.5 keeps one weight for the whole picture and adds, where a 
 figure ("fg") or for the background ("bg") (Image Referenced Sketch Colorization Based on Animation Creation Workflow,
 CVPR 2025). The terms are never merged into the weight: both regions are computed in one step with the same weight.
 
-Official names are `...attn2.to_q.lora_down_fg.weight`, below the weight they add to.
+Official names are `...attn2.to_q.lora_down_fg.weight`, below the weight they add to; XL files with the background
+plugin write `lora_down_background` for the same thing.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from torch import nn
 
 KINDS = ("fg", "bg")
 PROJECTIONS = ("to_q", "to_k", "to_v")
+XL_KINDS = ("foreground", "background")  # the same kinds in the names of XL files
 
-_OFFICIAL = re.compile(r"^(?P<layer>.*)\.lora_(?P<way>down|up)_(?P<kind>fg|bg)\.weight$")
+_OFFICIAL = re.compile(r"^(?P<layer>.*)\.lora_(?P<way>down|up)_(?P<kind>fg|bg|foreground|background)\.weight$")
 
 Ranks = tuple[int, int]
 """Ranks of one linear layer's figure and background terms; 0 = none."""
@@ -48,8 +50,12 @@ def region_ranks(state_dict: Mapping[str, Any], prefix: str = "") -> dict[str, R
     for key, value in state_dict.items():
         if key.startswith(prefix) and (match := _OFFICIAL.match(key)) and match["way"] == "down":
             layer = match["layer"].removeprefix(prefix)
-            ranks.setdefault(layer, [0, 0])[KINDS.index(match["kind"])] = int(value.shape[0])
+            ranks.setdefault(layer, [0, 0])[_number(match["kind"])] = int(value.shape[0])
     return {layer: (fg, bg) for layer, (fg, bg) in ranks.items()}
+
+
+def _number(kind: str) -> int:
+    return (KINDS if kind in KINDS else XL_KINDS).index(kind)
 
 
 def has_region_lora(keys: Iterable[str]) -> bool:
@@ -100,15 +106,19 @@ def to_module_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
     ComfyUI moves and patches only modules without sub-modules, so the terms cannot live below the weight they add to.
     """
-    return {
-        re.sub(r"\.(to_[qkv])\.lora_(down|up)_(fg|bg)\.weight$", r".lora_\3.\1.\2.weight", key): value
-        for key, value in state_dict.items()
-    }
+
+    def rename(match: re.Match) -> str:
+        return f".lora_{KINDS[_number(match[3])]}.{match[1]}.{match[2]}.weight"
+
+    pattern = re.compile(r"\.(to_[qkv])\.lora_(down|up)_(fg|bg|foreground|background)\.weight$")
+    return {pattern.sub(rename, key): value for key, value in state_dict.items()}
 
 
-def to_official_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `to_module_names`."""
-    return {
-        re.sub(r"\.lora_(fg|bg)\.(to_[qkv])\.(down|up)\.weight$", r".\2.lora_\3_\1.weight", key): value
-        for key, value in state_dict.items()
-    }
+def to_official_names(state_dict: Mapping[str, Any], kinds: tuple[str, str] = KINDS) -> dict[str, Any]:
+    """The inverse of `to_module_names`. kinds: KINDS, or XL_KINDS for the names of XL files."""
+
+    def rename(match: re.Match) -> str:
+        return f".{match[2]}.lora_{match[3]}_{kinds[KINDS.index(match[1])]}.weight"
+
+    pattern = re.compile(r"\.lora_(fg|bg)\.(to_[qkv])\.(down|up)\.weight$")
+    return {pattern.sub(rename, key): value for key, value in state_dict.items()}

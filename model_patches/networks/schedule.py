@@ -25,9 +25,12 @@ class NoiseSchedule:
     """
 
     def __init__(self, steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012):
-        betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2
+        self.set_betas(torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2)
+
+    def set_betas(self, betas: torch.Tensor) -> None:
+        """Compute the tables of these betas (steps,), in their precision; they are kept in float32."""
         alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)
-        self.steps = steps
+        self.steps = len(betas)
         self.betas = betas.float()
         self.alphas_cumprod = alphas_cumprod.float()
         self.sigmas = ((1.0 - alphas_cumprod) / alphas_cumprod).sqrt().float()

@@ -6,13 +6,23 @@ are kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
 
 # Output widths and strides of the eight convolutions of the stem, before the last one reaches the U-Net's width.
 STEM = ((16, 1), (16, 1), (32, 2), (32, 1), (96, 2), (96, 1), (256, 2))
+
+
+def stem(conv: Callable[..., nn.Module], in_channels: int, model_channels: int) -> nn.Sequential:
+    """Sketch (B, in_channels, H, W) -> (B, model_channels, H/8, W/8). conv(inputs, outputs, stride): a 3x3 layer."""
+    layers: list[nn.Module] = []
+    width = in_channels
+    for outputs, stride in STEM:
+        layers += [conv(width, outputs, stride), nn.SiLU()]
+        width = outputs
+    return nn.Sequential(*layers, conv(width, model_channels))
 
 
 class SketchEncoder(nn.Module):
@@ -37,12 +47,7 @@ class SketchEncoder(nn.Module):
         def conv(inputs: int, outputs: int, stride: int = 1, size: int = 3) -> nn.Module:
             return operations.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, **options)
 
-        stem: list[nn.Module] = []
-        width = in_channels
-        for outputs, stride in STEM:
-            stem += [conv(width, outputs, stride), nn.SiLU()]
-            width = outputs
-        self.model = nn.Sequential(*stem, conv(width, model_channels))
+        self.model = stem(conv, in_channels, model_channels)
         self.zero_layer = nn.Sequential(conv(model_channels, model_channels, size=1))
 
         self.output_blocks = nn.ModuleList()

@@ -21,6 +21,14 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
+# Region weights of the figures and of the background in every mode that splits the picture. "masked vanilla" is that of
+# v1 files, which have none; the other two are the paper's.
+REGION_KINDS: dict[str, tuple[str | None, str | None]] = {
+    "masked vanilla": (None, None),
+    "bg2fig": ("fg", None),
+    "fig2fig": ("fg", "bg"),
+}
+
 
 @dataclass(frozen=True)
 class SplitOptions:
@@ -38,6 +46,8 @@ class SplitOptions:
     """Blend the regions by the mask's value instead of deciding by the threshold."""
     ties_to_figure: bool = False
     """Where mask = threshold: figure (released v1 path) instead of background (released v1.5 path)."""
+    overshoot: bool = False
+    """With `soft`: use what bicubic resizing makes below 0 and above 1 as well (released XL path)."""
 
     def __post_init__(self):
         if len(self.kinds) != len(self.strengths) or len(self.kinds) < 2:
@@ -79,7 +89,7 @@ def composition(masks: torch.Tensor, options: SplitOptions, threshold: torch.Ten
     one of the options. Strengths and merge are part of the weights.
     """
     if options.soft:
-        inside = masks.clamp(0, 1)
+        inside = masks if options.overshoot else masks.clamp(0, 1)
     else:
         level = options.threshold if threshold is None else threshold.to(masks).view(-1, 1, 1, 1)
         inside = (masks >= level if options.ties_to_figure else masks > level).to(masks.dtype)
@@ -139,12 +149,19 @@ class Split:
         self.options = options
         self._threshold = threshold
         self._plans: dict[tuple[int, int], tuple[Share | None, ...]] = {}
+        self._two: Split | None = None
 
     def with_tokens(self, tokens: Sequence[torch.Tensor]) -> Split:
         """The same masks, options and plans with other tokens."""
         other = copy.copy(self)
         other.tokens = tuple(tokens)
         return other
+
+    def against_background(self, options: SplitOptions) -> Split:
+        """All figures as one, for layers in which only the background differs. Made once; options of two regions."""
+        if self._two is None or self._two.options != options:
+            self._two = Split(self.tokens[:1] * 2, self.masks.amax(dim=1, keepdim=True), options)
+        return self._two
 
     def plan(self, height: int, width: int) -> tuple[Share | None, ...]:
         """The shares on a feature map of height x width; made once per size.
@@ -154,11 +171,15 @@ class Split:
         """
         size = (height, width)
         if size not in self._plans:
-            masks = self.masks.float()
-            if masks.shape[-2:] != size:
-                masks = F.interpolate(masks, size=size, mode="bicubic", align_corners=False)
-            self._plans[size] = shares(composition(masks, self.options, self._threshold))
+            self._plans[size] = shares(self.weights(height, width))
         return self._plans[size]
+
+    def weights(self, height: int, width: int) -> torch.Tensor:
+        """Weight of every region at every query of a feature map of height x width: (B, R, N), see `composition`."""
+        masks = self.masks.float()
+        if masks.shape[-2:] != (height, width):
+            masks = F.interpolate(masks, size=(height, width), mode="bicubic", align_corners=False)
+        return composition(masks, self.options, self._threshold)
 
 
 class Layer(Protocol):

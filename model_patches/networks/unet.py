@@ -1,36 +1,51 @@
 """The reference-conditioned U-Net in pure torch: the network the trainer trains.
 
-It has the layout and the tensor names of the released v1 checkpoints (`model.diffusion_model.*`): a Stable Diffusion
-2.1 U-Net whose cross-attention reads reference tokens and whose attention blocks project with 1x1 convolutions.
-ComfyUI runs the same weights through its own U-Net class (model_patches/unet.py); the golden cases hold both to the
-same numbers.
+It has the layout and the tensor names of the released checkpoints (`model.diffusion_model.*`). v1 and v1.5: a Stable
+Diffusion 2.1 U-Net whose cross-attention reads reference tokens and whose attention blocks project with 1x1
+convolutions. XL: the U-Net of Stable Diffusion XL (several transformer blocks in a row, linear projections, a vector y
+of numbers beside the time step), whose decoder can also read a bank of a background picture's tokens
+(reference_net.py). ComfyUI runs the same weights through its own U-Net class (model_patches/unet.py); the golden cases
+hold both to the same numbers.
 
 Shape legend: B batch, C channels, H W height and width of a feature map, N = H * W image tokens, M reference tokens,
-D width of a reference token, E width of the time embedding.
+D width of a reference token, E width of the time embedding, S tokens of a bank, Y width of y.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from .attention import MultiHeadAttention, attend
 from .reference_strength import Place, attention_places
-from .region_lora import PROJECTIONS, RegionLinear, rank_of, region_ranks
-from .split_attention import Split, split_attention
+from .region_lora import PROJECTIONS, RegionLinear, rank_of, region_ranks, to_module_names, to_official_names
+from .split_attention import Split, SplitOptions, split_attention
 
-# The sketch feature k is added after input block HINT_BLOCKS[k] (four levels of two residual blocks each).
-HINT_BLOCKS = (0, 3, 6, 9, 11)
+
+def hint_blocks(levels: int, num_res_blocks: int = 2) -> tuple[int, ...]:
+    """The sketch feature k is added after this input block: the first, every halving one, the last."""
+    last = levels * (num_res_blocks + 1) - 1
+    return (*range(0, last, num_res_blocks + 1), last)
+
+
+HINT_BLOCKS = hint_blocks(4)  # v1 and v1.5: 0, 3, 6, 9, 11
+
+UNUSED = "conv_fg."  # of a foreground plugin that no published model has; in XL files with the background plugin
+
+# A bank of background tokens is read by the queries whose figure mask is not greater than this (released XL code).
+BANK_OPTIONS = SplitOptions(kinds=(None, None), strengths=(1.0, 1.0), threshold=0.05)
 
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """Sizes of the U-Net; the defaults are those of the released v1 checkpoints."""
+    """Sizes of the U-Net; the defaults are those of the released v1 checkpoints, `XL` is the released XL one."""
 
     in_channels: int = 4
     out_channels: int = 4
@@ -39,12 +54,20 @@ class UNetConfig:
     num_res_blocks: int = 2  # per level
     attention_levels: tuple[int, ...] = (0, 1, 2)  # levels with attention; the middle block always has it
     num_head_channels: int = 64
-    context_dim: int = 1024  # D, width of the reference tokens
+    context_dim: int = 1024  # D, width of the reference tokens; 0: no cross-attention at all
+    transformer_depth: tuple[int, ...] = ()  # transformer blocks in a row on each level; empty: one
+    linear_projections: bool = False  # attention blocks project with linear layers instead of 1x1 convolutions
+    y_width: int = 0  # Y, width of the vector y; 0: there is none
     # Ranks of the region LoRAs of v1.5, figure and background: whole numbers, or fractions of a layer's smaller side
     # (released: 4 and 0.5); None has none.
     region_ranks: tuple[int | float, int | float] | None = None
 
     def __post_init__(self):
+        if self.transformer_depth and len(self.transformer_depth) != len(self.channel_mult):
+            raise ValueError(
+                f"transformer_depth has {len(self.transformer_depth)} numbers for {len(self.channel_mult)} levels; "
+                "give one per level, or none."
+            )
         for level in (*self.attention_levels, len(self.channel_mult) - 1):
             width = self.model_channels * self.channel_mult[level]
             if width % self.num_head_channels:
@@ -56,6 +79,20 @@ class UNetConfig:
             raise ValueError(
                 f"model_channels must be a multiple of 32 (group normalisation), not {self.model_channels}."
             )
+
+    def depth(self, level: int) -> int:
+        """Transformer blocks in a row on a level; the middle block has as many as the last level."""
+        return self.transformer_depth[level] if self.transformer_depth else 1
+
+
+XL = UNetConfig(
+    channel_mult=(1, 2, 4),
+    attention_levels=(1, 2),
+    context_dim=2048,
+    transformer_depth=(0, 2, 10),
+    linear_projections=True,
+    y_width=512,
+)
 
 
 def timestep_embedding(timesteps: torch.Tensor, width: int, max_period: float = 10000.0) -> torch.Tensor:
@@ -86,8 +123,8 @@ class ResBlock(nn.Module):
         return self.skip_connection(x) + self.out_layers(h)
 
 
-class Attention(nn.Module):
-    """Multi-head attention of x (B, N, C) over context (B, M, D); without context over x itself."""
+class Attention(MultiHeadAttention):
+    """Attention that can be split by region and has region LoRAs where a configuration asks for them."""
 
     def __init__(
         self,
@@ -96,17 +133,12 @@ class Attention(nn.Module):
         head_width: int,
         ranks: tuple[int | float, int | float] | None = None,  # region LoRAs, see UNetConfig
     ):
-        super().__init__()
-        self.heads = width // head_width
-        for name, inputs in zip(PROJECTIONS, (width, context_width, context_width), strict=True):
-            if ranks is None:
-                layer: nn.Module = nn.Linear(inputs, width, bias=False)
-            else:
-                layer = RegionLinear(inputs, width, tuple(rank_of(rank, inputs, width) for rank in ranks))
-            self.add_module(name, layer)
-        self.to_out = nn.Sequential(nn.Linear(width, width), nn.Identity())
+        super().__init__(width, head_width, context_width)
+        for name, inputs in zip(PROJECTIONS, (width, context_width, context_width), strict=True) if ranks else ():
+            setattr(self, name, RegionLinear(inputs, width, tuple(rank_of(rank, inputs, width) for rank in ranks)))
 
     def forward(self, x: torch.Tensor, context: torch.Tensor | None = None, strength: float = 1.0) -> torch.Tensor:
+        """x (B, N, C) over context (B, M, D); without context over x itself."""
         context = x if context is None else context
         return self._out(self._attend(self.to_q(x), self.to_k(context), self.to_v(context)), strength)
 
@@ -130,10 +162,7 @@ class Attention(nn.Module):
         return layer.term(x, kind) if isinstance(layer, RegionLinear) else None
 
     def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        def heads(tokens: torch.Tensor) -> torch.Tensor:
-            return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-        return F.scaled_dot_product_attention(heads(q), heads(k), heads(v)).transpose(1, 2).flatten(2)
+        return attend(q, k, v, self.heads)
 
     def _out(self, attended: torch.Tensor, strength: float) -> torch.Tensor:
         return self.to_out(attended if strength == 1.0 else attended * strength)
@@ -142,9 +171,9 @@ class Attention(nn.Module):
 class GEGLU(nn.Module):
     """x -> value * gelu(gate), both from one linear layer (Shazeer 2020)."""
 
-    def __init__(self, width: int, outputs: int):
+    def __init__(self, width: int, outputs: int, device=None, dtype=None, operations=nn):
         super().__init__()
-        self.proj = nn.Linear(width, outputs * 2)
+        self.proj = operations.Linear(width, outputs * 2, device=device, dtype=dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         value, gate = self.proj(x).chunk(2, dim=-1)
@@ -152,9 +181,12 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    def __init__(self, width: int):
+    """Gated linear layer, four times as wide inside; `operations` supplies Linear."""
+
+    def __init__(self, width: int, device=None, dtype=None, operations=nn):
         super().__init__()
-        self.net = nn.Sequential(GEGLU(width, width * 4), nn.Identity(), nn.Linear(width * 4, width))
+        gated = GEGLU(width, width * 4, device, dtype, operations)
+        self.net = nn.Sequential(gated, nn.Identity(), operations.Linear(width * 4, width, device=device, dtype=dtype))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.net(x)
@@ -164,6 +196,23 @@ Guide = torch.Tensor | Split
 """What cross-attention reads: reference tokens (B, M, D) for the whole picture, or tokens split by region."""
 
 
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What one transformer block gets beside its own tokens, and what it hands out."""
+
+    guide: Guide | None
+    """For the cross-attention."""
+    strength: float = 1.0
+    """Factor on the cross-attention."""
+    bank: torch.Tensor | None = None
+    """(B, S, C) tokens of a background that the self-attention reads beside its own; (1, S, C) serves all rows."""
+    bank_split: Split | None = None
+    """Who reads the bank: queries of the background read it alone, queries of the figure their own tokens alone.
+    Without it everybody reads both."""
+    keep: str | None = None
+    """"output" hands out the block's answer, "normed" what its self-attention reads, None nothing."""
+
+
 class TransformerBlock(nn.Module):
     """Self-attention, cross-attention over the reference tokens, feed-forward; each pre-normalised and residual."""
 
@@ -171,34 +220,60 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.attn1 = Attention(width, width, head_width)
         self.ff = FeedForward(width)
-        self.attn2 = Attention(width, context_width, head_width, ranks)
-        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
+        self.norm1, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width)
+        if context_width:
+            self.attn2 = Attention(width, context_width, head_width, ranks)
+            self.norm2 = nn.LayerNorm(width)
 
-    def forward(self, x: torch.Tensor, guide: Guide, size: tuple[int, int], strength: float) -> torch.Tensor:
-        x = x + self.attn1(self.norm1(x))
+    def forward(
+        self, x: torch.Tensor, reading: Reading, size: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """x (B, N, C) on a feature map of `size` -> the answer, and what `reading.keep` asks for."""
+        normed = self.norm1(x)
+        x = x + self._look_around(normed, reading, size)
+        guide = reading.guide
         if isinstance(guide, Split):
-            x = x + self.attn2.forward_split(self.norm2(x), guide, size, strength)
-        else:
-            x = x + self.attn2(self.norm2(x), guide, strength)
-        return x + self.ff(self.norm3(x))
+            x = x + self.attn2.forward_split(self.norm2(x), guide, size, reading.strength)
+        elif guide is not None:
+            x = x + self.attn2(self.norm2(x), guide, reading.strength)
+        x = x + self.ff(self.norm3(x))
+        return x, {"output": x, "normed": normed}.get(reading.keep)
+
+    def _look_around(self, normed: torch.Tensor, reading: Reading, size: tuple[int, int]) -> torch.Tensor:
+        if reading.bank is None:
+            return self.attn1(normed)
+        bank = reading.bank.to(normed).expand(len(normed), -1, -1)
+        if reading.bank_split is None:
+            return self.attn1(normed, torch.cat([normed, bank], dim=1))
+        return self.attn1.forward_split(normed, reading.bank_split.with_tokens((normed, bank)), size)
 
 
 class SpatialTransformer(nn.Module):
     """A transformer over the pixels of a feature map (B, C, H, W), read row by row."""
 
-    def __init__(self, width: int, context_width: int, head_width: int, ranks=None):
+    def __init__(self, width: int, context_width: int, head_width: int, ranks=None, depth: int = 1, linear=False):
         super().__init__()
         self.norm = nn.GroupNorm(32, width, eps=1e-6)
-        self.proj_in = nn.Conv2d(width, width, 1)
-        self.transformer_blocks = nn.ModuleList([TransformerBlock(width, context_width, head_width, ranks)])
-        self.proj_out = nn.Conv2d(width, width, 1)
+        self.proj_in = nn.Linear(width, width) if linear else nn.Conv2d(width, width, 1)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(width, context_width, head_width, ranks) for _ in range(depth)
+        )
+        self.proj_out = nn.Linear(width, width) if linear else nn.Conv2d(width, width, 1)
 
-    def forward(self, x: torch.Tensor, guide: Guide, strengths: Iterator[float]) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, readings: Sequence[Reading]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """-> the answer, and what the readings ask for, in their order."""
         height, width = x.shape[-2:]
-        tokens = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)
-        for block in self.transformer_blocks:
-            tokens = block(tokens, guide, (height, width), next(strengths, 1.0))
-        return x + self.proj_out(tokens.transpose(1, 2).unflatten(2, (height, width)))
+        linear, kept = isinstance(self.proj_in, nn.Linear), []
+        tokens = self.norm(x)
+        tokens = tokens.flatten(2).transpose(1, 2) if linear else self.proj_in(tokens).flatten(2).transpose(1, 2)
+        tokens = self.proj_in(tokens) if linear else tokens
+        for block, reading in zip(self.transformer_blocks, readings, strict=True):
+            tokens, handed = block(tokens, reading, (height, width))
+            if handed is not None:
+                kept.append(handed)
+        tokens = self.proj_out(tokens) if linear else tokens
+        answer = tokens.transpose(1, 2).unflatten(2, (height, width))
+        return x + (answer if linear else self.proj_out(answer)), kept
 
 
 class Downsample(nn.Module):
@@ -222,18 +297,24 @@ class Upsample(nn.Module):
 class Block(nn.Sequential):
     """Layers of one input, middle or output block; each takes what it needs of the arguments."""
 
+    @property
+    def depth(self) -> int:
+        """How many transformer blocks it has."""
+        return sum(len(layer.transformer_blocks) for layer in self if isinstance(layer, SpatialTransformer))
+
     def forward(
-        self, x: torch.Tensor, emb: torch.Tensor, guide: Guide, strengths: Sequence[float] = ()
-    ) -> torch.Tensor:
-        remaining = iter(strengths)  # of this block's attention layers; a fresh one when a block is recomputed
+        self, x: torch.Tensor, emb: torch.Tensor, readings: Sequence[Reading]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """-> the answer, and what the readings, one per transformer block, ask for."""
+        kept: list[torch.Tensor] = []
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, emb)
             elif isinstance(layer, SpatialTransformer):
-                x = layer(x, guide, remaining)
+                x, kept = layer(x, readings)
             else:
                 x = layer(x)
-        return x
+        return x, kept
 
 
 class UNet(nn.Module):
@@ -258,10 +339,22 @@ class UNet(nn.Module):
         widths = [base * mult for mult in config.channel_mult]
         last = len(widths) - 1
 
-        def transformer(width: int) -> SpatialTransformer:
-            return SpatialTransformer(width, config.context_dim, config.num_head_channels, config.region_ranks)
+        def transformer(level: int) -> SpatialTransformer:
+            return SpatialTransformer(
+                widths[level],
+                config.context_dim,
+                config.num_head_channels,
+                config.region_ranks,
+                config.depth(level),
+                config.linear_projections,
+            )
 
-        self.time_embed = nn.Sequential(nn.Linear(base, emb_width), nn.SiLU(), nn.Linear(emb_width, emb_width))
+        def embedding(inputs: int) -> nn.Sequential:
+            return nn.Sequential(nn.Linear(inputs, emb_width), nn.SiLU(), nn.Linear(emb_width, emb_width))
+
+        self.time_embed = embedding(base)
+        if config.y_width:
+            self.label_emb = nn.Sequential(embedding(config.y_width))
 
         self.input_blocks = nn.ModuleList([Block(nn.Conv2d(config.in_channels, base, 3, padding=1))])
         skips = [base]
@@ -270,7 +363,7 @@ class UNet(nn.Module):
             for _ in range(config.num_res_blocks):
                 layers: list[nn.Module] = [ResBlock(width, outputs, emb_width)]
                 if level in config.attention_levels:
-                    layers.append(transformer(outputs))
+                    layers.append(transformer(level))
                 self.input_blocks.append(Block(*layers))
                 width = outputs
                 skips.append(width)
@@ -279,7 +372,7 @@ class UNet(nn.Module):
                 skips.append(width)
 
         self.middle_block = Block(
-            ResBlock(width, width, emb_width), transformer(width), ResBlock(width, width, emb_width)
+            ResBlock(width, width, emb_width), transformer(last), ResBlock(width, width, emb_width)
         )
 
         self.output_blocks = nn.ModuleList()
@@ -288,7 +381,7 @@ class UNet(nn.Module):
             for index in range(config.num_res_blocks + 1):
                 layers = [ResBlock(width + skips.pop(), outputs, emb_width)]
                 if level in config.attention_levels:
-                    layers.append(transformer(outputs))
+                    layers.append(transformer(level))
                 if level and index == config.num_res_blocks:
                     layers.append(Upsample(outputs))
                 self.output_blocks.append(Block(*layers))
@@ -312,10 +405,15 @@ class UNet(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    @property
+    @cached_property
     def attention_places(self) -> tuple[Place, ...]:
         """Where the cross-attention layers stand, in their order."""
         return attention_places(self, SpatialTransformer, Downsample, Upsample)
+
+    @cached_property
+    def decoder_start(self) -> int:
+        """Number of the decoder's first transformer block."""
+        return sum(place.part != "decoder" for place in self.attention_places)
 
     def forward(
         self,
@@ -325,33 +423,133 @@ class UNet(nn.Module):
         control: Sequence[torch.Tensor] | None = None,  # sketch features, shallow to deep
         split: Split | None = None,  # reference tokens by region instead of `context`
         strengths: Sequence[float] | None = None,  # factor of every cross-attention, in the order of attention_places
+        y: torch.Tensor | None = None,  # (B, Y), see size_embedding.py
+        banks: Sequence[torch.Tensor] | None = None,  # one per transformer block of the decoder, see reference_net.py
     ) -> torch.Tensor:
+        readings = self.readings(context if split is None else split, strengths, banks)
+        return self.finish(self.begin(x, timesteps, control, y), readings)[0]
+
+    def readings(
+        self,
+        guide: Guide | None,
+        strengths: Sequence[float] | None = None,
+        banks: Sequence[torch.Tensor] | None = None,
+        keep: Mapping[int, str] | None = None,  # number of a transformer block -> "output" or "normed"
+    ) -> list[Reading]:
+        """What every transformer block gets, in the order of attention_places. A Split also splits the banks."""
+        count, start = len(self.attention_places), self.decoder_start
+        for what, given, wanted in (("strengths", strengths, count), ("banks", banks, count - start)):
+            if given and len(given) != wanted:
+                raise ValueError(f"{len(given)} {what} are given, but this U-Net has {wanted} blocks to take them.")
+        split = guide.against_background(BANK_OPTIONS) if banks and isinstance(guide, Split) else None
+        return [
+            Reading(
+                guide,
+                strengths[number] if strengths else 1.0,
+                banks[number - start] if banks and number >= start else None,
+                split,
+                (keep or {}).get(number),
+            )
+            for number in range(count)
+        ]
+
+    def begin(
+        self,
+        x: torch.Tensor,
+        timesteps: torch.Tensor,
+        control: Sequence[torch.Tensor] | None = None,
+        y: torch.Tensor | None = None,
+    ) -> Progress:
+        """The input blocks before the first transformer, which know nothing of the reference. Arguments: `forward`."""
         emb = self.time_embed(timestep_embedding(timesteps, self.config.model_channels).to(x.dtype))
-        hints = dict(zip(HINT_BLOCKS, control, strict=True)) if control is not None else {}
-        guide = context if split is None else split
-        remaining = iter(strengths or ())
+        if (y is None) != (self.config.y_width == 0):
+            raise ValueError(
+                f"This U-Net reads a vector y of width {self.config.y_width}; give one (size_embedding.embed)."
+                if y is None
+                else "This U-Net has no vector y; leave y out."
+            )
+        if y is not None:
+            emb = emb + self.label_emb(y.to(x.dtype))
+        places = hint_blocks(len(self.config.channel_mult), self.config.num_res_blocks)
+        hints = dict(zip(places, control, strict=True)) if control is not None else {}
+        return self._advance(Progress(x, emb, hints), lambda block, progress: block.depth > 0, [])[0]
 
-        def run(block: Block, h: torch.Tensor) -> torch.Tensor:
-            count = sum(isinstance(layer, SpatialTransformer) for layer in block) if strengths else 0
-            arguments = (h, emb, guide, [next(remaining) for _ in range(count)])
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                return checkpoint(block, *arguments, use_reentrant=False)
-            return block(*arguments)
+    def advance(
+        self,
+        progress: Progress,  # of `begin` or `advance`; can be used several times
+        readings: Sequence[Reading],  # of `readings`
+        last: int | None = None,  # run no further than this transformer block; None: to the end
+    ) -> tuple[Progress, list[torch.Tensor]]:
+        """Run on -> how far it came, and what the readings on the way ask for, in order."""
+        last = len(readings) if last is None else last
+        return self._advance(progress, lambda block, progress: progress.places > last, readings)
 
-        h, skips = x, []
-        for index, block in enumerate(self.input_blocks):
-            h = run(block, h)
-            if index in hints:
-                h = h + hints[index]
-            skips.append(h)
-        h = run(self.middle_block, h)
-        for block in self.output_blocks:
-            h = run(block, torch.cat([h, skips.pop()], dim=1))
-        return self.out(h)
+    def finish(
+        self, progress: Progress, readings: Sequence[Reading], answer: bool = True
+    ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
+        """The rest of the network -> its answer, and what the readings ask for.
+
+        Without `answer` it runs no further than the last block that hands out something, and answers None.
+        """
+        if not answer:
+            last = max(number for number, reading in enumerate(readings) if reading.keep)
+            return None, self.advance(progress, readings, last)[1]
+        progress, kept = self.advance(progress, readings)
+        return self.out(progress.h), kept
+
+    def _advance(
+        self, progress: Progress, stop: Callable[[Block, Progress], bool], readings: Sequence[Reading]
+    ) -> tuple[Progress, list[torch.Tensor]]:
+        inputs, kept = len(self.input_blocks), []
+        blocks = [*self.input_blocks, self.middle_block, *self.output_blocks]
+        while progress.blocks < len(blocks) and not stop(block := blocks[progress.blocks], progress):
+            h, skips, number = progress.h, progress.skips, progress.blocks
+            if number > inputs:  # the decoder
+                h, skips = torch.cat([h, skips[-1]], dim=1), skips[:-1]
+            places = progress.places + block.depth
+            h, handed = self._run(block, h, progress.emb, readings[progress.places : places])
+            if number < inputs:
+                h = h + progress.hints[number] if number in progress.hints else h
+                skips = (*skips, h)
+            kept += handed
+            progress = replace(progress, h=h, skips=skips, blocks=number + 1, places=places)
+        return progress, kept
+
+    def _run(self, block: Block, *arguments) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, *arguments, use_reentrant=False)
+        return block(*arguments)
+
+
+@dataclass(frozen=True, eq=False)
+class Progress:
+    """A U-Net part of the way through its blocks."""
+
+    h: torch.Tensor
+    """(B, C, H, W) answer of the last block that ran; at the beginning the latent"""
+    emb: torch.Tensor
+    """(B, E) time step and y"""
+    hints: Mapping[int, torch.Tensor]
+    """number of an input block -> sketch feature that is added to its answer"""
+    skips: tuple[torch.Tensor, ...] = ()
+    """answers of input blocks, which the decoder has yet to read"""
+    blocks: int = 0
+    """how many blocks ran"""
+    places: int = 0
+    """how many transformer blocks ran"""
+
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Progress:
+        """The same with every tensor changed, for example to other rows of the batch."""
+        hints = {number: change(hint) for number, hint in self.hints.items() if number >= self.blocks}
+        skips = tuple(change(skip) for skip in self.skips)
+        return replace(self, h=change(self.h), emb=change(self.emb), hints=hints, skips=skips)
 
 
 def unet_config_from_state_dict(
-    state_dict: Mapping[str, torch.Tensor], prefix: str = "model.diffusion_model.", num_head_channels: int | None = None
+    state_dict: Mapping[str, torch.Tensor],
+    prefix: str = "model.diffusion_model.",
+    num_head_channels: int | None = None,
+    reads_reference: bool = True,  # False: also U-Nets without cross-attention and answer (reference_net.py)
 ) -> UNetConfig:
     """The sizes of the U-Net whose tensors stand under `prefix`.
 
@@ -360,7 +558,7 @@ def unet_config_from_state_dict(
     """
     try:
         first = state_dict[f"{prefix}input_blocks.0.0.weight"]
-        last = state_dict[f"{prefix}out.2.weight"]
+        out_channels = state_dict[f"{prefix}out.2.weight"].shape[0] if reads_reference else UNetConfig.out_channels
     except KeyError as missing:
         raise ValueError(f"No U-Net found under {prefix!r}: tensor {missing} is missing.") from None
     if num_head_channels is None:
@@ -368,37 +566,51 @@ def unet_config_from_state_dict(
         num_head_channels = 64 if marker is None else int(marker)
 
     widths: list[int] = []
+    depths: list[int] = []
     blocks_per_level = 0
-    attention_levels: list[int] = []
-    context_dim = None
+    context_dim, linear = 0, False
     index = 1
     while f"{prefix}input_blocks.{index}.0.in_layers.2.weight" in state_dict:  # one turn per level
-        level, blocks_per_level = len(widths), 0
+        blocks_per_level = 0
         while (key := f"{prefix}input_blocks.{index}.0.in_layers.2.weight") in state_dict:
-            width = state_dict[key].shape[0]
-            to_k = state_dict.get(f"{prefix}input_blocks.{index}.1.transformer_blocks.0.attn2.to_k.weight")
-            if to_k is not None:
+            width, attention, depth = state_dict[key].shape[0], f"{prefix}input_blocks.{index}.1.", 0
+            if (projection := state_dict.get(f"{attention}proj_in.weight")) is not None:
+                linear = projection.ndim == 2
+            if (to_k := state_dict.get(f"{attention}transformer_blocks.0.attn2.to_k.weight")) is not None:
                 context_dim = to_k.shape[1]
-                if level not in attention_levels:
-                    attention_levels.append(level)
+            while f"{attention}transformer_blocks.{depth}.norm1.weight" in state_dict:
+                depth += 1
             blocks_per_level += 1
             index += 1
         widths.append(width)
+        depths.append(depth)
         index += 1  # the downsampling block between two levels
-    if context_dim is None:
+    if reads_reference and not context_dim:
         raise ValueError(f"The U-Net under {prefix!r} has no cross-attention: it cannot take a reference.")
-    base = first.shape[0]
+    base, y = first.shape[0], state_dict.get(f"{prefix}label_emb.0.0.weight")
     return UNetConfig(
         in_channels=first.shape[1],
-        out_channels=last.shape[0],
+        out_channels=out_channels,
         model_channels=base,
         channel_mult=tuple(width // base for width in widths),
         num_res_blocks=blocks_per_level,
-        attention_levels=tuple(attention_levels),
+        attention_levels=tuple(level for level, depth in enumerate(depths) if depth),
         num_head_channels=num_head_channels,
         context_dim=context_dim,
+        transformer_depth=tuple(depths) if max(depths, default=0) > 1 else (),
+        linear_projections=linear,
+        y_width=0 if y is None else y.shape[1],
         region_ranks=_configured_ranks(state_dict, prefix),
     )
+
+
+def unet_weights(
+    state_dict: Mapping[str, torch.Tensor], prefix: str = "model.diffusion_model."
+) -> dict[str, torch.Tensor]:
+    """The tensors under `prefix` by the names of `UNet`: short kinds of region terms, no unused convolution."""
+    own = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+    own = {key: value for key, value in own.items() if not key.startswith(UNUSED)}
+    return to_official_names(to_module_names(own))
 
 
 def _configured_ranks(state_dict: Mapping[str, torch.Tensor], prefix: str) -> tuple[int | float, int | float] | None:

@@ -44,8 +44,19 @@ HF_BLOCK_NAMES = {
 def preprocess(image: torch.Tensor, size: int, fit: str = "stretch") -> torch.Tensor:
     """Picture (B, 3, H, W) in [-1, 1], any size -> CLIP pixels (B, 3, size, size).
 
-    fit: "stretch" squashes to the square as in training (bicubic, corners aligned, antialiased); "pad" adds white
-    margins first; "crop" takes the central square. The resampled values are not clamped (released code).
+    The `fitted` picture is squashed to the square as in training (bicubic, corners aligned, antialiased). The resampled
+    values are not clamped (released code).
+    """
+    pixels = F.interpolate(fitted(image, fit), (size, size), mode="bicubic", align_corners=True, antialias=True)
+    mean = torch.tensor(CLIP_MEAN, device=pixels.device, dtype=pixels.dtype).view(1, 3, 1, 1)
+    std = torch.tensor(CLIP_STD, device=pixels.device, dtype=pixels.dtype).view(1, 3, 1, 1)
+    return ((pixels + 1.0) / 2.0 - mean) / std
+
+
+def fitted(image: torch.Tensor, fit: str) -> torch.Tensor:
+    """Picture (B, 3, H, W) in [-1, 1] -> the part of it that an encoder squashes to its square.
+
+    fit: "stretch" keeps it as it is; "pad" adds white margins to a square; "crop" takes the central square.
     """
     if fit not in FIT_MODES:
         raise ValueError(f"Reference fit {fit!r} is unknown; choose one of {FIT_MODES}.")
@@ -58,10 +69,7 @@ def preprocess(image: torch.Tensor, size: int, fit: str = "stretch") -> torch.Te
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
         image = image[..., top : top + side, left : left + side]
-    pixels = F.interpolate(image, (size, size), mode="bicubic", align_corners=True, antialias=True)
-    mean = torch.tensor(CLIP_MEAN, device=pixels.device, dtype=pixels.dtype).view(1, 3, 1, 1)
-    std = torch.tensor(CLIP_STD, device=pixels.device, dtype=pixels.dtype).view(1, 3, 1, 1)
-    return ((pixels + 1.0) / 2.0 - mean) / std
+    return image
 
 
 def enlarge_positions(positions: torch.Tensor, scale: int) -> torch.Tensor:

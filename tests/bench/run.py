@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import os
 from collections.abc import Sequence
 
@@ -14,9 +15,10 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
 from ..golden.ours import ours
+from . import anime, extract, xl
 from .measure import paired, timed
 
-NAMES = ("unet", "sketch", "split", "injection", "picture")
+NAMES = ("unet", "sketch", "split", "injection", "picture", "extract", "xl", "anime")
 CFG = 3.0
 
 
@@ -193,13 +195,47 @@ def bench_picture(options) -> None:
     print(f"picture: {ratio}. Bar: 30 s on 2 cores")
 
 
+def bench_extract(options) -> None:
+    """Extract Sketch against the released route around the same network: with it (full size), and without its time."""
+    extractors, nodes = ours("model_patches.extractors"), ours("nodes.extract")
+    folding = ours("model_patches.networks.extractors.folding")
+    to_model = ours("model_patches.networks.images").comfy_image_to_model
+    picture = extract.squashed((torch.rand(16, 16, 3) * 255).byte().numpy(), 1024)  # smooth colours
+    image = torch.from_numpy(picture.copy())[None].float() / 255
+    for kind in ours("model_patches.networks.extractors").NETWORKS:
+        if kind.title not in extract.ROUTES:
+            continue
+        silent = type("Silent", (kind,), {"forward": lambda self, x: x})()  # the same ways to and from it
+        for name, network in (("around the network", silent), ("whole", kind())):
+            network.eval()
+            mine = folding.folded(copy.deepcopy(network))  # as Load Line Extractor does
+            patcher = comfy.model_patcher.CoreModelPatcher(mine, torch.device("cpu"), torch.device("cpu"))
+            loaded = extractors.LoadedLineExtractor(mine, patcher, "bench")
+
+            def released(network=network, route=extract.ROUTES[kind.title]):
+                return route(network, picture, options.side)
+
+            def drawing(variant, loaded=loaded):
+                return nodes.extract_sketch(to_model(image), loaded, "auto", options.side, variant)
+
+            error = (1 - 2 * drawing("released")[..., 0] - released()[:, 0]).abs().max().item()
+            for variant in ("paper", "released"):
+                ratio = paired(lambda v=variant: drawing(v), released, options.repeats, warmup=1)
+                print(f"extract: {kind.title}, {name}, {variant} against the released route: {ratio}. Bar: 1.00")
+            if network is not silent:  # silent answers lie about the threshold of faint lines, and jump there
+                print(f"extract: {kind.title}: the drawings differ by {error:.1e} of a range of 2")
+
+
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Ratios of interleaved runs.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)} (default: all)")
     parser.add_argument("--width", type=int, default=128, help="channels of the U-Net's first level (released: 320)")
-    parser.add_argument("--size", type=int, default=256, help="side of the picture in pixels, a multiple of 64")
+    parser.add_argument(
+        "--size", type=int, help="side of the picture in pixels, a multiple of 64 (default: 256, xl 1024)"
+    )
     parser.add_argument("--repeats", type=int, default=15, help="pairs of runs")
     parser.add_argument("--steps", type=int, default=20, help="sampling steps of a picture")
+    parser.add_argument("--side", type=int, default=768, help="working size of extract in pixels, a multiple of 16")
     parser.add_argument("--checkpoint", help="model of the picture benchmark (default: the bundled small model)")
     parser.add_argument("--encoder", help="its reference encoder")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
@@ -207,13 +243,18 @@ def main(arguments: Sequence[str]) -> None:
     if unknown := set(options.names) - set(NAMES):
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     torch.set_num_threads(options.threads)
+    given = options.size
     benches = {
         "unet": bench_unet,
         "sketch": bench_sketch,
         "split": bench_split,
         "injection": bench_injection,
         "picture": bench_picture,
+        "extract": bench_extract,
+        "xl": lambda options: xl.bench_xl(options, stock_model, lines),
+        "anime": anime.bench_anime,
     }
     with torch.inference_mode():
         for name in options.names or NAMES:
+            options.size = given or (1024 if name == "xl" else 256)
             benches[name](options)

@@ -67,6 +67,18 @@ def words_thumbnail(reference, edits: list[str], size: int = THUMBNAIL):
     return picture
 
 
+def inputs_thumbnail(sketch, references, size: int = THUMBNAIL):
+    """A square picture of what goes in: the sketch, with the references in its corners."""
+    from PIL import Image, ImageDraw
+
+    picture = sketch.convert("RGB").resize((size, size), Image.LANCZOS)
+    draw, inset = ImageDraw.Draw(picture), size // 3
+    for left, reference in zip((11, size - inset - 11), references):
+        draw.rectangle((left - 3, size - inset - 14, left + inset + 2, size - 9), fill="white")
+        picture.paste(reference.convert("RGB").resize((inset, inset), Image.LANCZOS), (left, size - inset - 11))
+    return picture
+
+
 def examples(name: str) -> dict[str, Path]:
     """The example pictures that a workflow loads: title of the node -> file."""
     nodes = job.load_workflow(ROOT / "workflows" / "api" / f"{name}.json").values()
@@ -86,13 +98,15 @@ def pictures(server: Server, name: str) -> None:
 
     workflow = job.load_workflow(ROOT / "workflows" / "api" / f"{name}.json")
     shown = examples(name)
-    reference = Image.open(shown["Reference"])
+    references = [Image.open(file) for title, file in shown.items() if title.startswith("Reference")]
     if stand_ins.downloads(ROOT / "workflows" / f"{name}.json"):  # a run without those files would show nothing true
         edits = [node["inputs"] for node in workflow.values() if "anchor" in node["inputs"]]
-        picture = words_thumbnail(reference, [f"{edit['anchor']}  >  {edit['target']}" for edit in edits])
+        words = [f"{edit['anchor']}  >  {edit['target']}" for edit in edits]
+        sketch = Image.open(shown["Sketch"])
+        picture = words_thumbnail(references[0], words) if edits else inputs_thumbnail(sketch, references)
     else:
         result = Image.open(io.BytesIO(job.run(server, workflow, Status())))
-        picture = thumbnail(Image.open(shown.get("Sketch") or shown["Picture"]), reference, result)
+        picture = thumbnail(Image.open(shown.get("Sketch") or shown["Picture"]), references[0], result)
     picture.save(ROOT / "workflows" / f"{name}.jpg", quality=90)
     if name != SHOWN:
         return

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests import tiny
+from tests import tiny, tiny_xl
 
 
 @pytest.fixture(scope="session")
@@ -70,16 +70,72 @@ def loaded_v1_5(pack, regions_file) -> SimpleNamespace:
     return SimpleNamespace(**dict(zip(names, pack.run("ColorizeLoadCheckpoint", ckpt_name=regions_file), strict=True)))
 
 
+@pytest.fixture(scope="session")
+def xl_file(folders) -> str:
+    """Name of the tiny XL checkpoint."""
+    save_file(tiny_xl.checkpoint(), folders.checkpoints / "tiny_xl.safetensors", metadata=tiny_xl.METADATA)
+    return "tiny_xl.safetensors"
+
+
+@pytest.fixture(scope="session")
+def plugin_file(folders) -> str:
+    """Name of the tiny XL checkpoint with background plugin; its other weights are those of `xl_file`."""
+    save_file(tiny_xl.checkpoint_plugin(), folders.checkpoints / "tiny_xlv2.safetensors", metadata=tiny_xl.METADATA)
+    return "tiny_xlv2.safetensors"
+
+
+@pytest.fixture(scope="session")
+def xl_encoder(pack, folders):
+    """The REFERENCE_ENCODER that fits the tiny XL files."""
+    weights = tiny.prefixed("visual.", tiny.reference_encoder(tiny_xl.CLIP_WIDTH).visual.state_dict())
+    save_file(weights, folders.clip_vision / "tiny_xl_vision.safetensors", metadata={"colorize.head_width": "16"})
+    return pack.run("ColorizeLoadReferenceEncoder", encoder_name="tiny_xl_vision.safetensors")[0]
+
+
+@pytest.fixture(scope="session")
+def xl_tagger(pack, folders):
+    """The tagger that fits them, from models/colorize_taggers."""
+    folder = Path(pack.base) / "models" / "colorize_taggers"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tiny_xl.tagger_weights(), folder / "tiny_tagger.safetensors", metadata=tiny_xl.TAGGER_METADATA)
+    (folder / "tiny_tagger.csv").write_text(tiny_xl.tag_list(), encoding="utf-8")
+    return pack.run("ColorizeLoadTagger", tagger_name="tiny_tagger.safetensors")[0]
+
+
+def _loaded(pack, name) -> SimpleNamespace:
+    names = ("model", "vae", "control_net", "colorizer")
+    return SimpleNamespace(**dict(zip(names, pack.run("ColorizeLoadCheckpoint", ckpt_name=name), strict=True)))
+
+
+@pytest.fixture
+def loaded_xl(pack, xl_file) -> SimpleNamespace:
+    """model, vae, control_net, colorizer, fresh from the tiny XL checkpoint."""
+    return _loaded(pack, xl_file)
+
+
+@pytest.fixture
+def loaded_plugin(pack, plugin_file) -> SimpleNamespace:
+    """The same of the tiny XL checkpoint with background plugin."""
+    return _loaded(pack, plugin_file)
+
+
+@pytest.fixture
+def xl_graph(pack, xl_encoder, xl_tagger):
+    return Graph(pack, xl_encoder, xl_tagger)
+
+
 class Graph:
     """The standard graph, in steps: a test changes what it is about."""
 
-    def __init__(self, pack, encoder):
-        self.pack, self.encoder = pack, encoder
+    def __init__(self, pack, encoder, tagger=None):
+        self.pack, self.encoder, self.tagger = pack, encoder, tagger
 
-    def reference(self, batch: int = 1, seed: int = 1):
+    def reference(self, batch: int = 1, seed: int = 1, **encode):
+        """A REFERENCE; `encode`: further inputs of Encode Reference."""
         generator = torch.Generator().manual_seed(seed)
         image = torch.rand(batch, 40, 30, 3, generator=generator)
-        return self.pack.run("ColorizeEncodeReference", encoder=self.encoder, image=image)[0]
+        inputs = {"encoder": self.encoder, "image": image, "tagger": self.tagger} | encode
+        return self.pack.run("ColorizeEncodeReference", **inputs)[0]
 
     def sketch(self, batch: int = 1, size: int = 64, seed: int = 0):
         image = tiny.drawing(size, size, batch, seed)

@@ -1,4 +1,4 @@
-"""The full-size v1 and v1.5 layouts with random weights: load and sample 2 steps at 512x512 within 24 GiB.
+"""The full-size v1, v1.5 and XL layouts with random weights: load and sample at 512x512 within 24 GiB.
 
 Takes minutes and some 10 GB of disk and memory, so it runs only when asked: COLORIZE_FULL_SIZE=1.
 """
@@ -23,9 +23,11 @@ import torch
 from safetensors.torch import save_file
 from model_patches.networks.recovery import BackgroundEncoder, RecoveryTransformer, ScalarEmbedder
 from model_patches.networks.sketch_encoder import SketchEncoder
-from model_patches.networks.unet import UNet, UNetConfig
+from model_patches.networks.token_projection import TokenProjection
+from model_patches.networks.unet import XL, UNet, UNetConfig
+from model_patches.networks.xl_sketch_encoder import XLSketchEncoder
 
-folder, regions = sys.argv[2], sys.argv[5] == "v1.5"
+folder, regions, xl = sys.argv[2], sys.argv[5] == "v1.5", sys.argv[5] == "xl"
 dtype = getattr(torch, sys.argv[3])
 if sys.argv[4] == "write":
     from comfy.ldm.models.autoencoder import AutoencoderKL
@@ -34,9 +36,10 @@ if sys.argv[4] == "write":
     shapes = {}
     with torch.device("meta"):
         for prefix, module in (
-            ("model.diffusion_model.", UNet(UNetConfig(region_ranks=(4, 0.5) if regions else None))),
+            ("model.diffusion_model.", UNet(XL if xl else UNetConfig(region_ranks=(4, 0.5) if regions else None))),
+            *([("proj.", TokenProjection())] * xl),
             *([("", BackgroundEncoder(RecoveryTransformer(1024, 6, 256), ScalarEmbedder(256, 1024)))] * regions),
-            ("control_encoder.", SketchEncoder()),
+            ("control_encoder.", XLSketchEncoder() if xl else SketchEncoder()),
             ("first_stage_model.", AutoencoderKL(embed_dim=4, ddconfig=vae)),
         ):
             shapes |= {prefix + k: v.shape for k, v in module.state_dict().items()}
@@ -51,7 +54,10 @@ with torch.inference_mode():
     model, vae, control, colorizer = pack.run("ColorizeLoadCheckpoint", ckpt_name="full.safetensors")
     loaded = time.perf_counter() - start
     Reference = pack.module("model_patches.types").Reference
-    reference = Reference(torch.randn(1, 257, 1024), 224, "stretch", background_tokens=torch.randn(1, 256, 1024))
+    width = 1280 if xl else 1024
+    tagger = torch.randn(1, 196, 1024) if xl else None
+    reference = Reference(torch.randn(1, 257, width), 224, "stretch", tagger_tokens=tagger,
+                          background_tokens=torch.randn(1, 256, width) if regions else None)
     figure = torch.zeros(1, 512, 512)
     figure[:, 100:, 150:400] = 1
     mode = dict(mode="fig2fig", figure_mask=figure) if regions else {}
@@ -59,7 +65,8 @@ with torch.inference_mode():
     model, pos, neg = pack.run("ColorizeApplyReference", model=model, colorizer=colorizer, reference=reference, **mode)
     pos, neg = pack.run("ControlNetApplyAdvanced", pos, neg, control, sketch, 1.0, 0.0, 1.0)
     start = time.perf_counter()
-    out, = pack.run("KSampler", model, 0, 2, 4.0, "euler", "normal", pos, neg, latent)
+    steps = 1 if xl else 2
+    out, = pack.run("KSampler", model, 0, steps, 4.0, "euler", "normal", pos, neg, latent)
     sampled = time.perf_counter() - start
     image, = pack.run("VAEDecode", samples=out, vae=vae)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -69,7 +76,9 @@ print(json.dumps(dict(load_s=loaded, sample_s=sampled, peak_gib=peak, finite=boo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family, dtype", [("v1", "float16"), ("v1", "float32"), ("v1.5", "float16")])
+@pytest.mark.parametrize(
+    "family, dtype", [("v1", "float16"), ("v1", "float32"), ("v1.5", "float16"), ("xl", "float16")]
+)
 def test_full_size_model(pack, tmp_path, family, dtype):
     if os.environ.get("COLORIZE_FULL_SIZE") != "1":
         pytest.skip("takes minutes and 10 GB; set COLORIZE_FULL_SIZE=1")

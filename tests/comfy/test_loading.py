@@ -265,7 +265,7 @@ def test_other_layouts(pack, save):
 
     with pytest.raises(ValueError, match="another layout than ColorizeDiffusion v1"):
         load(pack, save("linear.safetensors", tiny.METADATA, linear))
-    with pytest.raises(ValueError, match="v2 checkpoint; this release runs ColorizeDiffusion v1 and v1.5"):
+    with pytest.raises(ValueError, match="v2 checkpoint; this release runs ColorizeDiffusion v1, v1.5 and XL"):
         load(
             pack,
             save(

@@ -13,6 +13,9 @@ from safetensors.torch import save_file
 
 from model_patches.networks.tiny_vae import TinyVAE
 from model_patches.networks.vision import ReferenceEncoder
+from trainer import checkpoint
+from trainer import config as configuration
+from trainer.stages import build_stage
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +53,26 @@ def frozen(tmp_path_factory) -> dict[str, str]:
     save_file(vae.state_dict(), folder / "vae.safetensors")
     save_file(encoder.state_dict(), folder / "encoder.safetensors", metadata={"colorize.head_width": "16"})
     return {"vae": str(folder / "vae.safetensors"), "encoder": str(folder / "encoder.safetensors")}
+
+
+@pytest.fixture(scope="session")
+def v1_file(pictures, frozen, tmp_path_factory) -> str:
+    """A random v1 model whose output layers are not zero, so that everything upstream matters."""
+    values = {
+        "run": {"stage": "v1"},
+        "model": {**frozen, "model_channels": 32, "channel_mult": [1, 1, 1, 2], "num_head_channels": 16},
+        "data": {"folder": str(pictures), "size": 64, "reference": "group"},
+    }
+    torch.manual_seed(0)
+    stage = build_stage(configuration.build(values), torch.device("cpu"))
+    tensors, metadata = stage.export(stage.state_dict())
+    generator = torch.Generator().manual_seed(5)
+    for key, value in tensors.items():
+        if key.startswith("model.") and value.dim() > 1 and not value.any():
+            tensors[key] = torch.randn(value.shape, generator=generator) * 0.1
+    file = tmp_path_factory.mktemp("v1") / "v1.safetensors"
+    checkpoint.write_tensors(file, tensors, metadata)
+    return str(file)
 
 
 @pytest.fixture

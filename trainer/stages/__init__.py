@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import nn
 
-from trainer.config import Config
+from trainer.config import ANIMEDIFFUSION, XL, Config
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -18,25 +18,24 @@ NEEDS = {
     "v1_5": ("color", "sketch", "reference", "mask", "reference_mask"),
     "vae": ("color",),
     "encoder": ("color", "regions"),
+    **dict.fromkeys(ANIMEDIFFUSION, ("color",)),
+    "xl": ("color", "sketch", "reference", "score", "size"),
+    "xl_plugin": ("color", "sketch", "reference", "mask", "reference_mask", "score", "size", "crop"),
+    "xl_lora": ("color", "sketch", "reference", "mask", "reference_mask", "score", "size"),
 }
 
 
-class Memory:
-    """Rows of tensors by picture number: computed once and kept in main memory, where `on`."""
-
-    def __init__(self, on: bool, device: torch.device):
-        self.on, self.device = on, device
-        self._kept: dict[int, torch.Tensor] = {}
-
-    def rows(self, numbers: torch.Tensor, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """compute() gives the rows of all `numbers` (B,); it is called when any of them is new."""
-        if not self.on:
-            return compute()
-        keys = numbers.tolist()
-        if any(key not in self._kept for key in keys):
-            for key, row in zip(keys, compute(), strict=True):
-                self._kept.setdefault(key, row.cpu())
-        return torch.stack([self._kept[key] for key in keys]).to(self.device)
+def needs_of(config: Config) -> tuple[str, ...]:
+    """The parts and numbers of a picture that a run reads."""
+    needs = NEEDS[config.run.stage]
+    if config.run.stage == "xl":
+        if config.gram.weight and config.gram.other == "dataset":
+            needs += ("other_reference",)
+        if config.gram.weight and config.gram.figure_only:
+            needs += ("mask",)
+        if config.loss.reference_inpaint:
+            needs += ("reference_mask", "other_reference_mask")
+    return needs
 
 
 class Stage(nn.Module):
@@ -44,6 +43,10 @@ class Stage(nn.Module):
 
     The names of the parameters are those of the exported file.
     """
+
+    rests = False
+    """Whether there are batches in which some trained parameters take no part; processes must know when they wait for
+    each other's gradients."""
 
     def __init__(self, config: Config, device: torch.device):
         super().__init__()
@@ -60,6 +63,10 @@ class Stage(nn.Module):
     def sheet(self, batch: Batch, generator: torch.Generator) -> np.ndarray:
         """A picture (H, W, 3) uint8 that shows what the stage can do with a batch."""
         raise NotImplementedError
+
+    def curves(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
+        """Further numbers of a validation by name, measured on the fixed held-out samples; none by default."""
+        return {}
 
     def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         """Tensors and metadata of the file the nodes load, from trained or averaged weights."""
@@ -80,6 +87,18 @@ def build_stage(config: Config, device: torch.device) -> Stage:
         from .vae import AutoencoderStage
 
         return AutoencoderStage(config, device)
+    if config.run.stage in ANIMEDIFFUSION:
+        from .animediffusion import AnimeDiffusionStage
+
+        return AnimeDiffusionStage(config, device)
+    if config.run.stage == "xl":
+        from .xl import XLBackboneStage
+
+        return XLBackboneStage(config, device)
+    if config.run.stage in XL:
+        from .xl_regions import XLRegionStage
+
+        return XLRegionStage(config, device)
     from .encoder import EncoderStage
 
     return EncoderStage(config, device)

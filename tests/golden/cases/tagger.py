@@ -89,7 +89,9 @@ def wd_tagger(golden, check):
     check("pooled_logits", network.logits(pooled))
     sketch = network.tokens(prepared(golden.inputs["sketch_white"]))
     check("sketch_pooled_logits", network.logits(sketch.mean(dim=1, keepdim=True)))
-    reason = "logits do not reach any published model (logits_embed is off)"
-    check.skip("token_logits_threshold_*", reason)
-    check.skip("geometry_update*", reason)
+    geometry = ours("model_patches.networks.geometry_tags")
+    logits, seen = network.logits(tokens), network.logits(sketch.mean(dim=1, keepdim=True))
+    check("token_logits_threshold_0p2", geometry.above_threshold(logits, 0.2))
+    for name, scale in (("geometry_update", 1.0), ("geometry_update_scale0p5", 0.5)):
+        check(name, geometry.geometry_update(logits, seen, golden.constructor["geometry_tags"], scale))
     assert torch.allclose(network(picture)[0], torch.sigmoid(network.logits(pooled))[:, 0])

@@ -1,0 +1,234 @@
+"""The background plugin of XL: a second network reads a background picture once, the picture's U-Net reads its banks.
+
+The reference net (networks/reference_net.py) answers one bank of tokens for every transformer block of the U-Net's
+decoder, whose self-attention reads it in every step (xl_unet.BankAttention). Banks ride in the conditioning like
+everything else of a run. The checkpoint's background weights were trained with the plugin and for the whole picture, so
+they are switched on with it. Source: CVPR 2026 paper (low-level injection) and the released code.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import comfy.latent_formats
+import comfy.model_management
+import comfy.model_patcher
+import comfy.utils
+import torch
+
+from .conditioning import PAYLOAD, Payload, PlanCache
+from .families import PLUGIN_PREFIX, CheckpointError
+from .figure_masks import check_mask, without_figure
+from .networks import images, size_embedding
+from .networks.masks import squash
+from .networks.reference_net import ReferenceNet, plugin_input
+from .networks.split_attention import Split
+from .networks.unet import BANK_OPTIONS
+from .sketch_control import PIXELS_PER_LATENT
+from .types import Colorizer
+
+CROP_SCALARS = 4
+# Working memory per latent place in values: about 24 tensors of the first level's width at once.
+VALUES_PER_PLACE = 24 * 320
+
+
+@dataclass(eq=False)
+class Banks:
+    """What the plugin offers to self-attention. Compared by identity, so that equal conditions run in one batch."""
+
+    tensors: tuple[torch.Tensor, ...] = field(repr=False)
+    """(b, N_i, C_i) per transformer block of the decoder, in order; b is 1 or the number of pictures."""
+    plans: PlanCache = field(default_factory=PlanCache, repr=False)
+    """Who reads the bank, made in a run's first step."""
+
+    def __post_init__(self):
+        self._copies: weakref.WeakValueDictionary[str, Banks] = weakref.WeakValueDictionary()
+
+    @property
+    def count(self) -> int:
+        """Number of backgrounds."""
+        return len(self.tensors[0])
+
+    def check_count(self, pictures: int) -> None:
+        """Raise ValueError unless there is one background, or one per picture."""
+        if self.count not in (1, pictures):
+            raise ValueError(
+                f"There are {self.count} backgrounds of the plugin for {pictures} pictures. Use one, or as many as "
+                "sketches (Repeat Image Batch and Image From Batch change the number)."
+            )
+
+    def on(self, device: torch.device) -> Banks:
+        """The banks on a device: one copy for all conditions of a run, gone when the run's conditions are."""
+        if self.tensors[0].device == device:
+            return self
+        copy = self._copies.get(str(device))
+        if copy is None:
+            copy = self._copies[str(device)] = Banks(tuple(bank.to(device) for bank in self.tensors))
+        return copy
+
+    to = on  # ComfyUI asks conditions to move when it spreads a run over several devices
+
+    def read(
+        self,
+        rows: int,
+        masks: torch.Tensor | None,  # (rows, F, h, w) figure masks at the size of the latent
+        sizes: Sequence[tuple[int, int]],  # of the feature maps with attention
+        threshold: float,
+    ) -> tuple[tuple[torch.Tensor, ...], Split | None]:
+        """(banks of 1 row or `rows` rows, the split by which they are read) of one step, see conditioning.Guide."""
+        tensors = self.tensors
+        if self.count > 1:
+            tensors = tuple(bank.repeat(rows // self.count, 1, 1) for bank in tensors)
+        if masks is None:
+            return tensors, None
+        figures, options = masks.amax(dim=1, keepdim=True), replace(BANK_OPTIONS, threshold=threshold)
+        return tensors, self.plans.split(tensors[:1] * 2, figures, options, sizes)
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedPlugin:
+    """The reference net of a checkpoint. It is built when it is first used: it is nearly as large as the U-Net."""
+
+    weights: Mapping[str, torch.Tensor] = field(repr=False)
+    """Tensors under families.PLUGIN_PREFIX, as the file has them."""
+    num_head_channels: int
+    file_name: str
+
+    @classmethod
+    def from_state_dict(
+        cls, state_dict: Mapping[str, torch.Tensor], num_head_channels: int, file_name: str
+    ) -> LoadedPlugin | None:
+        """From a checkpoint's tensors; None when it has no plugin."""
+        weights = {key: value for key, value in state_dict.items() if key.startswith(PLUGIN_PREFIX)}
+        return cls(weights, num_head_channels, file_name) if weights else None
+
+    @cached_property
+    def patcher(self) -> comfy.model_patcher.ModelPatcher:
+        """The network and the owner of its memory. Raises CheckpointError when the file's part is not complete."""
+        device = comfy.model_management.get_torch_device()
+        parameters = comfy.utils.calculate_parameters(self.weights)
+        dtype = comfy.model_management.unet_dtype(
+            device, model_params=parameters, weight_dtype=comfy.utils.weight_dtype(self.weights)
+        )
+        dtype = comfy.model_management.unet_manual_cast(dtype, device) or dtype
+        try:
+            network = ReferenceNet.from_state_dict(self.weights, PLUGIN_PREFIX, self.num_head_channels, dtype=dtype)
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise CheckpointError(
+                f"The background plugin in {self.file_name!r} is not complete: {' '.join(str(error).split())[:300]} "
+                "Download or convert the checkpoint again, or work without Apply Background Plugin."
+            ) from None
+        return comfy.model_patcher.CoreModelPatcher(
+            network.requires_grad_(False),
+            load_device=device,
+            offload_device=comfy.model_management.unet_offload_device(),
+        )
+
+    def banks(
+        self,
+        latent: torch.Tensor,  # (b, 4, h, w) of VAE Encode: the background squashed to the size of the picture
+        sketch_mask: torch.Tensor,  # (b', 1, H, W) figure of the drawing, 0..1
+        background_mask: torch.Tensor,  # (b'', 1, H', W') figure of the background picture, 0..1
+        source: tuple[int, int],  # height and width of the background picture before it was squashed
+    ) -> Banks:
+        """Read a background, or one per picture; b, b' and b'' are 1 or the number of pictures. Banks on the CPU."""
+        patcher, count = self.patcher, max(len(latent), len(sketch_mask), len(background_mask))
+        size = tuple(PIXELS_PER_LATENT * side for side in latent.shape[-2:])
+        given = (latent, sketch_mask, background_mask)
+        values = plugin_input(*(v.float().expand(count, -1, -1, -1) for v in given))
+        dtype = patcher.model.time_embed[0].weight.dtype
+        memory = len(values) * values[0, 0].numel() * VALUES_PER_PLACE * comfy.model_management.dtype_size(dtype)
+        comfy.model_management.load_models_gpu([patcher], memory_required=memory)
+        device, keep = patcher.load_device, comfy.model_management.intermediate_device()
+        width = patcher.model.config.y_width // CROP_SCALARS
+        y = size_embedding.embed(size_embedding.crop_scalars(source, size), width).to(device, dtype)
+        with torch.no_grad():
+            rows = [patcher.model(row[None].to(device, dtype), y) for row in values]
+        return Banks(tuple(torch.cat(parts).to(keep) for parts in zip(*rows, strict=True)))
+
+
+def read_background(
+    colorizer: Colorizer,
+    vae,
+    conditioning: list,
+    image: torch.Tensor,
+    latent: dict,
+    figure_mask: torch.Tensor | None = None,
+    mask_threshold: float = 0.5,
+) -> Banks:
+    """Banks of background pictures for the drawings of a conditioning, for pictures of the size of `latent`.
+
+    image: comfy pictures (B, H, W, C); figure_mask: (B or 1, h, w) 0..1, their figures, which are painted white where
+    it is not below mask_threshold. Pictures are squashed to the size with antialiasing (the released code has none) and
+    encoded to the mean of the VAE's answer (released: a sample). Raises ValueError, naming what is missing.
+    """
+    if colorizer.plugin is None:
+        raise ValueError(
+            f"{colorizer.file_name} is {colorizer.family.title}, without background plugin. Load an XL checkpoint with "
+            "plugin (official file names begin with 'xlv2'), or leave Apply Background Plugin out."
+        )
+    figure = figure_of(conditioning)
+    if figure is None:
+        raise ValueError(
+            "The plugin needs to know where the figure is in the drawing. Set mode of Apply Reference to masked "
+            "vanilla and connect figure_mask there (an empty mask for drawings without a figure)."
+        )
+    samples = latent["samples"]
+    if samples.is_nested or samples.ndim != 4:
+        raise ValueError(
+            "latent is not of the form (count, 4, height, width). Connect the latent of Prepare Sketch or of Empty "
+            "Latent Image."
+        )
+    height, width = (PIXELS_PER_LATENT * side for side in samples.shape[-2:])
+    picture = images.comfy_image_to_model(image, name="image")
+    mask = torch.zeros(1, *picture.shape[-2:])
+    if figure_mask is not None:
+        mask = check_mask(figure_mask, "figure_mask")
+        picture = without_figure(picture, mask, mask_threshold)
+    counts = {"backgrounds": len(picture), "figure masks of the drawing": len(figure)}
+    if len(set(counts.values()) - {1}) > 1:
+        found = " and ".join(f"{count} {name}" for name, count in counts.items())
+        raise ValueError(f"There are {found}. Use one of each, or as many as sketches.")
+    squashed = images.model_image_to_comfy(images.resize(picture, height, width))
+    scaled = comfy.latent_formats.SDXL().process_in(vae.encode(squashed).float())
+    return colorizer.plugin.banks(scaled, squash(figure, height, width), mask[:, None], tuple(picture.shape[-2:]))
+
+
+def figure_of(conditioning: list) -> torch.Tensor | None:
+    """(B, 1, H, W): where any figure of a conditioning of Apply Reference is in the drawing; None in vanilla mode."""
+    masks = [mask for _, options in conditioning for mask in _payload(options).masks]
+    if not masks:
+        return None
+    size = tuple(max(mask.shape[dimension] for mask in masks) for dimension in (-2, -1))
+    rows = max(map(len, masks))
+    planes = [
+        torch.nn.functional.interpolate(mask[:, None].float(), size, mode="bilinear", align_corners=False)
+        for mask in masks
+    ]
+    return torch.stack([plane.expand(rows, -1, -1, -1) for plane in planes]).amax(dim=0)
+
+
+def with_banks(conditioning: list, banks: Banks) -> list:
+    """A conditioning that offers the banks, with the background weights on for every region."""
+    answer = []
+    for tokens, options in conditioning:
+        payload = _payload(options)
+        settings = payload.settings
+        if settings.split is not None:
+            split = replace(settings.split, kinds=("bg",) * len(settings.split.kinds))
+            settings = replace(settings, split=split, plans=PlanCache())
+        answer.append([tokens, {**options, PAYLOAD: replace(payload, settings=settings, banks=banks)}])
+    return answer
+
+
+def _payload(options: dict) -> Payload:
+    payload = options.get(PAYLOAD)
+    if payload is None:
+        raise ValueError(
+            "The conditioning is not one of Apply Reference with figure masks. Set mode of Apply Reference to masked "
+            "vanilla, connect figure_mask there, and connect its positive and negative here."
+        )
+    return payload

@@ -1,0 +1,59 @@
+"""The background plugin of XL models."""
+
+from comfy_api.latest import io
+
+from .sockets import CATEGORY, ColorizerSocket
+
+
+class ColorizeApplyBackgroundPlugin(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ColorizeApplyBackgroundPlugin",
+            display_name="Apply Background Plugin",
+            category=CATEGORY,
+            description="For XL models with plugin: takes the details of a background picture over into the drawing's "
+            "background, not only its colours. Behind Apply Reference in the mode masked vanilla.",
+            search_aliases=["reference net", "low-level injection", "background transfer", "xlv2", "reference only"],
+            inputs=[
+                ColorizerSocket.Input("colorizer", tooltip="From Load ColorizeDiffusion Checkpoint."),
+                io.Vae.Input("vae", tooltip="From the same Load ColorizeDiffusion Checkpoint."),
+                io.Conditioning.Input(
+                    "positive", tooltip="From Apply Reference, mode masked vanilla, before or after Apply ControlNet."
+                ),
+                io.Conditioning.Input("negative", tooltip="From the same Apply Reference."),
+                io.Image.Input(
+                    "image",
+                    tooltip="The background: the reference with figure_mask, or another picture, the same as "
+                    "background of Encode Reference. It is squashed to the drawing's size: like proportions are best.",
+                ),
+                io.Latent.Input("latent", tooltip="From Prepare Sketch: the size that is sampled."),
+                io.Mask.Input(
+                    "figure_mask",
+                    optional=True,
+                    tooltip="Where a figure is in image: 1 = figure, which becomes white. Leave it open for pictures "
+                    "without a figure.",
+                ),
+                io.Float.Input(
+                    "mask_threshold",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    advanced=True,
+                    tooltip="From which value of figure_mask on a pixel counts as figure, 0 to 1.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive", tooltip="Goes to Apply ControlNet or to the sampler."),
+                io.Conditioning.Output(display_name="negative", tooltip="Goes to Apply ControlNet or to the sampler."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, colorizer, vae, positive, negative, image, latent, figure_mask=None, mask_threshold=0.5):
+        from ..model_patches.plugin import read_background, with_banks
+
+        banks = read_background(colorizer, vae, positive, image, latent, figure_mask, mask_threshold)
+        return io.NodeOutput(with_banks(positive, banks), with_banks(negative, banks))

@@ -1,0 +1,434 @@
+"""The XL cases inside ComfyUI: U-Net, split attention, background plugin, whole conditioning of both wrappers."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from ..ours import ours
+from ..registry import case
+from .unet import probe
+from .xl_unet import UNET, Layer, controls, plugin_split, split_attention
+
+HEADS = "colorize.num_head_channels"
+
+
+def load_model(golden, constructor: dict):
+    """The model that ComfyUI's own checkpoint loader makes of a golden file's U-Net weights.
+
+    A file without any, which records no answer of the U-Net, gets untrained ones of the recorded sizes.
+    """
+    import comfy.sd
+
+    ours("model_patches.unet").register()
+    weights = {key: value.clone() for key, value in golden.weights.items() if key.startswith(UNET)}
+    if not weights:
+        config = xl_config(constructor)
+        weights = {
+            UNET + key: value for key, value in ours("model_patches.networks.unet").UNet(config).state_dict().items()
+        }
+    weights |= {HEADS: torch.tensor(constructor["num_head_channels"]), "v_pred": torch.tensor([])}
+    model, *_ = comfy.sd.load_state_dict_guess_config(weights, output_vae=False, output_clip=False)
+    return model.model
+
+
+def xl_config(constructor: dict):
+    """The UNetConfig of a recorded constructor, which names levels with attention by their stride."""
+    mults = tuple(constructor["channel_mult"])
+    levels = tuple(level for level in range(len(mults)) if 2**level in constructor["attention_resolutions"])
+    depths = tuple(depth if level in levels else 0 for level, depth in enumerate(constructor["transformer_depth"]))
+    return ours("model_patches.networks.unet").UNetConfig(
+        model_channels=constructor["model_channels"], channel_mult=mults, attention_levels=levels,
+        num_res_blocks=constructor["num_res_blocks"], num_head_channels=constructor["num_head_channels"],
+        context_dim=constructor["context_dim"], transformer_depth=depths, linear_projections=True,
+        y_width=constructor["adm_in_channels"],
+    )  # fmt: skip
+
+
+class Network:
+    """ComfyUI's XL U-Net of a golden file."""
+
+    def __init__(self, golden, constructor: dict):
+        self.model = load_model(golden, constructor)
+        self.network = self.model.diffusion_model
+        self.guide = ours("model_patches.conditioning").Guide
+
+    def __call__(self, x, t, context, hints, y, guide=None):
+        entries = ours("model_patches.sketch_control").entries_of([hint.clone() for hint in hints]) if hints else None
+        options = {} if guide is None else {"colorize": guide}
+        control = None if entries is None else {"input": entries}
+        return self.network(x, t, context=context, y=y, control=control, transformer_options=options)
+
+
+@case("xl_unet", "xl_unet_explicit", side="comfy")
+def unet(golden, check):
+    network, inputs, seen = Network(golden, golden.constructor), golden.inputs, {}
+    probe(network.network, f"input_blocks.{len(network.network.input_blocks) - 1}", "input8", seen)
+    probe(network.network, "middle_block", "middle", seen)
+    for run in check.names("v_*"):
+        number = run.removeprefix("v_")
+        answer = network(inputs["x"], inputs[f"t_{number}"], inputs["context"], controls(inputs), inputs["y"])
+        check(run, answer)
+        check(f"mid_input8_{number}", seen["input8"])
+        check(f"mid_middle_{number}", seen["middle"])
+
+
+@case("xl_unet_reference_scale", side="comfy")
+def reference_scale(golden, check):
+    network, inputs = Network(golden, golden.constructor["unet"]), golden.inputs
+    for run, strengths in golden.constructor["scales"].items():
+        guide = network.guide(tuple(strengths), None, False)
+        x, t, context, y = (inputs[name] for name in ("x", "t_0", "context", "y"))
+        check(run, network(x, t, context, controls(inputs), y, guide))
+
+
+class ComfyLayer(Layer):
+    """One cross-attention of the case `xl_split_attention` as ComfyUI has it."""
+
+    def __init__(self, golden, weights):
+        super().__init__(golden, weights)
+        self.attention = ComfyAttention(self.attention, golden.constructor)
+
+
+class ComfyAttention:
+    """Our cross-attention class with the weights of a pure-torch one, behind the same methods."""
+
+    def __init__(self, source, sizes: dict):
+        import comfy.ops
+        from comfy.ldm.modules.attention import CrossAttention
+
+        lora, unet = ours("model_patches.networks.region_lora"), ours("model_patches.unet")
+        operations, heads = comfy.ops.disable_weight_init, source.heads
+        plain = CrossAttention(
+            sizes["query_dim"], sizes["context_dim"], heads, sizes["dim_head"], operations=operations
+        )
+        weights = {f"attn2.{key}": value for key, value in source.state_dict().items()}
+        ranks = {key.removeprefix("attn2."): both for key, both in lora.region_ranks(weights).items()}
+        self.layer = unet.ReferenceAttention(plain, 0, ranks, None, torch.float32, operations)
+        renamed = {key.removeprefix("attn2."): value for key, value in lora.to_module_names(weights).items()}
+        self.layer.load_state_dict(renamed)
+        self.to_k = self.layer.to_k
+
+    def __call__(self, x, context):
+        return self.layer(x, context=context)
+
+    def forward_split(self, x, split, size, strength):
+        guide = ours("model_patches.conditioning").Guide((strength,), split, False)
+        options = {"colorize": guide, "activations_shape": [len(x), 0, *size]}
+        return self.layer(x, context=split.tokens[0], transformer_options=options)
+
+    def get_submodule(self, name: str):
+        """A low-rank layer by its official name, such as to_q.lora_up_fg."""
+        projection, _, low_rank = name.partition(".lora_")
+        way, kind = low_rank.split("_")
+        return self.layer.get_submodule(f"lora_{kind}.{projection}.{way}")
+
+
+@case("xl_split_attention", side="comfy")
+def comfy_split_attention(golden, check):
+    split_attention(golden, check, ComfyLayer)
+
+
+@case("xl_reference_net", side="comfy")
+def reference_net(golden, check):
+    module, inputs, sizes = ours("model_patches.plugin"), golden.inputs, golden.constructor
+    plugin = module.LoadedPlugin.from_state_dict(
+        golden.weights, sizes["reference_net"]["num_head_channels"], golden.path.name
+    )
+    tensors = tuple(plugin.patcher.model(inputs["ref_x"], inputs["ref_y"]))
+    for number, bank in enumerate(tensors):
+        check(f"bank_{number}", bank)
+    network, banks = Network(golden, sizes["unet"]), module.Banks(tensors)
+    x, mask = inputs["x"], inputs["mask"]
+
+    def run(with_banks: bool, **options):
+        split = plugin_split(inputs["context"], mask, **options) if options else None
+        feature_maps = network.model._sizes(x)
+        read = banks.read(len(x), mask if options else None, feature_maps, 0.05) if with_banks else ()
+        guide = network.guide(None, split, False, *read)
+        return network(x, inputs["t_0"], inputs["context"], controls(inputs), inputs["y"], guide)
+
+    check("v_nobank_nomask", run(False))
+    check("v_bank_nomask", run(True))
+    check("v_nobank_mask", run(False, kinds=(None, None)))
+    check("v_bank_mask", run(True, kinds=(None, None)))
+    check("v_bank_mask_lora", run(True, kinds=("bg", "bg")))
+    check("v_bank_mask_lora_fg0p9_bg0p7_merge0p25_thr0p5", run(True, merge=0.25, strengths=(0.9, 0.7)))
+
+
+# -- the whole conditioning --------------------------------------------------------------------------------------------
+
+
+class Wrapper:
+    """MODEL, COLORIZER and sketch encoder of a golden file of `xl_prepare_*`; encoders are given by their answers."""
+
+    def __init__(self, golden):
+        self.golden, self.inputs, self.sizes = golden, golden.inputs, golden.constructor["wrapper"]
+        self.unet_sizes = self.sizes["unet_config"]["params"]
+        self.network = Network(golden, self.unet_sizes)
+        families, types = ours("model_patches.families"), ours("model_patches.types")
+        plugin = ours("model_patches.plugin").LoadedPlugin.from_state_dict(
+            golden.weights, self.unet_sizes["num_head_channels"], golden.path.name
+        )
+        family = families.Family(
+            name="xl" if plugin is None else "xl-plugin", title="golden", prediction_type="v",
+            prediction_source="choice", model_channels=self.unet_sizes["model_channels"],
+            context_dim=self.unet_sizes["context_dim"], num_head_channels=self.unet_sizes["num_head_channels"],
+        )  # fmt: skip
+        self.colorizer = types.Colorizer(family, golden.path.name, None, self._projection(), plugin)
+
+    def _projection(self):
+        heads = self.sizes["proj_config"]["params"]["dim_head"]
+        network = ours("model_patches.networks.token_projection").from_state_dict(self.golden.weights, head_width=heads)
+        patcher = ours("model_patches.managed").managed(network)
+        return ours("model_patches.projection").LoadedProjection(network, patcher, self.golden.path.name)
+
+    def reference(self, run: str):
+        """The REFERENCE of the recorded answers of the frozen encoders, which two pictures may have."""
+        found = {
+            part: self.golden.outputs[f"{run}.frozen.{part}"]
+            for part in ("clip_0", "wd_0", "clip_1", "wd_1")
+            if f"{run}.frozen.{part}" in self.golden.outputs
+        }
+        background = {}
+        if "clip_1" in found:
+            background = dict(
+                background_class_token=found["clip_1"][:, :1],
+                background_tokens=found["clip_1"][:, 1:],
+                background_tagger_tokens=found["wd_1"],
+            )
+        return ours("model_patches.types").Reference(
+            found["clip_0"], 56, "stretch", tagger_tokens=found["wd_0"], **background
+        )
+
+    def conditions(self, run: str, **settings):
+        """(positive, negative) of a run, with regions where it has a background."""
+        module, reference = ours("model_patches.conditioning"), self.reference(run)
+        mask = None
+        if reference.background_tokens is not None:
+            settings |= dict(mode="masked vanilla")
+            mask = self.mask()[:, 0]
+        settings = module.ReferenceSettings(**settings)
+        return module.condition(self.network.model, self.colorizer, reference, settings, mask)
+
+    def mask(self):
+        """The sketch's mask at the latent's size: nearest neighbour, as recorded (ours is bicubic)."""
+        return F.interpolate(self.inputs["smask"], scale_factor=1 / 8, mode="nearest")
+
+    @property
+    def rows(self) -> int:
+        return self.golden.constructor["bs"]
+
+    def context(self, conditioning):
+        """Tokens of all regions one after the other, for every picture."""
+        tokens, options = conditioning[0]
+        payload = options.get("colorize")
+        every = (tokens, *(payload.region_tokens if payload is not None else ()))
+        return torch.cat([part.expand(self.rows, -1, -1) for part in every], dim=1)
+
+    def y(self, conditioning):
+        options = conditioning[0][1]
+        noise = torch.zeros(self.rows, 4, *(side // 8 for side in self.inputs["sketch"].shape[-2:]))
+        return self.network.model.encode_adm(noise=noise, **options).expand(self.rows, -1)
+
+    def hints(self, blank: bool = False):
+        """The four maps of the sketch times their strengths, for every picture."""
+        module, sizes = ours("model_patches.sketch_control"), self.sizes["control_encoder_config"]["params"]
+        encoder = ours("model_patches.networks.xl_sketch_encoder").XLSketchEncoder.from_state_dict(
+            self.golden.weights, "control_encoder.", head_width=sizes["dim_head"]
+        )
+        control = module.SketchControl(encoder, None, torch.float32)
+        strengths = dict(zip(("high", "middle", "low", "bottom"), self.golden.constructor["control_scale"]))
+        control = control.with_level_strengths(**strengths)
+        control.get_models = list
+        control.set_cond_hint((self.inputs["sketch"] + 1) / 2)
+        control = control.blank() if blank else control
+        latent = torch.zeros(self.rows, 4, *(side // 8 for side in self.inputs["sketch"].shape[-2:]))
+        entries = control.get_control(latent, torch.tensor([1.0]), {}, 1, {})["input"]
+        return [entry.expand(self.rows, -1, -1, -1) for entry in reversed(entries) if entry is not None]
+
+    def velocity(self, positive, hints):
+        """The network's answer to the recorded x and t under a conditioning."""
+        x, t = self.inputs["x"], self.inputs["t"]
+        tokens, options = positive[0]
+        payload, module = options.get("colorize"), ours("model_patches.conditioning")
+        context, guide = tokens.expand(len(x), -1, -1), None
+        if payload is not None:
+            conds = module.conds_of(payload, tokens, x, 0)
+            given = [values.expand(len(x), -1, -1) for values in (tokens, *payload.region_tokens)]
+            masks = conds["colorize_masks"].cond.expand(len(x), -1, -1, -1) if payload.masks else None
+            guide, (context, *_) = module.guide_of(
+                payload.settings, given, masks, None, t, t, self.network.model._sizes(x), payload.banks
+            )
+        return self.network(x, t, context, hints, self.y(positive), guide)
+
+
+def check_contexts(check, wrapper, run: str, positive, negative) -> None:
+    """The three conditions of a run: reference, no reference, no sketch."""
+    check(f"{run}.cond.context", wrapper.context(positive))
+    check(f"{run}.uc_ref.context", wrapper.context(negative))
+    check(f"{run}.uc_sketch.context", wrapper.context(positive))
+
+
+def check_plain(check, wrapper, run: str, positive, negative) -> None:
+    """Contexts, y and hints of a run without regions."""
+    check_contexts(check, wrapper, run, positive, negative)
+    for condition in ("cond", "uc_ref", "uc_sketch"):
+        check(f"{run}.{condition}.y", wrapper.y(positive))
+        for level, hint in enumerate(wrapper.hints(blank=condition == "uc_sketch")):
+            check(f"{run}.{condition}.control_{level}", hint)
+
+
+SKIPPED = {
+    "*.frozen.*": "inputs of ours: the encoders have cases of their own",
+    "*.mask": "recorded by nearest neighbour; ours is bicubic for every family, as the levels of the U-Net are",
+    "*.threshold": "an option of the run, not a result",
+    "*.inpaint_bg": "ComfyUI's inpainting takes a latent and a mask",
+}
+
+
+@case("xl_prepare_sdxl", side="comfy")
+def prepare_sdxl(golden, check):
+    wrapper = Wrapper(golden)
+    for run in ("plain", "bg", "bg_image", "inpaint"):
+        if check.names(f"{run}.cond.context"):
+            positive, negative = wrapper.conditions(run)
+            (check_plain if run == "plain" else check_contexts)(check, wrapper, run, positive, negative)
+    if check.names("noreference.cond.context"):
+        _, negative = wrapper.conditions("noreference")
+        check_contexts(check, wrapper, "noreference", negative, negative)
+    for pattern, reason in SKIPPED.items():
+        check.skip(pattern, reason)
+
+
+@case("xl_prepare_xlv2", side="comfy")
+def prepare_xlv2(golden, check):
+    wrapper, inputs = Wrapper(golden), golden.inputs
+    hints = wrapper.hints()
+    positive, negative = wrapper.conditions("plain")
+    check_plain(check, wrapper, "plain", positive, negative)
+    check("plain.v", wrapper.velocity(positive, hints))
+    plugin = ours("model_patches.plugin")
+    for run, source, mask in (("bg", "reference", "rmask"), ("bg_image", "background", "rmask_bg")):
+        positive, negative = wrapper.conditions(run, mask_edges="soft", variant="released")
+        check_contexts(check, wrapper, run, positive, negative)
+        seen = []
+        network = wrapper.colorizer.plugin.patcher.model
+        hook = network.register_forward_pre_hook(lambda module, arguments, seen=seen: seen.extend(arguments))
+        banks = wrapper.colorizer.plugin.banks(
+            golden.outputs[f"{run}.frozen.latent_0"], inputs["smask"], inputs[mask], tuple(inputs[source].shape[-2:])
+        )
+        hook.remove()
+        check(f"{run}.plugin_input", seen[0])
+        check(f"{run}.plugin_y", seen[1])
+        check(f"{run}.v", wrapper.velocity(plugin.with_banks(positive, banks), hints))
+    for pattern, reason in SKIPPED.items():
+        check.skip(pattern, reason)
+
+
+# -- sampling ----------------------------------------------------------------------------------------------------------
+
+
+@case("xl_cfg_dual", side="comfy")
+def dual_guidance(golden, check):
+    """Our guider on what our MODEL makes of the three conditions; one scale alone is ComfyUI's own guidance."""
+    import comfy.samplers
+
+    from .conditions import tiny_model
+    from .guidance import TOKEN_WIDTH, guided_by_both
+
+    network, inputs, scales = Network(golden, golden.constructor["unet"]), golden.inputs, golden.constructor["scales"]
+    sampling, x, sigma = network.model.model_sampling, inputs["x"], inputs["sigma"]
+    t = sampling.timestep(sigma)
+    check("t_of_sigma", t)
+
+    def denoised(condition: str):
+        context, y = inputs[f"{condition}.context"], inputs[f"{condition}.y"]
+        answer = network(sampling.calculate_input(sigma, x), t, context, controls(inputs, f"{condition}."), y)
+        return sampling.calculate_denoised(sigma, answer, x)
+
+    def single(cond, uncond, scale):
+        return comfy.samplers.cfg_function(None, cond, uncond, scale, x, sigma, model_options={}, cond=[], uncond=[])
+
+    cond, no_reference, no_sketch = answers = [denoised(name) for name in ("cond", "uc_ref", "uc_sketch")]
+    check("none", cond)
+    check("reference_4", single(cond, no_reference, scales["reference"]))
+    check("sketch_2", single(cond, no_sketch, scales["sketch"]))
+    both = (scales["reference"], scales["sketch"])
+    check("both_4_2", guided_by_both(tiny_model(TOKEN_WIDTH), answers, both, x, sigma))
+
+
+@case("xl_guidance_interval", side="comfy")
+def guidance_interval(golden, check):
+    module, network = ours("model_patches.conditioning"), Network(golden, golden.constructor["unet"])
+    inputs = golden.inputs
+    for run, t, window, off_window, _ in golden.constructor["table"]:
+        if run == "sticky_then_inside":
+            continue
+        step = torch.tensor([float(t)])
+        settings = module.StepSettings(window=tuple(window), off_window=tuple(off_window))
+        sizes = network.model._sizes(inputs["x"])
+        guide, (context,) = module.guide_of(settings, [inputs["cond.context"]], None, None, step, step, sizes)
+        check(run, network(inputs["x"], step, context, controls(inputs, "cond."), inputs["cond.y"], guide))
+    check.skip("sticky_then_inside", "released bug: after a step outside the interval the reference is gone for good")
+
+
+@case("xl_attention_injection", side="comfy")
+def attention_injection(golden, check):
+    """A step of the MODEL with the released variant; the rows are one with and one without reference."""
+    reference_pass, injection = ours("model_patches.reference_pass"), ours("model_patches.attention_injection")
+    control = ours("model_patches.sketch_control").entries_of
+    inputs, sizes = golden.inputs, golden.constructor
+    network = Network(golden, sizes["unet"])
+    model = loaded_patcher(network.model)
+    rows = [int(row in sizes["uc_rows"]) for row in range(len(inputs["x"]))]
+    answers = []
+    network.network.register_forward_hook(lambda module, given, answer: answers.append(answer))
+
+    def step(patched, t):
+        """The U-Net's last raw answer in one step of the model."""
+        sigma = network.model.model_sampling.sigma(t)
+        x = inputs["x"] * (1 + sigma**2).sqrt().view(-1, 1, 1, 1)  # the model divides by it again
+        hints = [hint.clone() for hint in controls(inputs, "cond2.")]
+        options = {"wrappers": patched.wrappers, "cond_or_uncond": rows}
+        network.model.apply_model(
+            x, sigma, c_crossattn=inputs["cond2.context"], y=inputs["cond2.y"], control={"input": control(hints)},
+            transformer_options=options,
+        )  # fmt: skip
+        return answers[-1]
+
+    for output in check.names("no_injection_t*.v"):
+        t = float(output.removeprefix("no_injection_t").removesuffix(".v"))
+        check(output, step(model, torch.full((len(rows),), t)))
+    for output in check.names():
+        run = output.removesuffix(".v")
+        if run.startswith("no_injection"):
+            continue
+        fidelity = run.partition("_")[0].removeprefix("style").replace("p", ".")
+        noise = inputs.get(f"{run}.noise")
+        maps = tuple(values[:1] for values in controls(inputs, f"{run}.write_"))  # equal for both rows
+        source = at_whole_steps(reference_pass.Source)(inputs["reference_latent"], maps, noise)
+        effect = injection.Injection(
+            source, fidelity=float(fidelity) if run.startswith("style") else 0.5, variant="released",
+            start=sizes["start_step"].get(run, 0.0),
+        )  # fmt: skip
+        check(output, step(reference_pass.attach(model, effect), inputs[f"{run}.t"]))
+
+
+def at_whole_steps(source: type) -> type:
+    """The released code noises the reference at the rounded step; ours keeps the picture's own noise level."""
+
+    def noised(self, model_sampling, sigma, pictures, seed):
+        whole = model_sampling.sigma(model_sampling.timestep(sigma).round())
+        # The model divides by the root of 1 + sigma^2 of its own step.
+        scale = ((1 + sigma**2) / (1 + whole**2)).sqrt().view(-1, 1, 1, 1)
+        return scale * source.noised(self, model_sampling, whole, pictures, seed)
+
+    return type("RoundedSource", (source,), {"noised": noised})
+
+
+def loaded_patcher(model):
+    """A ModelPatcher around a model, for patches."""
+    import comfy.model_patcher
+
+    return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))

@@ -1,0 +1,336 @@
+"""Stage xl: U-Net, sketch encoder and token projection of ColorizeDiffusion XL learn together (CVPR 2026).
+
+Beside the v1 strategies: levels of the sketch are dropped one by one, references lose parts to white, every picture
+says its size and aesthetic score, and from a third of the run on the Gram loss (losses/gram.py) keeps the structure of
+the features free of the reference. Source: the paper and the released trainer; where they disagree the paper wins and
+the released behaviour is an option (see [gram] of the configuration).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from model_patches.networks import size_embedding
+from model_patches.networks.masks import without_figure
+from model_patches.networks.reference_net import INPUT_CHANNELS, ReferenceNet
+from model_patches.networks.schedule import NoiseSchedule
+from model_patches.networks.token_projection import TokenProjection
+from model_patches.networks.unet import UNet, UNetConfig, unet_config_from_state_dict
+from model_patches.networks.vision import load_reference_encoder
+from model_patches.networks.xl_sketch_encoder import XLSketchEncoder
+from trainer import autoencoder, checkpoint, draws
+from trainer.autoencoder import XL_SCALE
+from trainer.cache.encodings import build_encodings
+from trainer.colorizer import REGION_LORA, SKETCH, UNET
+from trainer.config import Config, ConfigError
+from trainer.frozen import (
+    FrozenReferenceEncoder,
+    FrozenTagger,
+    autoencoder_file,
+    borrowed,
+    frozen_encoders,
+    tensor_shapes,
+)
+from trainer.losses.diffusion import denoising_loss, min_snr_weight, offset_noise, target
+from trainer.losses.gram import gram_loss, hooked_blocks, two_branches
+from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
+from trainer.xl_colorizer import PROJECTION, XLColorizer, embedded, networks_from, tagger_width
+
+from . import Batch, Stage, contact_sheet, model_sketch, picture
+from .shared import drawn_latents, model_header, model_markers
+from .v1_5 import region_ranks
+
+THRESHOLDS = (0.05, 0.99)  # range of the reference mask's threshold (released)
+Y_WIDTH = 2 * size_embedding.WIDTH
+
+
+class XLStage(Stage):
+    """What the XL stages share: networks, frozen encoders, encodings and the file they export."""
+
+    family = "xl"
+
+    def __init__(self, config: Config, device: torch.device):
+        super().__init__(config, device)
+        vae, encoder = frozen_encoders(config, device)
+        tagger = FrozenTagger(config.model.tagger, device)
+        self.metadata: dict[str, str] = {}
+        unet, sketch_encoder, projection = self.networks(encoder, tagger)
+        check_encoders(projection, encoder, tagger, config)
+        unet.gradient_checkpointing = config.system.gradient_checkpointing
+        if config.system.channels_last:
+            for network in (unet, sketch_encoder):
+                network.to(memory_format=torch.channels_last)
+        # A tuple keeps the frozen networks and the views on them out of the module tree.
+        self._colorizer = (
+            XLColorizer(unet, sketch_encoder, projection, vae, encoder, tagger, config.model.prediction_type),
+        )
+        self.schedule = NoiseSchedule().to(device)
+        self.encodings = build_encodings(config, device)
+
+    def networks(
+        self, encoder: FrozenReferenceEncoder, tagger: FrozenTagger
+    ) -> tuple[UNet, XLSketchEncoder, TokenProjection]:
+        """U-Net, sketch encoder and token projection; registers those that are trained."""
+        raise NotImplementedError
+
+    @property
+    def colorizer(self) -> XLColorizer:
+        """The networks as a whole."""
+        return self._colorizer[0]
+
+    # -- encodings -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def latents(self, batch: Batch, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Scaled latents (B, 4, h, w) of the pictures, float32."""
+        encode = self.colorizer.autoencoder.moments
+        moments = self.encodings.rows("latents", batch, lambda: encode(picture(batch["color"])))
+        return drawn_latents(moments, self.colorizer.unet, self.config, generator, XL_SCALE)
+
+    @torch.no_grad()
+    def seen(self, references: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """References (B, 3, H, W) in [-1, 1] -> CLIP tokens (B, M, C) and tagger tokens (B, L, W), float32."""
+        with torch.autocast(self.device.type, enabled=False):  # the tokens steer every step
+            return self.colorizer.reference_encoder.encode(references), self.colorizer.tagger.tokens(references)
+
+    def seen_in(self, batch: Batch, other: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """`seen` for the references of a batch, or for the other pictures' ones, kept where data.cache says so."""
+        part, number = ("other_reference", "other_index") if other else ("reference", "reference_index")
+        rows = {"reference_index": batch[number]}
+        computed: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+        def compute(which: int) -> torch.Tensor:
+            if not computed:
+                computed.append(self.seen(picture(batch[part])))
+            return computed[0][which]
+
+        return (
+            self.encodings.rows("clip_tokens", rows, lambda: compute(0)),
+            self.encodings.rows("tagger_tokens", rows, lambda: compute(1)),
+        )
+
+    def y(self, batch: Batch) -> torch.Tensor:
+        """(B, Y): size of the source picture's part that is shown, and aesthetic score."""
+        canvas = tuple(batch["color"].shape[-2:])
+        scalars = size_embedding.training_scalars(batch["size"].cpu(), canvas, batch["score"].cpu())
+        return embedded(scalars, self.colorizer.unet).to(self.device)
+
+    # -- results -------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sheet(self, batch: Batch, generator: torch.Generator) -> np.ndarray:
+        """Columns: sketch, reference, result, the true picture."""
+        colorizer, report = self.colorizer, self.config.report
+        sketches, references = model_sketch(batch["sketch"]), picture(batch["reference"])
+        with borrowed(colorizer.autoencoder, colorizer.reference_encoder, colorizer.tagger):
+            tokens = colorizer.tokens(references)
+            result = colorizer.generate(sketches, tokens, report.sample_steps, report.guidance, generator)
+        return contact_sheet([-sketches, references, result, picture(batch["color"])])
+
+    def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        """The whole model in the official layout: what the file of model.init had, with the trained tensors."""
+        config, prediction = self.config, self.config.model.prediction_type
+        heads = self.colorizer.unet.config.num_head_channels
+        tensors = dict(self.untrained()) | dict(weights)
+        if config.model.vae or not any(key.startswith(autoencoder.PREFIX) for key in tensors):
+            tensors = {k: v for k, v in tensors.items() if not k.startswith(autoencoder.PREFIX)}
+            with borrowed(self.colorizer.autoencoder):
+                tensors |= {autoencoder.PREFIX + k: v for k, v in self.colorizer.autoencoder.tensors.items()}
+        return tensors | model_markers(prediction, heads), model_header(config, self.family, heads)
+
+    def untrained(self) -> Mapping[str, torch.Tensor]:
+        """Tensors of the exported file that this stage does not train."""
+        return {}
+
+
+class XLBackboneStage(XLStage):
+    """Trains `model.diffusion_model`, `control_encoder` and `proj`; all encoders stay frozen."""
+
+    def networks(self, encoder, tagger):
+        model = self.config.model
+        if model.init:
+            tensors, metadata = checkpoint.read_tensors(Path(model.init))
+            unet, sketch_encoder, projection = networks_from(tensors, metadata)
+            if unet.config.region_ranks is not None:
+                raise ConfigError(
+                    f"{model.init} has region weights or a plugin, which stage xl does not train: start from the XL "
+                    'model it was made of, or set run.stage = "xl_plugin" or "xl_lora".'
+                )
+        else:
+            unet, sketch_encoder, projection = new_networks(self.config, encoder.output_dim, tagger.output_dim)
+        self.model = nn.ModuleDict({"diffusion_model": unet})
+        self.control_encoder, self.proj = sketch_encoder, projection
+        self.train()
+        return unet, sketch_encoder, projection
+
+    def forward(self, batch: Batch, generator: torch.Generator, progress: float = 0.0) -> dict[str, torch.Tensor]:
+        loss = self.config.loss
+        count = len(batch["color"])
+        latents = self.latents(batch, generator)
+        seen = self.inpainted(batch, draws.rand((count, 2), generator))
+        dropped = draws.rand((count, len(self.control_encoder.proj_outs)), generator) < loss.sketch_drop
+        t = draws.timesteps(self.schedule.steps, count, generator).to(self.device)
+        noise = offset_noise(draws.randn(latents.shape, generator), loss.offset_noise, generator).to(self.device)
+        keep = keep_mask(count, drop_rate(loss.reference_drop, loss.reference_drop_end, progress), generator)
+
+        hints = drop_levels(self.control_encoder(model_sketch(batch["sketch"])), ~dropped)
+        context = drop_references(self.proj(*seen), keep)
+        other = None
+        if self.config.gram.weight and progress >= self.config.gram.start:
+            other = self.other_context(batch, context)
+        figure = batch["mask"].float() / 255 if self.config.gram.figure_only else None
+        return self.losses(latents, noise, t, hints, self.y(batch), context, other, figure)
+
+    def losses(
+        self,
+        latents: torch.Tensor,  # (B, 4, h, w)
+        noise: torch.Tensor,  # like latents
+        t: torch.Tensor,  # (B,)
+        hints: Sequence[torch.Tensor],
+        y: torch.Tensor,  # (B, Y)
+        context: torch.Tensor,  # (B, L, D)
+        other: torch.Tensor | None = None,  # (B, L, D) of other references; None: no Gram loss
+        figure: torch.Tensor | None = None,  # (B, 1, H, W) 0..1, for gram.figure_only
+    ) -> dict[str, torch.Tensor]:
+        """Loss terms: "denoising", and "gram" where another context is given."""
+        config, gram = self.config, self.config.gram
+        loss, prediction = config.loss, config.model.prediction_type
+        noisy, unet = self.schedule.add_noise(latents, noise, t), self.model["diffusion_model"]
+        terms = {}
+        if other is None:
+            answer = unet(noisy, t, context, hints, y=y)
+        else:
+            blocks = hooked_blocks(unet, gram.blocks)
+            answer, aligned, misaligned = two_branches(unet, noisy, t, hints, y, context, other, blocks)
+            with torch.autocast(self.device.type, enabled=False):
+                terms["gram"] = gram.weight * gram_loss(
+                    misaligned, aligned, gram.variant, gram.temperature, gram.normalise_rows, gram.standardise, figure
+                )
+        wanted = target(self.schedule, latents, noise, t, prediction)
+        weight = min_snr_weight(self.schedule, t, loss.min_snr_gamma, prediction) if loss.min_snr_gamma else None
+        return {"denoising": denoising_loss(answer, wanted, weight)} | terms
+
+    def inpainted(self, batch: Batch, draw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`seen_in` with some references cut by another picture's figure mask. draw: (B, 2), uniform in 0..1."""
+        clip, tagger = self.seen_in(batch)
+        rate = self.config.loss.reference_inpaint
+        chosen = (draw[:, 0] < rate).to(self.device)
+        if chosen.any():
+            low, high = THRESHOLDS
+            level = (low + (high - low) * draw[:, 1]).to(self.device)[chosen]
+            masks = batch["other_reference_mask"][chosen].float() / 255
+            cut = self.seen(without_figure(picture(batch["reference"])[chosen], masks, level))
+            clip, tagger = clip.clone(), tagger.clone()
+            clip[chosen], tagger[chosen] = cut
+        return clip, tagger
+
+    def other_context(self, batch: Batch, context: torch.Tensor) -> torch.Tensor:
+        """(B, L, D) tokens of a reference that is not the sample's, for the misaligned branch.
+
+        Of another picture they are never dropped: a sample without its reference is compared with a wrong one.
+        """
+        gram = self.config.gram
+        other = context.roll(1, dims=0) if gram.other == "batch" else self.proj(*self.seen_in(batch, other=True))
+        return other if gram.train_projection else other.detach()
+
+
+def check_encoders(
+    projection: TokenProjection, encoder: FrozenReferenceEncoder, tagger: FrozenTagger, config: Config
+) -> None:
+    """ConfigError unless the token projection was made for the encoders of the configuration."""
+    for name, found, wanted in (
+        ("encoder", encoder.output_dim, projection.clip_width),
+        ("tagger", tagger.output_dim, projection.tagger_width),
+    ):
+        if found != wanted:
+            raise ConfigError(
+                f"model.{name} = {getattr(config.model, name)} gives tokens of width {found}, but the token projection "
+                f"of {config.model.init} reads {wanted}; choose the {name} it was trained with."
+            )
+
+
+def drop_levels(hints: Sequence[torch.Tensor], keep: torch.Tensor) -> list[torch.Tensor]:
+    """Sketch features (B, C, h, w), every level times its column of keep (B, levels) of booleans or 0 and 1."""
+    columns = keep.to(hints[0]).unbind(1)
+    return [hint * column.view(-1, 1, 1, 1) for hint, column in zip(hints, columns, strict=True)]
+
+
+def new_networks(config: Config, clip_width: int, tagger_width: int) -> tuple[UNet, XLSketchEncoder, TokenProjection]:
+    """Random networks of the configured sizes; residual branches and sketch features start at zero."""
+    model = config.model
+    unet = UNet(
+        UNetConfig(
+            model_channels=model.model_channels,
+            channel_mult=model.channel_mult,
+            attention_levels=tuple(level for level, depth in enumerate(model.transformer_depth) if depth),
+            num_head_channels=model.num_head_channels,
+            context_dim=model.token_width,
+            transformer_depth=model.transformer_depth,
+            linear_projections=True,
+            y_width=Y_WIDTH,
+        )
+    )
+    unet.zero_output_layers()
+    widths = [model.model_channels * mult for mult in model.channel_mult]
+    sketch_encoder = XLSketchEncoder(widths, model.model_channels)
+    sketch_encoder.zero_projections()
+    return unet, sketch_encoder, TokenProjection(clip_width, tagger_width, model.token_width)
+
+
+def sizes(config: Config) -> tuple[dict[str, int], dict[str, int], list[str]]:
+    """Parameter counts of trained and frozen networks of a stage, and lines about shapes, without reading weights."""
+    model, batch = config.model, config.optimizer.batch
+    encoder = load_reference_encoder(*tensor_shapes(Path(model.encoder)), device="meta")
+    tagger, _ = tensor_shapes(Path(model.tagger))
+    vae, _ = tensor_shapes(Path(autoencoder_file(config)))
+    vae = {k: v for k, v in vae.items() if k.startswith(autoencoder.PREFIX)} or vae
+    frozen = {"reference encoder": count(encoder.parameters()), "tagger": count(tagger.values())}
+    frozen["autoencoder"] = count(vae.values())
+    with torch.device("meta"):
+        if model.init:
+            tensors, metadata = tensor_shapes(Path(model.init))
+            heads = metadata.get("colorize.num_head_channels")
+            unet_config = unet_config_from_state_dict(tensors, UNET, int(heads) if heads else None)
+            backbone = {
+                "U-Net": count(v for k, v in tensors.items() if k.startswith(UNET)),
+                "sketch encoder": count(v for k, v in tensors.items() if k.startswith(SKETCH)),
+                "token projection": count(v for k, v in tensors.items() if k.startswith(PROJECTION)),
+            }
+        else:
+            width = tagger_width(tagger, model.tagger)
+            networks = new_networks(config, encoder.output_dim, width)
+            unet_config = networks[0].config
+            backbone = dict(
+                zip(("U-Net", "sketch encoder", "token projection"), (count(n.parameters()) for n in networks))
+            )
+        trained = backbone
+        if config.run.stage != "xl":
+            plugin = config.run.stage == "xl_plugin"
+            figure, background = region_ranks(model)
+            ranks = unet_config.region_ranks or (0 if plugin else figure, background)
+            unet = UNet(dataclasses.replace(unet_config, region_ranks=ranks))
+            trained = {"region LoRAs": count(p for name, p in unet.named_parameters() if REGION_LORA in name)}
+            if plugin:
+                given = dataclasses.replace(unet_config, in_channels=INPUT_CHANNELS, y_width=2 * Y_WIDTH)
+                trained["background plugin"] = count(ReferenceNet(given).parameters())
+            frozen = backbone | frozen
+    side = config.data.size // 8
+    tokens = encoder.token_count - 1
+    shapes = [
+        f"latents   ({batch}, {unet_config.in_channels}, {side}, {side})",
+        f"tokens    at most ({batch}, {tokens}, {unet_config.context_dim}): as many as the tagger has",
+        f"widths    {[unet_config.model_channels * m for m in unet_config.channel_mult]}, depths "
+        f"{list(unet_config.transformer_depth)}, heads of {unet_config.num_head_channels}",
+    ]
+    return trained, frozen, shapes
+
+
+def count(tensors: Iterable[torch.Tensor]) -> int:
+    """Values in tensors."""
+    return sum(tensor.numel() for tensor in tensors)

@@ -1,0 +1,148 @@
+"""Stages xl_plugin and xl_lora: what an XL model learns on top of its frozen backbone.
+
+xl_plugin trains the background plugin (networks/reference_net.py) and a background LoRA of the cross-attention, as the
+released trainer's second stage does: the plugin reads the background of the reference once, and the queries of the
+background read its bank. xl_lora trains LoRAs for figure and background without a plugin, as stage v1_5 does for its
+family. Both compose the regions with the sketch's figure mask; thresholds are drawn per sample.
+
+Source: CVPR 2026 paper, released trainer (stage 2). Figure tokens come from the whole reference, background tokens from
+the reference with its figure painted white. With loss.background_bleach a sample has a white background: picture and
+background reference. For the plugin the sketch's background is erased in every sample, so that it has to draw it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from model_patches.networks.reference_net import ReferenceNet, plugin_input
+from model_patches.networks.region_lora import XL_KINDS, to_module_names, to_official_names
+from model_patches.networks.split_attention import Split, SplitOptions
+from trainer import checkpoint, draws
+from trainer.autoencoder import XL_SCALE
+from trainer.colorizer import MASK_THRESHOLD, REGION_LORA, UNET, Regions, latent_masks
+from trainer.config import Config, ConfigError
+from trainer.frozen import borrowed
+from trainer.losses.bleach import background_reference, draw_bleached, whiten_background
+from trainer.losses.diffusion import denoising_loss, min_snr_weight, offset_noise, target
+from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
+from trainer.xl_colorizer import embedded, networks_from, plugin_from
+
+from . import Batch, contact_sheet, model_sketch, picture
+from .shared import drawn_latents
+from .v1_5 import region_ranks
+from .xl import XLStage
+
+THRESHOLDS = (0.01, 0.99)  # range of both mask thresholds (released, stage 2)
+OPTIONS = {
+    # One set of region weights serves both regions, blended by the mask (released).
+    "xl_plugin": SplitOptions(kinds=("bg", "bg"), strengths=(1.0, 1.0), soft=True, overshoot=True),
+    "xl_lora": SplitOptions(kinds=("fg", "bg"), strengths=(1.0, 1.0), threshold=MASK_THRESHOLD),
+}
+
+
+class XLRegionStage(XLStage):
+    """Trains `model.diffusion_model.*.lora_*` and, in stage xl_plugin, `bg_encoder.*`; everything else is frozen."""
+
+    rests = True  # the weights of a region that no query of the batch falls into
+
+    def __init__(self, config: Config, device: torch.device):
+        self.plugin = config.run.stage == "xl_plugin"
+        self.family = "xl-plugin" if self.plugin else "xl"
+        self.options = OPTIONS[config.run.stage]
+        super().__init__(config, device)
+
+    def networks(self, encoder, tagger):
+        model = self.config.model
+        self.tensors, metadata = checkpoint.read_tensors(Path(model.init))
+        figure, background = region_ranks(model)
+        unet, sketch_encoder, projection = networks_from(
+            self.tensors, metadata, (0 if self.plugin else figure, background)
+        )
+        if not self.plugin and not all(unet.config.region_ranks):
+            raise ConfigError(
+                f"{model.init} has region weights for the background only, as models with a plugin do: stage xl_lora "
+                "starts from a model without region weights, or from its own."
+            )
+        for name, parameter in unet.named_parameters():
+            parameter.requires_grad_(REGION_LORA in name)
+        self.model = nn.ModuleDict({"diffusion_model": unet})
+        if self.plugin:
+            self.bg_encoder = plugin_from(self.tensors, unet) or ReferenceNet.from_unet(unet)
+            self.bg_encoder.gradient_checkpointing = self.config.system.gradient_checkpointing
+        self.train()
+        frozen = [network.requires_grad_(False).eval().to(self.device) for network in (sketch_encoder, projection)]
+        return unet, *frozen
+
+    def forward(self, batch: Batch, generator: torch.Generator, progress: float = 0.0) -> dict[str, torch.Tensor]:
+        loss, prediction = self.config.loss, self.config.model.prediction_type
+        count = len(batch["color"])
+        low, high = THRESHOLDS
+        ours, theirs = (low + (high - low) * draws.rand((count, 2), generator)).to(self.device).unbind(1)
+        bleached = draw_bleached(count, loss.background_bleach, generator).to(self.device)
+        shade = draws.rand((count, 1), generator).to(self.device).view(-1, 1, 1, 1)
+        masks, reference_masks = (batch[name].float() / 255 for name in ("mask", "reference_mask"))
+        figure = masks > ours.view(-1, 1, 1, 1)
+        with torch.no_grad():
+            references = picture(batch["reference"])
+            shown = reference_masks > theirs.view(-1, 1, 1, 1)
+            background = background_reference(references, shown, bleached, shade)
+            pictures = whiten_background(picture(batch["color"]), figure, bleached, 1.0)
+            latents = self.encoded(pictures, generator)
+            erased = torch.ones_like(bleached) if self.plugin else bleached
+            sketches = whiten_background(batch["sketch"].float(), figure, erased, 255.0)
+            hints = self.colorizer.sketch_encoder(model_sketch(sketches))
+            sets = [self.colorizer.projection(*self.seen_in(batch)), self.colorizer.tokens(background)]
+        t = draws.timesteps(self.schedule.steps, count, generator).to(self.device)
+        noise = offset_noise(draws.randn(latents.shape, generator), loss.offset_noise, generator).to(latents)
+        keep = keep_mask(count, drop_rate(loss.reference_drop, loss.reference_drop_end, progress), generator)
+        split = Split([drop_references(tokens, keep) for tokens in sets], latent_masks(masks), self.options, ours)
+        banks = None
+        if self.plugin:
+            given = plugin_input(self.encoded(background, generator), masks, reference_masks)
+            banks = self.bg_encoder(given, embedded(batch["crop"], self.bg_encoder).to(self.device))
+        noisy = self.schedule.add_noise(latents, noise, t)
+        answer = self.model["diffusion_model"](noisy, t, None, hints, split=split, y=self.y(batch), banks=banks)
+        weight = min_snr_weight(self.schedule, t, loss.min_snr_gamma, prediction) if loss.min_snr_gamma else None
+        return {"denoising": denoising_loss(answer, target(self.schedule, latents, noise, t, prediction), weight)}
+
+    @torch.no_grad()
+    def encoded(self, pictures: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Scaled latents (B, 4, h, w) of pictures (B, 3, H, W) in [-1, 1]."""
+        moments = self.colorizer.autoencoder.moments(pictures)
+        return drawn_latents(moments, self.colorizer.unet, self.config, generator, XL_SCALE)
+
+    @torch.no_grad()
+    def sheet(self, batch: Batch, generator: torch.Generator) -> np.ndarray:
+        """Columns: sketch, reference, without and with what is trained here, the true picture; from the same noise."""
+        colorizer, report = self.colorizer, self.config.report
+        sketches, references = model_sketch(batch["sketch"]), picture(batch["reference"])
+        masks, reference_masks = (batch[name].float() / 255 for name in ("mask", "reference_mask"))
+        nothing = torch.zeros(len(sketches), dtype=torch.bool, device=references.device)
+        shade = torch.ones(len(sketches), 1, 1, 1, device=references.device)
+        background = background_reference(references, reference_masks > 0.5, nothing, shade)
+        seed, results = generator.initial_seed(), []
+        with borrowed(colorizer.autoencoder, colorizer.reference_encoder, colorizer.tagger):
+            tokens = colorizer.tokens(references)
+            regions = Regions(colorizer.tokens(background), latent_masks(masks), self.options)
+            banks = None
+            if self.plugin:
+                given = plugin_input(self.encoded(background), masks, reference_masks)
+                banks = self.bg_encoder(given, embedded(batch["crop"], self.bg_encoder).to(given))
+            for composed in ((None, None), (regions, banks)):
+                noise = torch.Generator().manual_seed(seed)
+                settings = report.sample_steps, report.guidance, noise
+                results.append(colorizer.generate(sketches, tokens, *settings, *composed))
+        return contact_sheet([-sketches, references, *results, picture(batch["color"])])
+
+    def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        trained = {k: v for k, v in weights.items() if REGION_LORA in k or not k.startswith(UNET)}
+        return super().export(to_official_names(to_module_names(trained), XL_KINDS))
+
+    def untrained(self) -> Mapping[str, torch.Tensor]:
+        """The tensors of model.init as they are."""
+        return self.tensors

@@ -1,0 +1,184 @@
+"""A whole XL colouriser outside ComfyUI: sketch and reference in, picture out; for sample sheets and the commands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from model_patches import families
+from model_patches.networks import guidance, sampling, size_embedding, token_projection
+from model_patches.networks.reference_net import ReferenceNet
+from model_patches.networks.schedule import NoiseSchedule
+from model_patches.networks.token_projection import TokenProjection
+from model_patches.networks.unet import UNet, unet_config_from_state_dict, unet_weights
+from model_patches.networks.wd_tagger import PATCHES, PREFIXES, WDTagger, prepare, to_network
+from model_patches.networks.xl_sketch_encoder import XLSketchEncoder
+from trainer import autoencoder, checkpoint
+from trainer.autoencoder import XL_SCALE, Autoencoder
+from trainer.colorizer import REGION_LORA, SKETCH, UNET, Colorizer, Regions, read_encoder
+from trainer.config import ConfigError
+
+PROJECTION = "proj."
+PLUGIN = "bg_encoder."
+MODES = ("vanilla",)
+
+
+@dataclass
+class XLColorizer:
+    """The networks of an XL model and what its U-Net predicts ("v" or "eps"); by its methods a trainer.Colorizer."""
+
+    unet: UNet
+    sketch_encoder: XLSketchEncoder
+    projection: TokenProjection
+    autoencoder: Autoencoder
+    reference_encoder: torch.nn.Module
+    tagger: torch.nn.Module
+    """anything with tokens(references) -> (B, L, W)"""
+    prediction_type: str
+
+    @classmethod
+    def from_files(cls, checkpoint_path: str, encoder_path: str, tagger_path: str, device: torch.device) -> XLColorizer:
+        """Read a checkpoint in the official XL layout, a CLIP vision tower and a WD tagger, in float32."""
+        tensors, metadata = checkpoint.read_tensors(Path(checkpoint_path))
+        unet, sketch_encoder, projection = networks_from(tensors, metadata)
+        prediction, _ = families.prediction_type(tensors, metadata, checkpoint_path)
+        return cls(
+            unet.to(device).eval(),
+            sketch_encoder.to(device).eval(),
+            projection.to(device).eval(),
+            autoencoder.from_tensors(tensors, checkpoint_path).to(device),
+            read_encoder(encoder_path).to(device),
+            Tagger(read_tagger(tagger_path).to(device)),
+            prediction,
+        )
+
+    @torch.no_grad()
+    def tokens(self, references: torch.Tensor) -> torch.Tensor:
+        """References (B, 3, H, W) in [-1, 1] -> reference tokens (B, L, D)."""
+        return self.projection(self.reference_encoder.encode(references), self.tagger.tokens(references))
+
+    def regions(self, mode: str, *pictures) -> None:
+        """As trainer.Colorizer.regions: of its modes, XL has vanilla here; the nodes have all."""
+        if mode not in MODES:
+            raise ConfigError(f"Mode {mode} of an XL model runs in ComfyUI; this command has {', '.join(MODES)}.")
+
+    @torch.no_grad()
+    def generate(
+        self,
+        sketches: torch.Tensor,  # (B, 3, H, W) in [-1, 1], white lines on black
+        tokens: torch.Tensor,  # (B, L, D); zeros for "no reference"
+        steps: int,
+        guidance_scale: float,
+        generator: torch.Generator,
+        regions: Regions | None = None,  # regions of the picture, with `tokens` for the figure
+        banks: Sequence[torch.Tensor] | None = None,  # of the background plugin
+        score: float = size_embedding.SCORE,
+    ) -> torch.Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1], sampled with DPM-Solver++ from noise of `generator` (CPU)."""
+        control = self.sketch_encoder(sketches)
+        height, width = sketches.shape[-2:]
+        shape = (len(sketches), self.unet.config.in_channels, height // 8, width // 8)
+        noise = torch.randn(shape, generator=generator).to(sketches.device)
+        y = embedded(size_embedding.picture_scalars(height, width, score, len(sketches)), self.unet).to(sketches.device)
+        schedule = NoiseSchedule().to(sketches.device)
+        conditions = [(tokens, control, y), (torch.zeros_like(tokens), control, y)]
+        twice = [bank.repeat(2, 1, 1) for bank in banks] if banks else None
+        plain, guided = (regions.split(tokens, both) if regions else None for both in (False, True))
+
+        def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            if guidance_scale == 1:
+                return self.unet(x, t, tokens, control, split=plain, y=y, banks=banks).float()
+            x, t, both, hints, rows = guidance.join_rows([(x, t, *fixed) for fixed in conditions])
+            answers = self.unet(x, t, both, hints, split=guided, y=rows, banks=twice).float()
+            return guidance.single_guidance(*answers.chunk(2), guidance_scale)
+
+        latents = sampling.sample_dpm_solver(predict, noise, schedule, self.prediction_type, steps)
+        return self.autoencoder.decode(latents, XL_SCALE)
+
+
+def load(checkpoint_path: str, encoder_path: str, tagger_path: str, device: torch.device) -> Colorizer | XLColorizer:
+    """The colouriser of a file of either family; XL needs a tagger as well. ConfigError when it is missing."""
+    shapes = checkpoint.read_names(Path(checkpoint_path))
+    if f"{PROJECTION}proj.0.weight" not in shapes:
+        return Colorizer.from_files(checkpoint_path, encoder_path, device)
+    if not tagger_path:
+        raise ConfigError(f"{checkpoint_path} is an XL model: name its tagger with --tagger.")
+    return XLColorizer.from_files(checkpoint_path, encoder_path, tagger_path, device)
+
+
+class Tagger:
+    """A tagger in memory, by the method XLColorizer asks for."""
+
+    def __init__(self, network: WDTagger):
+        self.network = network
+
+    def tokens(self, references: torch.Tensor) -> torch.Tensor:
+        return tagger_tokens(self.network, references)
+
+
+def embedded(scalars: torch.Tensor, network: UNet) -> torch.Tensor:
+    """Numbers (B, n) as the y of a U-Net or plugin, whose width they share evenly."""
+    return size_embedding.embed(scalars, network.config.y_width // scalars.shape[1])
+
+
+def networks_from(
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str],
+    region_ranks: tuple[int | float, int | float] | None = None,
+) -> tuple[UNet, XLSketchEncoder, TokenProjection]:
+    """U-Net, sketch encoder and token projection of a file in the official XL layout, float32. ConfigError otherwise.
+
+    region_ranks: adds fresh region LoRAs of these ranks to a U-Net that has none.
+    """
+    heads = metadata.get("colorize.num_head_channels")
+    try:
+        config = unet_config_from_state_dict(tensors, UNET, int(heads) if heads else None)
+        if not config.y_width:
+            raise ConfigError("This is no XL model: its U-Net has no label_emb. Stages v1 and v1_5 take v1 files.")
+        weights = unet_weights(tensors, UNET)
+        fresh = region_ranks is not None and config.region_ranks is None
+        unet = UNet(replace(config, region_ranks=region_ranks) if fresh else config)
+        if fresh:
+            weights |= {k: v for k, v in unet.state_dict().items() if REGION_LORA in k}
+        unet.load_state_dict(weights)
+        return (
+            unet,
+            XLSketchEncoder.from_state_dict(tensors, SKETCH, dtype=torch.float32),
+            token_projection.from_state_dict(tensors, PROJECTION, dtype=torch.float32),
+        )
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"The file is not of the XL layout: {error}") from None
+
+
+def plugin_from(tensors: Mapping[str, torch.Tensor], unet: UNet) -> ReferenceNet | None:
+    """The background plugin of a file, float32; None when it has none."""
+    if not any(key.startswith(PLUGIN) for key in tensors):
+        return None
+    return ReferenceNet.from_state_dict(tensors, PLUGIN, unet.config.num_head_channels, dtype=torch.float32)
+
+
+def read_tagger(path: str) -> WDTagger:
+    """Read a WD tagger in float32. ConfigError when the file is none."""
+    tensors, metadata = checkpoint.read_tensors(Path(path))
+    try:
+        return WDTagger.from_state_dict(tensors, metadata)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def tagger_tokens(network: WDTagger, references: torch.Tensor) -> torch.Tensor:
+    """Patch features (B, L, W) of references (B, 3, H, W) in [-1, 1], prepared as the XL models were trained."""
+    return network.tokens(to_network(prepare((references + 1) / 2, network.image_size, "xl")))
+
+
+def tagger_width(tensors: Mapping[str, torch.Tensor], path: str) -> int:
+    """W of a tagger's file, from its shapes. ConfigError when the file is none."""
+    for prefix in PREFIXES:
+        if f"{prefix}{PATCHES}" in tensors and f"{prefix}head.fc.weight" in tensors:
+            return tensors[f"{prefix}head.fc.weight"].shape[1]
+    raise ConfigError(f"{path} holds no Swin V2 tagger in timm's layout; model.tagger names one.")
