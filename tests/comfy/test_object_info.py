@@ -41,10 +41,15 @@ IDS = [
     "ColorizeReferenceStrength",
     "ColorizePreflight",
     "ColorizeApplyReference",
+    "ColorizeApplyBackgroundPlugin",
     "ColorizeAttentionInjection",
     "ColorizeAdaIN",
     "ColorizeDualGuidance",
     "ColorizeRestoreSize",
+    "ColorizeEntanglementMeter",
+    "ColorizeLoadAnimeDiffusion",
+    "ColorizeAnimeDiffusionConditioning",
+    "ColorizeAnimeDiffusionSampler",
 ]
 
 

@@ -1,0 +1,181 @@
+"""AnimeDiffusion inside ComfyUI: a diffusion model whose latents are the pixels themselves.
+
+Latents have three channels and the picture's size (ComfyUI's own pixel-space VAE converts), the noise schedule is the
+paper's, and the line drawing and the reference are stacked onto the noisy colours. So ComfyUI's samplers, previews,
+batches, areas and masks work on it; `animediffusion_sampling.py` adds the paper's own walks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.supported_models_base
+import comfy.utils
+import torch
+import torch.nn.functional as F
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+
+from .families import CheckpointError
+from .files import check_finite, read_weights
+from .networks.animediffusion.schedule import LINEAR_END, LINEAR_START
+from .networks.animediffusion.unet import (
+    HEADS_MARKER,
+    AnimeUNet,
+    AnimeUNetConfig,
+    attention_heads,
+    check_names,
+    config_from_tensors,
+    network_prefix,
+    network_tensors,
+)
+
+LINES = "animediffusion_lines"
+"""In a conditioning: line drawings (B, 1, H, W) in -1..1, black on white, on the CPU."""
+REFERENCE = "animediffusion_reference"
+"""In a conditioning: references (B or 1, 3, H, W) in -1..1, of the drawings' size, on the CPU."""
+MEMORY_FACTOR = 0.1
+"""Working memory in ComfyUI's units at 64 channels on the first level: about a dozen maps of the picture's size."""
+
+
+class PixelUNet(AnimeUNet):
+    """The noise predictor with the signature of ComfyUI's diffusion models. Any picture size."""
+
+    def __init__(self, config: AnimeUNetConfig, dtype=None, device=None, operations=None):
+        super().__init__(config, device=device, dtype=dtype, operations=operations)
+        self.dtype = dtype
+
+    def forward(self, x, timesteps, context=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
+        executor = WrapperExecutor.new_class_executor(self._forward, self, wrappers)
+        return executor.execute(x, timesteps, context, control, transformer_options, **kwargs)
+
+    def _forward(self, x, timesteps, context=None, control=None, transformer_options=None, **kwargs):
+        """x (B, 7, H, W), timesteps (B,) -> (B, 3, H, W). Sides are padded to the multiple the network needs."""
+        height, width = x.shape[-2:]
+        step = self.config.multiple
+        x = F.pad(x, (0, -width % step, 0, -height % step), mode="replicate")
+        return AnimeUNet.forward(self, x, timesteps)[..., :height, :width]
+
+
+class AnimeDiffusionModel(comfy.model_base.BaseModel):
+    """The diffusion model of the family. Its conditioning comes from AnimeDiffusion Conditioning."""
+
+    def __init__(self, model_config, device=None):
+        super().__init__(model_config, comfy.model_base.ModelType.EPS, device=device, unet_model=PixelUNet)
+
+    def extra_conds(self, **kwargs):
+        lines, reference, noise = kwargs.get(LINES), kwargs.get(REFERENCE), kwargs["noise"]
+        if lines is None or reference is None:
+            raise ValueError(
+                "This conditioning carries no line drawing for AnimeDiffusion. Connect positive and negative of "
+                "AnimeDiffusion Conditioning; text prompts do not work here."
+            )
+        if noise.ndim != 4 or noise.shape[1] != self.latent_format.latent_channels:
+            raise ValueError(
+                f"AnimeDiffusion samples pictures of 3 channels, the latent has the shape {tuple(noise.shape)}. "
+                "Connect latent of AnimeDiffusion Conditioning, or VAE Encode with the vae of Load AnimeDiffusion."
+            )
+        parts = [_fitted(part, noise, name) for part, name in ((lines, "drawings"), (reference, "references"))]
+        return {"c_concat": comfy.conds.CONDNoiseShape(torch.cat(parts, dim=1))}
+
+    def load_model_weights(self, sd, unet_prefix="", **kwargs):
+        """Load strictly. sd: bare names."""
+        try:
+            check_names(sd, self.diffusion_model)
+        except ValueError as error:
+            raise CheckpointError(f"{error} Download or export it again.") from None
+        return super().load_model_weights(sd, unet_prefix, **kwargs)
+
+    def state_dict_for_saving(self, unet_state_dict, *args, **kwargs):
+        """The tensors of Save Checkpoint; the number of heads goes along, for Load AnimeDiffusion."""
+        saved = super().state_dict_for_saving(unet_state_dict, *args, **kwargs)
+        return saved | {HEADS_MARKER: torch.tensor(self.diffusion_model.config.attention_heads)}
+
+
+def _fitted(part: torch.Tensor, noise: torch.Tensor, name: str) -> torch.Tensor:
+    """A part of the condition with the batch and size of the noise (B, 3, H, W)."""
+    if part.shape[0] not in (1, noise.shape[0]):
+        raise ValueError(
+            f"There are {part.shape[0]} {name} for {noise.shape[0]} pictures. Use one, or as many as pictures (Repeat "
+            "Image Batch and Image From Batch change the number)."
+        )
+    if part.shape[-2:] != noise.shape[-2:]:
+        part = comfy.utils.common_upscale(part, noise.shape[-1], noise.shape[-2], "bilinear", "disabled")
+    return part.expand(noise.shape[0], -1, -1, -1)
+
+
+class AnimeDiffusion(comfy.supported_models_base.BASE):
+    """The family as ComfyUI describes models; not in the table of stock loaders, whose detection reads other names."""
+
+    unet_extra_config = {}
+    latent_format = comfy.latent_formats.ChromaRadiance  # three channels, ratio 1, previews show the pixels
+    # bfloat16 is left out: the first steps divide by a twelfth, and its 8 bits would show.
+    supported_inference_dtypes = [torch.float16, torch.float32]
+    # ComfyUI's name for evenly spaced betas is sqrt_linear; its "linear" is another schedule.
+    sampling_settings = {
+        "beta_schedule": "sqrt_linear",
+        "linear_start": LINEAR_START,
+        "linear_end": LINEAR_END,
+        "timesteps": 1000,
+    }
+
+    def __init__(self, config: AnimeUNetConfig):
+        super().__init__({"config": config})
+        self.memory_usage_factor = MEMORY_FACTOR * config.channels / 64
+
+    def get_model(self, state_dict, prefix="", device=None):
+        return AnimeDiffusionModel(self, device=device)
+
+
+def load_animediffusion(path: str):
+    """(MODEL patcher, VAE) of an AnimeDiffusion file in any known layout. Raises families.CheckpointError."""
+    return load_model_patcher(path), comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})
+
+
+def load_model_patcher(path: str, disable_dynamic: bool = False):
+    """The MODEL, fresh from the file: ComfyUI also calls this for torch.compile and for copies on other devices."""
+    name = os.path.basename(path)
+    tensors, metadata = read_weights(path)
+    if network_prefix(tensors) is None:
+        raise CheckpointError(
+            f"The file {name!r} is not an AnimeDiffusion checkpoint: none of its {len(tensors)} tensors is named "
+            "...encoder_block.0.conv1.2.weight. ColorizeDiffusion models are loaded with Load ColorizeDiffusion "
+            "Checkpoint; AnimeDiffusion models come from its trainer (ep_N.model.pth, trained.model.pth) or from "
+            "`python -m trainer`."
+        )
+    weights = network_tensors(tensors)
+    check_finite(weights, name)
+    try:
+        config = config_from_tensors(weights, attention_heads(tensors, metadata))
+    except ValueError as error:
+        raise CheckpointError(f"The file {name!r}: {error}") from None
+    logging.info("%s: AnimeDiffusion, %s", name, dataclasses.asdict(config))
+    patcher = _build(weights, config, disable_dynamic)
+    patcher.cached_patcher_init = (load_model_patcher, (path,))
+    return patcher
+
+
+def _build(weights: dict[str, torch.Tensor], config: AnimeUNetConfig, disable_dynamic: bool):
+    """The model in a patcher, with the type and the devices ComfyUI's own loaders would choose."""
+    management = comfy.model_management
+    model_config = AnimeDiffusion(config)
+    kinds = model_config.supported_inference_dtypes
+    count = comfy.utils.calculate_parameters(weights)
+    device = management.get_torch_device()
+    dtype = management.unet_dtype(
+        model_params=count, supported_dtypes=kinds, weight_dtype=comfy.utils.weight_dtype(weights)
+    )
+    model_config.set_inference_dtype(dtype, management.unet_manual_cast(dtype, device, kinds))
+    model = model_config.get_model(weights, device=management.unet_inital_load_device(count, dtype))
+    kind = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
+    patcher = kind(model, load_device=device, offload_device=management.unet_offload_device())
+    model.load_model_weights(weights, assign=patcher.is_dynamic())
+    return patcher
