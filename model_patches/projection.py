@@ -18,6 +18,8 @@ TAGGER_ADVICE = (
     "(https://huggingface.co/SmilingWolf/wd-v1-4-swinv2-tagger-v2)."
 )
 
+VALUES_PER_INPUT = 32  # working memory: about as many float32 values at once for each value of the image tokens
+
 
 @dataclass(frozen=True, eq=False)
 class LoadedProjection:
@@ -49,7 +51,7 @@ class LoadedProjection:
             raise ValueError(
                 f"{self.file_name} also reads a tagger's features, which the reference lacks. {TAGGER_ADVICE}"
             )
-        memory = 32 * image_tokens.numel() * 4
+        memory = 4 * VALUES_PER_INPUT * image_tokens.numel()
         comfy.model_management.load_models_gpu([self.patcher], memory_required=memory)
         device = self.patcher.load_device
         with torch.no_grad():

@@ -17,6 +17,7 @@ from .conditioning import PAYLOAD, Guide
 from .networks import size_embedding
 from .networks.region_lora import XL_KINDS
 from .networks.split_attention import split_attention
+from .networks.unet import UNUSED
 from .sketch_control import PIXELS_PER_LATENT
 from .unet import ColorizeBase, ColorizeModel, ColorizeUNet
 
@@ -116,5 +117,5 @@ class ColorizeXL(ColorizeBase):
         return families.is_xl_unet(unet_config, state_dict, unet_key_prefix)
 
     def process_unet_state_dict(self, state_dict):
-        used = {key: value for key, value in state_dict.items() if not key.startswith("conv_fg.")}
+        used = {key: value for key, value in state_dict.items() if not key.startswith(UNUSED)}
         return super().process_unet_state_dict(used)

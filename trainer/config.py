@@ -175,9 +175,17 @@ class Data:
     """Folder of held-out pictures, laid out as `folder`, for report.validate_every."""
 
     def held_out(self) -> Data:
-        """The same for the pictures in `holdout`: all of them, as squares."""
+        """The same for the pictures in `holdout`: all of them, as squares. No index serves them: where the run's lists
+        the references, those of a group are taken."""
         return dataclasses.replace(
-            self, folder=self.holdout, index=(), min_score=0.0, min_side=0, sketch_styles=(), bucket_step=0
+            self,
+            folder=self.holdout,
+            index=(),
+            reference="group" if self.reference == "listed" else self.reference,
+            min_score=0.0,
+            min_side=0,
+            sketch_styles=(),
+            bucket_step=0,
         )
 
 
@@ -379,6 +387,9 @@ class Report:
     """Samples of a validation: always the same ones, with the same draws."""
     validate_bins: int = 10
     """Equal parts of the noise schedule whose losses are told apart; every sample is asked once in each."""
+    validate_entanglement: bool = False
+    """Whether a validation also colours the first held-out sketches (one batch, two or more) with and without another
+    picture as reference, and says how much structure comes from it (stages v1, v1_5, xl)."""
 
 
 @dataclass(frozen=True)
@@ -463,6 +474,19 @@ class Config:
                 "report.validate_every needs held-out pictures: set data.holdout to their folder, "
                 "or report.validate_every = 0."
             )
+        if self.report.sample_every and self.report.sample_count < 1:
+            raise ConfigError("report.sample_count must be at least 1; report.sample_every = 0 draws no sheets.")
+        if self.report.validate_entanglement:
+            if self.run.stage not in ("v1", "v1_5", "xl"):
+                raise ConfigError(
+                    f"report.validate_entanglement serves the stages v1, v1_5 and xl, not {self.run.stage}: set it to "
+                    "false."
+                )
+            if self.report.validate_count < 2:
+                raise ConfigError(
+                    "report.validate_entanglement compares samples with each other: set report.validate_count to 2 or "
+                    "more."
+                )
         if self.run.stage == "v1" and not (self.model.vae or self.model.init or self.model.init_from):
             raise ConfigError(
                 "model.vae is empty: stage v1 needs an autoencoder, from a file of its own or inside model.init."
@@ -555,15 +579,20 @@ class Config:
                 "data.cache keeps one encoding of a picture: set augment.flip = 0, or use data.cache_folder, which "
                 "keeps both."
             )
-        if data.cache_folder and data.bucket_order == "released" and data.bucket_step:
+        if kept and data.bucket_order == "released" and data.bucket_step:
             raise ConfigError(
-                "data.cache_folder keeps one cut of a picture, which data.bucket_order = 'released' changes from epoch "
-                "to epoch: set data.bucket_order = 'balanced', or clear data.cache_folder."
+                f"data.{kept} keeps one cut of a picture, which data.bucket_order = 'released' changes from epoch "
+                f"to epoch: set data.bucket_order = 'balanced', or train without data.{kept}."
             )
         if data.decoded_folder and augment.zoom != 1:
             raise ConfigError("data.decoded_folder keeps one size per picture: set augment.zoom = 1.")
         if data.min_score and not data.index:
             raise ConfigError("data.min_score needs scores: name the index files in data.index.")
+        if data.reference == "listed" and not data.index:
+            raise ConfigError(
+                'data.reference = "listed" takes the references that an index lists (reference_list): name the index '
+                "files in data.index."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionaries, as printed and saved beside the run."""

@@ -160,6 +160,12 @@ class Interrupt:
             signal.signal(number, handler)
 
 
+def leave_interrupts_to_the_run(worker: int) -> None:
+    """Start of a loader process: Ctrl-C reaches all processes of a terminal, but a batch that is still to come must
+    come, so that the step in progress ends and is saved (`Interrupt`)."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def batches_from(
     dataset: FolderDataset, config: Config, first: int, rank: int, processes: int, device: torch.device
 ) -> Iterator[dict[str, torch.Tensor]]:
@@ -173,6 +179,7 @@ def batches_from(
         # spawn on every system: a fork of a process that has used torch's threads, or a GPU, can hang
         multiprocessing_context="spawn" if workers else None,
         pin_memory=device.type == "cuda",
+        worker_init_fn=leave_interrupts_to_the_run,
     )
     return iter(loader)
 

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import json
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,9 +107,10 @@ class Run:
         with averaged(self.stage, self.ema), arithmetic(self.config, device):
             values = self.validation.run(self.stage, device, functools.partial(self.combine, how="sum"))
         reporter.validation(step, values)
-        better = self.best is None or values["validation"] < self.best["validation"]
+        loss = values["validation"]
+        better = math.isfinite(loss) and (self.best is None or loss < self.best["validation"])
         if better:
-            self.best = {"step": step, "validation": values["validation"]}
+            self.best = {"step": step, "validation": loss}
         return better
 
     def save(self, step: int) -> None:

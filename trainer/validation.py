@@ -55,8 +55,8 @@ class Validation:
         """Mean losses by name: `validation`, `validation_<term>`, `validation_t0` (cleanest) and so on, and the stage's
         own curves. combine: sum of a tensor over all processes."""
         sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
-        for first in range(0, len(self.mine), self.batch):
-            positions = self.mine[first : first + self.batch]
+        for start in range(0, len(self.mine), self.batch):
+            positions = self.mine[start : start + self.batch]
             batch = self.rows(positions, device)
             for part, levels in parts_of_schedule(self.bins):
                 numbers = [position * self.bins + part for position in positions]
@@ -68,5 +68,5 @@ class Validation:
                     sums["validation"] += share / self.bins
         totals = combine(torch.stack(list(sums.values()))).tolist()
         means = {name: total / self.count for name, total in zip(sums, totals, strict=True)}
-        fixed = self.rows(range(min(self.count, self.batch)), device)
-        return means | stage.curves(fixed, Draws(SEED, 0, range(min(self.count, self.batch))))
+        first = range(min(self.count, max(self.batch, 2)))  # two, because some curves compare samples with each other
+        return means | stage.curves(self.rows(first, device), Draws(SEED, 0, first))

@@ -28,6 +28,11 @@ def test_overrides_win_and_are_typed(values, write_toml):
         (["--loss.reference_drop", "1.5"], "between 0 and 1"),
         (["--data.deform", "0.5"], 'data.reference = "self"'),
         (["--data.deform", "2"], "between 0 and 1"),
+        (["--data.reference", "listed"], "name the index files in data.index"),
+        (["--data.cache", "true", "--data.bucket_step", "64", "--data.bucket_order", "released"], "data.cache keeps"),
+        (["--report.sample_every", "1", "--report.sample_count", "0"], "report.sample_count must be at least 1"),
+        (["--report.validate_entanglement", "true", "--report.validate_count", "1"], "validate_count to 2"),
+        (["--report.validate_entanglement", "true", "--run.stage", "vae"], "stages v1, v1_5 and xl"),
         (["--optimizer.lr"], "needs a value"),
         (["lr", "3"], "write --section.key value"),
         (["--model.encoder", ""], "needs a reference encoder"),
@@ -52,3 +57,10 @@ def test_every_preset_is_valid(preset):
 def test_resolved_config_builds_itself_again(values):
     config = configuration.build(values)
     assert configuration.build(config.to_dict()) == config
+
+
+def test_held_out_pictures_do_not_become_their_own_references(values):
+    """Regression: without an index a listed reference was silently the picture itself."""
+    values["data"] |= {"reference": "listed", "index": ["index"], "holdout": "elsewhere"}
+    held_out = configuration.build(values).data.held_out()
+    assert (held_out.folder, held_out.reference, held_out.index) == ("elsewhere", "group", ())

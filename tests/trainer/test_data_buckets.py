@@ -196,6 +196,16 @@ def test_batches_have_one_shape_and_parts_stay_together(shapes, order):
     assert len(seen) == 3
 
 
+def test_squares_and_buckets_do_not_share_pictures_in_memory(shapes):
+    """Regression: with data.cache a sample sheet took pictures of the buckets' sizes, and training took squares."""
+    dataset = FolderDataset(str(shapes), 128, "self", cache=True, **BUCKETS)
+    squares = dataset.plain(squares=True).whole()
+    for position in range(24):
+        bucket = dataset[position]["color"].shape[-2:]
+        assert bucket == dataset.order.at(position).canvas
+        assert squares[position]["color"].shape[-2:] == squares[position]["sketch"].shape[-2:] == (128, 128)
+
+
 def test_size_and_crop_say_what_is_shown(shapes):
     dataset = FolderDataset(str(shapes), 128, "self", needs=NEEDS, **BUCKETS)
     for position in range(12):

@@ -222,6 +222,50 @@ def listed(tmp_path):
     return index.from_files([file], tmp_path / "cache")
 
 
+def test_a_loader_process_maps_the_index_instead_of_getting_a_copy(tmp_path):
+    """Regression: a mapped column is pickled as all its values, for every process anew."""
+    entries = ((f"0000/{number:05d}.png", {}) for number in range(5000))
+    made = index.build(tmp_path, "f" * 64, entries, ["one line"])
+    sent = pickle.dumps(made)
+    there = pickle.loads(sent)
+    assert len(sent) < 1000 and len(there) == 5000 and there.name(4999) == "0000/04999"
+    assert isinstance(there["key"], np.memmap) and there.problems == ("one line",)
+    writer = index.Writer()
+    writer.add("a.png", {"width": 3, "height": 4})
+    assert pickle.loads(pickle.dumps(writer.index(""))).name(0) == "a"  # of one in memory the values travel
+
+
+def test_two_processes_may_keep_the_same_directory(shards, tmp_path, monkeypatch):
+    """Regression: Windows refuses to replace a file that another process has mapped."""
+    file, cache = shards / "color" / "0000.zip", tmp_path / "kept"
+    wanted = sources.ShardSource(shards, cache)._members(file)
+    (kept,) = (cache / "shards").iterdir()
+    content = kept.read_bytes()
+    kept.unlink()
+
+    def refused(self, target):
+        target.write_bytes(content)
+        raise PermissionError(13, "in use")
+
+    monkeypatch.setattr(type(kept), "replace", refused)
+    assert np.array_equal(sources.ShardSource(shards, cache)._members(file), wanted)
+    assert [path.name for path in (cache / "shards").iterdir()] == [kept.name]
+
+
+def test_a_shard_that_was_replaced_is_read_anew(shards, tmp_path):
+    """Regression: `prepare` packs shards whose marks it has read; the open file was the old one (Windows: an error)."""
+    source, file, other = sources.ShardSource(shards, tmp_path / "kept"), shards / "color" / "0000.zip", b"other bytes"
+    with source.open("color", "0000/00_0") as before:
+        assert before.read() != other
+    with zipfile.ZipFile(tmp_path / "new.zip", "w") as archive:
+        archive.writestr("0000/00_0.png", other)
+    source.forget(file)
+    (tmp_path / "new.zip").replace(file)
+    with source.open("color", "0000/00_0") as after:
+        assert after.read() == other
+    source.forget(shards / "color" / "never-opened.zip")
+
+
 def test_an_index_keeps_what_its_file_says(listed):
     assert [listed.name(row) for row in range(4)] == ["0000/a_1", "0000/b_1", "0000/c }, {", "0001/d.v2"]
     assert listed["width"].tolist() == [800, 900, 700, 0] and listed["height"].tolist() == [1200, 900, 640, 0]

@@ -151,6 +151,21 @@ def test_a_repeated_signal_of_a_launcher_does_not_cut_the_save_off():
         interrupt._note(signal.SIGINT, None)
 
 
+class Interrupted(torch.utils.data.Dataset):
+    """The terminal's Ctrl-C reaches the process that reads a sample."""
+
+    def __getitem__(self, position):
+        signal.raise_signal(signal.SIGINT)
+        return {"index": position}
+
+
+def test_ctrl_c_does_not_end_the_loader_processes(values):
+    """Regression: the step in progress waited for a batch of a process that was gone, and nothing was saved."""
+    values["data"] |= {"workers": 1}
+    batches = loop.batches_from(Interrupted(), configuration.build(values), 2, 0, 1, torch.device("cpu"))
+    assert next(batches)["index"].tolist() == [4, 5]
+
+
 def test_a_run_may_be_started_from_a_thread():
     """Python allows signal handlers in the main thread only."""
     failures = []

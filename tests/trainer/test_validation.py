@@ -9,6 +9,7 @@ from trainer import checkpoint, draws, loop
 from trainer import config as configuration
 from trainer.__main__ import main
 from trainer.convert import find_checkpoint
+from trainer.stages import build_stage
 from trainer.validation import Validation
 
 
@@ -41,7 +42,7 @@ def test_a_validation_does_not_depend_on_batches_or_processes():
     for batch in (1, 4, 7):
         stage = Toy()
         results.append(Validation(Numbers(), 7, 5, batch).run(stage, cpu))
-        assert results[-1].pop("pictures") == min(batch, 7)
+        assert results[-1].pop("pictures") == min(max(batch, 2), 7)
         assert sorted({-1 - index for index, _ in stage.seen}) == list(range(7))
         assert sorted(t // 200 for _, t in stage.seen) == sorted(list(range(5)) * 7)  # each once in each part
     sums = []
@@ -76,6 +77,39 @@ def test_the_best_checkpoint_stays_and_converts(values, pictures, tmp_path, monk
     assert {"validation", "validation_denoising", "validation_t0", "validation_t1"} <= lines[0].keys()
     assert find_checkpoint(output, best=True) == output / "step-00000001"
     assert main(["convert", str(output), "--best", "--output", str(tmp_path / "best.safetensors")]) == 0
+
+
+def test_a_validation_that_is_not_a_number_is_never_the_best(values, pictures, monkeypatch):
+    """Regression: nothing is smaller than nan, so that no later validation could become the best."""
+    losses = iter([float("nan"), 0.5])
+    real = Validation.run
+    monkeypatch.setattr(Validation, "run", lambda *arguments: real(*arguments) | {"validation": next(losses)})
+    values["data"] |= {"holdout": str(pictures)}
+    values["run"] |= {"steps": 2}
+    values["report"] |= {"validate_every": 1, "validate_count": 2, "validate_bins": 1}
+    output = loop.train(configuration.build(values)).parent
+    assert json.loads((output / "best.json").read_text())["step"] == 2
+
+
+@pytest.mark.parametrize("stage", ["v1", "v1_5"])
+def test_entanglement_is_a_curve_of_the_validation(values, pictures, v1_file, stage):
+    """Off: nothing is sampled. On: the meter's numbers, the same at every validation of the same weights."""
+    values["run"] |= {"stage": stage}
+    if stage == "v1_5":
+        values["model"] |= {"init": v1_file}
+        values["loss"] |= {"latent_shuffle": 0.0, "noisy_reference": 0.0}
+    values["data"] |= {"holdout": str(pictures)}
+    values["report"] |= {"validate_every": 1, "validate_count": 4, "validate_bins": 1}
+    found = []
+    for asked in (False, True, True):
+        values["report"] |= {"validate_entanglement": asked}
+        config, cpu = configuration.build(values), torch.device("cpu")
+        torch.manual_seed(0)
+        found.append(loop.held_out_samples(config, 0, 1).run(build_stage(config, cpu), cpu))
+    names = {"entanglement", "structure", "leakage"}
+    assert not names & found[0].keys() and names <= found[1].keys() and found[1] == found[2]
+    assert found[1]["entanglement"] == pytest.approx(found[1]["structure"] + found[1]["leakage"])
+    assert {k: v for k, v in found[1].items() if k not in names} == found[0]
 
 
 def test_convert_says_when_nothing_was_validated(tmp_path, capsys):

@@ -226,6 +226,16 @@ def test_a_dry_run_counts_without_building(xl, backbone):
     assert "frozen    U-Net" in lines and "trained   background plugin" in lines and "trained   region LoRAs" in lines
 
 
+def test_a_validation_measures_entanglement(xl):
+    """The meter's numbers where they are asked for; the frozen networks leave the memory they were borrowed for."""
+    values = {**xl, "gram": {}, "report": xl["report"] | {"validate_entanglement": True, "sample_steps": 1}}
+    config = configuration.build(values)
+    stage = randomised(build_stage(config, torch.device("cpu")))
+    found = stage.curves(first_batch(config), torch.Generator().manual_seed(1))
+    assert found.keys() == {"entanglement", "structure", "leakage"} and 0 < found["structure"] <= 1
+    assert build_stage(configuration.build(xl), torch.device("cpu")).curves({}, torch.Generator()) == {}
+
+
 def test_without_gram_nothing_of_it_is_computed(xl, monkeypatch):
     config = configuration.build({**xl, "gram": {"weight": 0.0}})
     monkeypatch.setattr("trainer.stages.xl.two_branches", None)

@@ -291,9 +291,9 @@ class FolderDataset(torch.utils.data.Dataset):
         """The same pictures without augmentations, to keep encodings of; squares: and without buckets, to look at."""
         other = copy.copy(self)
         other.augment = Augment()
-        if squares:
+        if squares and not isinstance(self.order, buckets.PermutedOrder):
             other.order = buckets.PermutedOrder(len(self), (self.size, self.size), self.seed)
-            other._decoded = self._decoded if isinstance(self.order, buckets.PermutedOrder) else None
+            other._decoded = other._kept = None  # they hold pictures of the buckets' sizes
         return other
 
     def number_of(self, path: str) -> int | None:

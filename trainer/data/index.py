@@ -82,6 +82,13 @@ class Index:
     """Hash of what the index was made from."""
     problems: tuple[str, ...] = ()
     """What was left out when it was made, one line each."""
+    folder: Path | None = None
+    """Where it lies on disk, if it does."""
+
+    def __reduce__(self):  # a loader process maps the files itself: a copy could hold millions of rows
+        if self.folder is not None:
+            return open_folder, (self.folder,)
+        return Index, (self.columns, self.fingerprint, self.problems)
 
     def __len__(self) -> int:
         return len(self.columns["key"])
@@ -283,7 +290,7 @@ def open_folder(folder: Path) -> Index:
     for name in _TEXTS:
         file = folder / f"{name}.bin"
         columns[name] = np.memmap(file, np.uint8, "r") if file.stat().st_size else np.zeros(0, np.uint8)
-    return Index(columns, described["fingerprint"], tuple(described["problems"]))
+    return Index(columns, described["fingerprint"], tuple(described["problems"]), folder)
 
 
 # -- index files -------------------------------------------------------------------------------------------------------

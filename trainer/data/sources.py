@@ -234,6 +234,11 @@ class ShardSource:
             self._open.popitem(last=False)[1].file.close()
         return self._open[file]
 
+    def forget(self, file: Path) -> None:
+        """Close a shard that is about to be replaced: Windows replaces no open file, elsewhere the old one is read."""
+        if shard := self._open.pop(file, None):
+            shard.file.close()
+
     def _members(self, file: Path) -> np.ndarray:
         """The members of a shard, from the cache when the shard has not changed since."""
         try:
@@ -251,7 +256,12 @@ class ShardSource:
             kept.parent.mkdir(parents=True, exist_ok=True)
             temporary = kept.with_name(f".{uuid.uuid4().hex}.npy")
             np.save(temporary, members)
-            temporary.replace(kept)
+            try:
+                temporary.replace(kept)
+            except OSError:  # on Windows, when another process was first and has it mapped
+                temporary.unlink(missing_ok=True)
+                if not kept.is_file():
+                    raise
         return np.load(kept, mmap_mode="r")
 
     def open(self, part: str, key: str) -> BinaryIO:

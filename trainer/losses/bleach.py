@@ -2,8 +2,9 @@
 
 The released trainer of ColorizeDiffusion XL does this (v2's configuration names a probability of 0.05): the background
 of the picture becomes white, that of the sketch is erased, and the background reference is white. v1.5 has no such
-option; we offer it because its background weights answer a background reference. XL erases the sketch's background in
-every sample and draws the white from 0.95 to 1; here only bleached samples are changed, to pure white.
+option; we offer it because its background weights answer a background reference: bleached samples there get pure white.
+XL draws the white of the reference from 0.95 to 1 (`background_reference`), and for its plugin the sketch's background
+is erased in every sample (stages/xl_regions.py).
 """
 
 from __future__ import annotations

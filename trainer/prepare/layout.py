@@ -275,6 +275,7 @@ class ShardSet(FolderSet):
                             archive.writestr(info, old.read(info))
             for name in sorted(new):
                 archive.write(new[name], name)
+        self.source.forget(final)
         part.replace(final)
         shutil.rmtree(collected)
         self._members.pop((folder, shard), None)

@@ -1,4 +1,5 @@
-"""What the stages of colourisers share: the check of the token width, latents, markers and header of exported files."""
+"""What the stages of colourisers share: the check of the token width, latents, the entanglement of a validation,
+markers and header of exported files."""
 
 from __future__ import annotations
 
@@ -11,7 +12,12 @@ from model_patches import families
 from model_patches.networks.unet import UNet
 from model_patches.networks.vision import ReferenceEncoder
 from trainer import autoencoder, checkpoint
-from trainer.config import Config, ConfigError, Model
+from trainer.colorizer import Colorizer
+from trainer.config import Config, ConfigError, Model, Report
+from trainer.evaluate.curve import mean_entanglement
+from trainer.xl_colorizer import XLColorizer
+
+from . import Batch, model_sketch, picture
 
 
 def check_token_width(unet: UNet, encoder: ReferenceEncoder, model: Model) -> None:
@@ -35,6 +41,31 @@ def drawn_latents(
     # One layout wherever they come from: a convolution's gradient depends on it in the last bits.
     layout = torch.channels_last if config.system.channels_last else torch.contiguous_format
     return autoencoder.latents_of(moments, unet.config.in_channels, sampled, scale).contiguous(memory_format=layout)
+
+
+def entanglement_curves(
+    colorizer: Colorizer | XLColorizer,
+    batch: Batch,
+    report: Report,
+    generator: torch.Generator,
+    mode: str = "vanilla",  # of trainer.colorizer.MODES
+) -> dict[str, float]:
+    """entanglement, structure and leakage of a batch of two or more (see evaluate/protocols.py); nothing without
+    report.validate_entanglement. Every sample's reference is the next one's picture, uint8 (B, 3, S, S) as its own."""
+    if not report.validate_entanglement:
+        return {}
+    others, masks = picture(batch["color"]).roll(1, dims=0), batch["mask"].float() / 255 if "mask" in batch else None
+    return mean_entanglement(
+        colorizer,
+        model_sketch(batch["sketch"]),
+        others,
+        report.sample_steps,
+        report.guidance,
+        generator.initial_seed(),
+        mode,
+        masks,
+        None if masks is None else masks.roll(1, dims=0),
+    )
 
 
 def model_markers(prediction: str, heads: int) -> dict[str, torch.Tensor]:

@@ -24,7 +24,7 @@ from trainer.losses.noisy_reference import noisy_tokens
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
 
 from . import Batch, Stage, contact_sheet, model_sketch, picture
-from .shared import check_token_width, drawn_latents, model_header, model_markers
+from .shared import check_token_width, drawn_latents, entanglement_curves, model_header, model_markers
 
 
 class ColorizerStage(Stage):
@@ -110,6 +110,13 @@ class ColorizerStage(Stage):
             tokens = colorizer.tokens(references)
             result = colorizer.generate(sketches, tokens, report.sample_steps, report.guidance, generator)
         return contact_sheet([-sketches, references, result, picture(batch["color"])])
+
+    @torch.no_grad()
+    def curves(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
+        """Entanglement of structure and reference, where report.validate_entanglement asks for it."""
+        colorizer = self._colorizer[0]
+        with borrowed(colorizer.autoencoder, colorizer.reference_encoder):
+            return entanglement_curves(colorizer, batch, self.config.report, generator)
 
     def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         config, colorizer = self.config, self._colorizer[0]

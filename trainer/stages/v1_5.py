@@ -40,7 +40,7 @@ from trainer.losses.diffusion import denoising_loss, min_snr_weight, offset_nois
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
 
 from . import Batch, Stage, contact_sheet, model_sketch, picture
-from .shared import check_token_width, drawn_latents, model_header, model_markers
+from .shared import check_token_width, drawn_latents, entanglement_curves, model_header, model_markers
 from .v1 import random_crops
 
 THRESHOLDS = (0.05, 0.95)  # range of both mask thresholds
@@ -215,6 +215,13 @@ class RegionStage(Stage):
                     colorizer.generate(sketches, tokens, report.sample_steps, report.guidance, noise, regions)
                 )
         return contact_sheet([-sketches, references, *results, picture(batch["color"])])
+
+    @torch.no_grad()
+    def curves(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
+        """Entanglement in mode fig2fig, where report.validate_entanglement asks for it."""
+        colorizer = self._colorizer[0]
+        with borrowed(colorizer.autoencoder, colorizer.reference_encoder):
+            return entanglement_curves(colorizer, batch, self.config.report, generator, "fig2fig")
 
     def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         """The whole model: the tensors of model.init as they are, with the trained ones."""

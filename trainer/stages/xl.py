@@ -43,7 +43,7 @@ from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
 from trainer.xl_colorizer import PROJECTION, XLColorizer, embedded, networks_from, tagger_width
 
 from . import Batch, Stage, contact_sheet, model_sketch, picture
-from .shared import drawn_latents, model_header, model_markers
+from .shared import drawn_latents, entanglement_curves, model_header, model_markers
 from .v1_5 import region_ranks
 
 THRESHOLDS = (0.05, 0.99)  # range of the reference mask's threshold (released)
@@ -216,6 +216,13 @@ class XLBackboneStage(XLStage):
         weight = min_snr_weight(self.schedule, t, loss.min_snr_gamma, prediction) if loss.min_snr_gamma else None
         return {"denoising": denoising_loss(answer, wanted, weight)} | terms
 
+    @torch.no_grad()
+    def curves(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
+        """Entanglement of structure and reference, where report.validate_entanglement asks for it."""
+        colorizer = self.colorizer
+        with borrowed(colorizer.autoencoder, colorizer.reference_encoder, colorizer.tagger):
+            return entanglement_curves(colorizer, batch, self.config.report, generator)
+
     def inpainted(self, batch: Batch, draw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`seen_in` with some references cut by another picture's figure mask. draw: (B, 2), uniform in 0..1."""
         clip, tagger = self.seen_in(batch)
@@ -261,7 +268,7 @@ def drop_levels(hints: Sequence[torch.Tensor], keep: torch.Tensor) -> list[torch
     return [hint * column.view(-1, 1, 1, 1) for hint, column in zip(hints, columns, strict=True)]
 
 
-def new_networks(config: Config, clip_width: int, tagger_width: int) -> tuple[UNet, XLSketchEncoder, TokenProjection]:
+def new_networks(config: Config, clip_width: int, tag_width: int) -> tuple[UNet, XLSketchEncoder, TokenProjection]:
     """Random networks of the configured sizes; residual branches and sketch features start at zero."""
     model = config.model
     unet = UNet(
@@ -280,7 +287,7 @@ def new_networks(config: Config, clip_width: int, tagger_width: int) -> tuple[UN
     widths = [model.model_channels * mult for mult in model.channel_mult]
     sketch_encoder = XLSketchEncoder(widths, model.model_channels)
     sketch_encoder.zero_projections()
-    return unet, sketch_encoder, TokenProjection(clip_width, tagger_width, model.token_width)
+    return unet, sketch_encoder, TokenProjection(clip_width, tag_width, model.token_width)
 
 
 def sizes(config: Config) -> tuple[dict[str, int], dict[str, int], list[str]]:
@@ -290,24 +297,23 @@ def sizes(config: Config) -> tuple[dict[str, int], dict[str, int], list[str]]:
     tagger, _ = tensor_shapes(Path(model.tagger))
     vae, _ = tensor_shapes(Path(autoencoder_file(config)))
     vae = {k: v for k, v in vae.items() if k.startswith(autoencoder.PREFIX)} or vae
-    frozen = {"reference encoder": count(encoder.parameters()), "tagger": count(tagger.values())}
-    frozen["autoencoder"] = count(vae.values())
+    frozen = {"reference encoder": value_count(encoder.parameters()), "tagger": value_count(tagger.values())}
+    frozen["autoencoder"] = value_count(vae.values())
     with torch.device("meta"):
         if model.init:
             tensors, metadata = tensor_shapes(Path(model.init))
             heads = metadata.get("colorize.num_head_channels")
             unet_config = unet_config_from_state_dict(tensors, UNET, int(heads) if heads else None)
             backbone = {
-                "U-Net": count(v for k, v in tensors.items() if k.startswith(UNET)),
-                "sketch encoder": count(v for k, v in tensors.items() if k.startswith(SKETCH)),
-                "token projection": count(v for k, v in tensors.items() if k.startswith(PROJECTION)),
+                "U-Net": value_count(v for k, v in tensors.items() if k.startswith(UNET)),
+                "sketch encoder": value_count(v for k, v in tensors.items() if k.startswith(SKETCH)),
+                "token projection": value_count(v for k, v in tensors.items() if k.startswith(PROJECTION)),
             }
         else:
-            width = tagger_width(tagger, model.tagger)
-            networks = new_networks(config, encoder.output_dim, width)
+            networks = new_networks(config, encoder.output_dim, tagger_width(tagger, model.tagger))
             unet_config = networks[0].config
             backbone = dict(
-                zip(("U-Net", "sketch encoder", "token projection"), (count(n.parameters()) for n in networks))
+                zip(("U-Net", "sketch encoder", "token projection"), (value_count(n.parameters()) for n in networks))
             )
         trained = backbone
         if config.run.stage != "xl":
@@ -315,10 +321,10 @@ def sizes(config: Config) -> tuple[dict[str, int], dict[str, int], list[str]]:
             figure, background = region_ranks(model)
             ranks = unet_config.region_ranks or (0 if plugin else figure, background)
             unet = UNet(dataclasses.replace(unet_config, region_ranks=ranks))
-            trained = {"region LoRAs": count(p for name, p in unet.named_parameters() if REGION_LORA in name)}
+            trained = {"region LoRAs": value_count(p for name, p in unet.named_parameters() if REGION_LORA in name)}
             if plugin:
                 given = dataclasses.replace(unet_config, in_channels=INPUT_CHANNELS, y_width=2 * Y_WIDTH)
-                trained["background plugin"] = count(ReferenceNet(given).parameters())
+                trained["background plugin"] = value_count(ReferenceNet(given).parameters())
             frozen = backbone | frozen
     side = config.data.size // 8
     tokens = encoder.token_count - 1
@@ -331,6 +337,6 @@ def sizes(config: Config) -> tuple[dict[str, int], dict[str, int], list[str]]:
     return trained, frozen, shapes
 
 
-def count(tensors: Iterable[torch.Tensor]) -> int:
-    """Values in tensors."""
+def value_count(tensors: Iterable[torch.Tensor]) -> int:
+    """Number of values in all tensors together."""
     return sum(tensor.numel() for tensor in tensors)

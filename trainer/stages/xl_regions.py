@@ -24,7 +24,7 @@ from model_patches.networks.region_lora import XL_KINDS, to_module_names, to_off
 from model_patches.networks.split_attention import Split, SplitOptions
 from trainer import checkpoint, draws
 from trainer.autoencoder import XL_SCALE
-from trainer.colorizer import MASK_THRESHOLD, REGION_LORA, UNET, Regions, latent_masks
+from trainer.colorizer import MASK_THRESHOLD, REFERENCE_THRESHOLD, REGION_LORA, UNET, Regions, latent_masks
 from trainer.config import Config, ConfigError
 from trainer.frozen import borrowed
 from trainer.losses.bleach import background_reference, draw_bleached, whiten_background
@@ -89,7 +89,7 @@ class XLRegionStage(XLStage):
         figure = masks > ours.view(-1, 1, 1, 1)
         with torch.no_grad():
             references = picture(batch["reference"])
-            shown = reference_masks > theirs.view(-1, 1, 1, 1)
+            shown = reference_masks >= theirs.view(-1, 1, 1, 1)
             background = background_reference(references, shown, bleached, shade)
             pictures = whiten_background(picture(batch["color"]), figure, bleached, 1.0)
             latents = self.encoded(pictures, generator)
@@ -124,7 +124,7 @@ class XLRegionStage(XLStage):
         masks, reference_masks = (batch[name].float() / 255 for name in ("mask", "reference_mask"))
         nothing = torch.zeros(len(sketches), dtype=torch.bool, device=references.device)
         shade = torch.ones(len(sketches), 1, 1, 1, device=references.device)
-        background = background_reference(references, reference_masks > 0.5, nothing, shade)
+        background = background_reference(references, reference_masks >= REFERENCE_THRESHOLD, nothing, shade)
         seed, results = generator.initial_seed(), []
         with borrowed(colorizer.autoencoder, colorizer.reference_encoder, colorizer.tagger):
             tokens = colorizer.tokens(references)

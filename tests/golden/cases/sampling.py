@@ -74,10 +74,7 @@ def comfy_loops(golden, check):
             )
             continue
         sampler, sigmas, unit_start = repeated
-        # ComfyUI scales the noise itself (by sigma, or by sqrt(1 + sigma^2) from the top of the schedule).
-        top = sampler.max_denoise(Wrapped(model.model), sigmas)
-        scaled = (1 + sigmas[0] ** 2).sqrt()
-        noise = golden.inputs["x_T"] * (scaled if unit_start else sigmas[0]) / (scaled if top else sigmas[0])
+        noise = start_noise(golden.inputs["x_T"], sampler, sigmas, unit_start, model.model)
         latent = guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=0)
         check(run, model.model.process_latent_in(latent))
 
@@ -98,6 +95,16 @@ def comfy_guider(model, golden, settings):
     guider.set_conds(positive, negative)
     guider.set_cfg(settings["cond_scale"])
     return guider
+
+
+def start_noise(unit, sampler, sigmas, unit_start: bool, model):
+    """The noise with which ComfyUI's sampler starts from unit noise, or else (k-diffusion) from unit * sigma.
+
+    ComfyUI scales the noise itself: by sigma, or by sqrt(1 + sigma^2) from the top of the schedule.
+    """
+    top = sampler.max_denoise(Wrapped(model), sigmas)
+    scaled = (1 + sigmas[0] ** 2).sqrt()
+    return unit * (scaled if unit_start else sigmas[0]) / (scaled if top else sigmas[0])
 
 
 class Wrapped:

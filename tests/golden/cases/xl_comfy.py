@@ -231,17 +231,19 @@ class Wrapper:
         noise = torch.zeros(self.rows, 4, *(side // 8 for side in self.inputs["sketch"].shape[-2:]))
         return self.network.model.encode_adm(noise=noise, **options).expand(self.rows, -1)
 
-    def hints(self, blank: bool = False):
-        """The four maps of the sketch times their strengths, for every picture."""
+    def sketch_control(self):
+        """The control of the recorded sketch, as Apply ControlNet would set it up."""
         module, sizes = ours("model_patches.sketch_control"), self.sizes["control_encoder_config"]["params"]
         encoder = ours("model_patches.networks.xl_sketch_encoder").XLSketchEncoder.from_state_dict(
             self.golden.weights, "control_encoder.", head_width=sizes["dim_head"]
         )
-        control = module.SketchControl(encoder, None, torch.float32)
+        control = module.SketchControl(encoder, ours("model_patches.managed").managed(encoder), torch.float32)
+        return control.set_cond_hint((self.inputs["sketch"] + 1) / 2)
+
+    def hints(self, blank: bool = False):
+        """The four maps of the sketch times their strengths, for every picture."""
         strengths = dict(zip(("high", "middle", "low", "bottom"), self.golden.constructor["control_scale"]))
-        control = control.with_level_strengths(**strengths)
-        control.get_models = list
-        control.set_cond_hint((self.inputs["sketch"] + 1) / 2)
+        control = self.sketch_control().with_level_strengths(**strengths)
         control = control.blank() if blank else control
         latent = torch.zeros(self.rows, 4, *(side // 8 for side in self.inputs["sketch"].shape[-2:]))
         entries = control.get_control(latent, torch.tensor([1.0]), {}, 1, {})["input"]
