@@ -104,9 +104,15 @@ async function check(url, uiFile, picture, groups) {
   const count = JSON.parse(text).nodes.length;
   await page.waitForFunction((count) => window.app.graph.nodes.length === count, count, { timeout: START_LIMIT });
   await page.waitForTimeout(1500);
+  const details = page.getByText("View details"); // of what the frontend complains about, missing files for example
+  if (await details.count()) {
+    await details.first().click();
+    await page.waitForTimeout(1500);
+  }
   const seen = await page.evaluate(async () => ({
     missing: window.app.graph.nodes.filter((node) => !window.LiteGraph.registered_node_types[node.type]).map((node) => node.type),
     dialogs: [...document.querySelectorAll('[role="dialog"]')].map((dialog) => dialog.innerText.slice(0, 500)),
+    words: document.body.innerText,
     prompt: (await window.app.graphToPrompt()).output,
   }));
   const before = Object.keys(await (await page.request.get(`${url}/history`)).json());

@@ -64,7 +64,7 @@ def probe(network, path: str, name: str, seen: dict):
         block = block[-1]
 
     def keep(module, inputs, output):
-        seen[name] = output.clone()
+        seen[name] = (output[0] if isinstance(output, tuple) else output).clone()  # our block also gives what it keeps
 
     return block.register_forward_hook(keep)
 
