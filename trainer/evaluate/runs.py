@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SHEET_BATCHES = 3
 CUT_OUT = " cut out"  # after a mode's name: its figure read the reference without its background
-SECOND_NOISE = 1 << 32  # added to the seed of the second run without reference
+SECOND_NOISE = 1 << 20  # added to the seed of the second run without reference; torch reads 32 bits of a seed
 
 Values = dict[str, torch.Tensor]
 """A protocol's measurements by name, one row per pair."""
