@@ -16,7 +16,7 @@ from .families import CheckpointError
 from .files import add_model_folder, check_finite, read_weights
 from .managed import managed
 from .networks.extractors import load_network, without_network, working
-from .networks.extractors.folding import folded
+from .networks.extractors.folding import for_inference
 from .public_files import LINE_EXTRACTORS, line_extractor_addresses
 
 FOLDER = "colorize_extractors"
@@ -90,7 +90,8 @@ def load_line_extractor(path: str) -> LoadedLineExtractor:
             "again, or choose one of them."
         ) from None
     check_finite(network.state_dict(), name)
-    return LoadedLineExtractor(folded(network), managed(network), name)
+    patcher = managed(network)
+    return LoadedLineExtractor(for_inference(network, patcher.load_device), patcher, name)
 
 
 def extract_without_network(picture: torch.Tensor, method: str, side: int = 0, **settings) -> torch.Tensor:

@@ -208,7 +208,7 @@ def bench_extract(options) -> None:
         silent = type("Silent", (kind,), {"forward": lambda self, x: x})()  # the same ways to and from it
         for name, network in (("around the network", silent), ("whole", kind())):
             network.eval()
-            mine = folding.folded(copy.deepcopy(network))  # as Load Line Extractor does
+            mine = folding.for_inference(copy.deepcopy(network), torch.device("cpu"))  # as Load Line Extractor does
             patcher = comfy.model_patcher.CoreModelPatcher(mine, torch.device("cpu"), torch.device("cpu"))
             loaded = extractors.LoadedLineExtractor(mine, patcher, "bench")
 

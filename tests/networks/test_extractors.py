@@ -8,7 +8,7 @@ import torch
 from model_patches.networks import extractors
 from model_patches.networks.extractors import working
 from model_patches.networks.extractors.anime2sketch import Anime2Sketch
-from model_patches.networks.extractors.folding import folded
+from model_patches.networks.extractors.folding import for_inference
 from model_patches.networks.extractors.lineart_sk import LineartSk
 from model_patches.networks.extractors.manga_line import MangaLine
 from model_patches.networks.extractors.sketchkeras import SketchKeras
@@ -67,7 +67,7 @@ def test_folded_networks_answer_the_same(name, left):
     """left: share of the batch norms that follow no convolution and stay."""
     plain, network = (extractors.load_network(tiny.weights(name)) for _ in range(2))
     x = plain.prepare(tiny.picture(256, 256))
-    network = folded(network)
+    network = for_inference(network, x.device)
     norms = [sum(isinstance(m, torch.nn.BatchNorm2d) for m in n.modules()) for n in (plain, network)]
     assert norms[1] <= left * norms[0] + 1 and (norms[0] == 0 or norms[1] < norms[0])
     expected = plain(x)

@@ -24,6 +24,16 @@ def folded(network: nn.Module) -> nn.Module:
     return network
 
 
+def for_inference(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network, changed: batch norms folded and, on a CPU, weights in the order its convolutions read fastest.
+
+    With both, SketchKeras and MangaLine save a seventh to a quarter of the time (`python -m tests.bench extract`). Only
+    rounding differs.
+    """
+    network = folded(network)
+    return network.to(memory_format=torch.channels_last) if device.type == "cpu" else network
+
+
 def _pairs(network: nn.Module) -> Iterator[tuple[Place, Place]]:
     """Where a batch norm follows a convolution: inside a sequence, or where a module's `joints` say so."""
     for module in network.modules():
