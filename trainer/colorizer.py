@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -134,19 +135,13 @@ class Colorizer:
         control = self.sketch_encoder(sketches)
         shape = (len(sketches), self.unet.config.in_channels, sketches.shape[-2] // 8, sketches.shape[-1] // 8)
         noise = torch.randn(shape, generator=generator).to(sketches.device)
-        schedule = NoiseSchedule().to(sketches.device)
-        both = guidance.join_rows([(tokens, control), (torch.zeros_like(tokens), control)])
-        plain, guided = (regions.split(tokens, twice) if regions else None for twice in (False, True))
+        splits = [regions.split(tokens, twice) if regions else None for twice in (False, True)]
 
-        def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            if guidance_scale == 1:
-                return self.unet(x, t, tokens, control, split=plain).float()
-            answers = self.unet(*guidance.join_rows([(x, t), (x, t)]), *both, split=guided).float()
-            return guidance.single_guidance(*answers.chunk(2), guidance_scale)
+        def answer(twice: bool, *rows) -> torch.Tensor:
+            return self.unet(*rows, split=splits[twice])
 
-        return self.autoencoder.decode(
-            sampling.sample_dpm_solver(predict, noise, schedule, self.prediction_type, steps)
-        )
+        latents = guided_latents(answer, noise, (tokens, control), self.prediction_type, steps, guidance_scale)
+        return self.autoencoder.decode(latents)
 
 
 def networks_from(
@@ -160,6 +155,8 @@ def networks_from(
     """
     heads = metadata.get("colorize.num_head_channels")
     config = unet_config_from_state_dict(tensors, UNET, int(heads) if heads else None)
+    if config.v2:
+        raise ConfigError("The U-Net is not one of the v1 or v1.5 layout: it is one of v2, which only ComfyUI runs.")
     fresh = region_ranks is not None and config.region_ranks is None
     unet = UNet(replace(config, region_ranks=region_ranks) if fresh else config)
     weights = {k.removeprefix(UNET): v for k, v in tensors.items() if k.startswith(UNET)}
@@ -186,3 +183,24 @@ def read_encoder(path: str) -> ReferenceEncoder:
     """Read a reference encoder in float32."""
     tensors, metadata = checkpoint.read_tensors(Path(path))
     return load_reference_encoder(tensors, metadata, dtype=torch.float32)
+
+
+def guided_latents(
+    answer: Callable[..., torch.Tensor],  # (twice, x, t, *rows) -> what the network predicts; twice: both row groups
+    noise: torch.Tensor,  # (B, C, h, w)
+    rows: tuple,  # the reference tokens (B, L, D), then what is the same with and without reference
+    prediction: str,  # "v" or "eps"
+    steps: int,
+    guidance_scale: float,
+) -> torch.Tensor:
+    """Latents (B, C, h, w) by DPM-Solver++; scale 1 skips the row group without reference, whose tokens are zero."""
+    schedule = NoiseSchedule().to(noise.device)
+    both = guidance.join_rows([rows, (torch.zeros_like(rows[0]), *rows[1:])])
+
+    def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        if guidance_scale == 1:
+            return answer(False, x, t, *rows).float()
+        answers = answer(True, *guidance.join_rows([(x, t), (x, t)]), *both).float()
+        return guidance.single_guidance(*answers.chunk(2), guidance_scale)
+
+    return sampling.sample_dpm_solver(predict, noise, schedule, prediction, steps)

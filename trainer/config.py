@@ -429,9 +429,9 @@ class Config:
             raise ConfigError(
                 'data.deform bends the picture into its own reference: set data.reference = "self", or data.deform = 0.'
             )
-        if self.data.cache_folder and self.run.stage not in ("v1", "v1_5"):
+        if self.data.cache_folder and self.run.stage not in ("v1", "v1_5", "xl"):
             raise ConfigError(
-                f"data.cache_folder serves the stages v1 and v1_5, not {self.run.stage}: clear it "
+                f"data.cache_folder serves the stages v1, v1_5 and xl, not {self.run.stage}: clear it "
                 "(data.decoded_folder keeps decoded pictures for every stage)."
             )
         if len(cell := self.data.reference_mask_cell) not in (0, 2) or min(cell, default=1) < 1:

@@ -9,12 +9,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import multiprocessing
 import os
-import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -32,6 +29,7 @@ from trainer.data.decode import read_rgb
 from trainer.data.index import item_key, read_json, read_parquet
 from trainer.data.sources import FolderSource, ShardSource, sketch_styles
 from trainer.prepare.layout import PICTURE_ERRORS, Picture, Set, open_set, why
+from trainer.workers import process_pool
 
 LEVELS = ("problem", "warning", "note")
 """problem: a run fails, or learns the wrong thing. warning: it suffers. note: good to know."""
@@ -169,7 +167,6 @@ _source: FolderSource | ShardSource | None = None  # of a process of the pool
 
 def _start(source: FolderSource | ShardSource) -> None:
     global _source
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops the others
     torch.set_num_threads(1)
     _source = source
 
@@ -186,8 +183,7 @@ def measure_all(data: Set, part: str, keys: Sequence[str], workers: int, progres
                 yield measure(data.source, part, key)
                 bar.update()
             return
-        context = multiprocessing.get_context("spawn")  # a fork of a process that has used torch's threads can hang
-        pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(data.source,))
+        pool = process_pool(workers, _start, (data.source,))
         try:
             rest = iter(keys)
             while block := list(islice(rest, BLOCK * workers)):  # a set of millions is not queued at once

@@ -19,6 +19,8 @@ from trainer.frozen import autoencoder_file
 from trainer.loop import build_dataset
 from trainer.stages import build_stage
 
+ENCODERS_ASIDE = "encoders  not in memory, when the cache folder holds every picture"
+
 
 def _count(tensors: Iterable[torch.Tensor]) -> int:
     return sum(t.numel() for t in tensors)
@@ -60,7 +62,7 @@ def _colorizer_networks(config: Config) -> tuple[dict[str, int], dict[str, int],
         f"widths    {widths}, heads of {unet_config.num_head_channels}",
     ]
     if config.data.cache_folder:
-        shapes.append("encoders  not in memory, when the cache folder holds every picture")
+        shapes.append(ENCODERS_ASIDE)
     activations = memory.colorizer_activations(config, unet_config, encoder.token_count - 1)
     return trained, frozen, shapes, activations
 
@@ -106,6 +108,9 @@ def report(config: Config) -> str:
         from trainer.stages.xl import sizes
 
         trained, frozen, shapes = sizes(config)
+        if config.data.cache_folder:
+            frozen = {}
+            shapes.append(ENCODERS_ASIDE)
     else:  # built for real
         stage = build_stage(config, torch.device("cpu"))
         trained, frozen = {"networks": _count(p for p in stage.parameters() if p.requires_grad)}, {}

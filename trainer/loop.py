@@ -35,6 +35,7 @@ from trainer.report import Reporter
 from trainer.run import Run, arithmetic
 from trainer.stages import Stage, build_stage, needs_of
 from trainer.validation import Validation
+from trainer.workers import leave_interrupts_to_parent
 
 log = logging.getLogger("trainer")
 
@@ -160,12 +161,6 @@ class Interrupt:
             signal.signal(number, handler)
 
 
-def leave_interrupts_to_the_run(worker: int) -> None:
-    """Start of a loader process: Ctrl-C reaches all processes of a terminal, but a batch that is still to come must
-    come, so that the step in progress ends and is saved (`Interrupt`)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def batches_from(
     dataset: FolderDataset, config: Config, first: int, rank: int, processes: int, device: torch.device
 ) -> Iterator[dict[str, torch.Tensor]]:
@@ -179,7 +174,8 @@ def batches_from(
         # spawn on every system: a fork of a process that has used torch's threads, or a GPU, can hang
         multiprocessing_context="spawn" if workers else None,
         pin_memory=device.type == "cuda",
-        worker_init_fn=leave_interrupts_to_the_run,
+        # a batch that is still to come must come, so that the step in progress ends and is saved (`Interrupt`)
+        worker_init_fn=leave_interrupts_to_parent,
     )
     return iter(loader)
 

@@ -9,16 +9,15 @@ from pathlib import Path
 import torch
 
 from model_patches import families
-from model_patches.networks import guidance, sampling, size_embedding, token_projection
+from model_patches.networks import size_embedding, token_projection
 from model_patches.networks.reference_net import ReferenceNet
-from model_patches.networks.schedule import NoiseSchedule
 from model_patches.networks.token_projection import TokenProjection
 from model_patches.networks.unet import UNet, unet_config_from_state_dict, unet_weights
 from model_patches.networks.wd_tagger import PATCHES, PREFIXES, WDTagger, prepare, to_network
 from model_patches.networks.xl_sketch_encoder import XLSketchEncoder
 from trainer import autoencoder, checkpoint
 from trainer.autoencoder import XL_SCALE, Autoencoder
-from trainer.colorizer import REGION_LORA, SKETCH, UNET, Colorizer, Regions, read_encoder
+from trainer.colorizer import REGION_LORA, SKETCH, UNET, Colorizer, Regions, guided_latents, read_encoder
 from trainer.config import ConfigError
 
 PROJECTION = "proj."
@@ -83,19 +82,13 @@ class XLColorizer:
         shape = (len(sketches), self.unet.config.in_channels, height // 8, width // 8)
         noise = torch.randn(shape, generator=generator).to(sketches.device)
         y = embedded(size_embedding.picture_scalars(height, width, score, len(sketches)), self.unet).to(sketches.device)
-        schedule = NoiseSchedule().to(sketches.device)
-        conditions = [(tokens, control, y), (torch.zeros_like(tokens), control, y)]
-        twice = [bank.repeat(2, 1, 1) for bank in banks] if banks else None
-        plain, guided = (regions.split(tokens, both) if regions else None for both in (False, True))
+        splits = [regions.split(tokens, twice) if regions else None for twice in (False, True)]
+        banked = [banks, [bank.repeat(2, 1, 1) for bank in banks] if banks else None]
 
-        def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            if guidance_scale == 1:
-                return self.unet(x, t, tokens, control, split=plain, y=y, banks=banks).float()
-            x, t, both, hints, rows = guidance.join_rows([(x, t, *fixed) for fixed in conditions])
-            answers = self.unet(x, t, both, hints, split=guided, y=rows, banks=twice).float()
-            return guidance.single_guidance(*answers.chunk(2), guidance_scale)
+        def answer(twice: bool, x, t, context, hints, y) -> torch.Tensor:
+            return self.unet(x, t, context, hints, split=splits[twice], y=y, banks=banked[twice])
 
-        latents = sampling.sample_dpm_solver(predict, noise, schedule, self.prediction_type, steps)
+        latents = guided_latents(answer, noise, (tokens, control, y), self.prediction_type, steps, guidance_scale)
         return self.autoencoder.decode(latents, XL_SCALE)
 
 

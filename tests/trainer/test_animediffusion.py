@@ -243,7 +243,6 @@ def test_impossible_networks_and_other_models_are_named(values, tmp_path):
 BUNDLED = Path(__file__).parents[2] / "models" / "checkpoints" / "animediffusion_small.safetensors"
 
 
-@pytest.mark.skipif(not BUNDLED.is_file(), reason="models/checkpoints/animediffusion_small.safetensors is missing")
 def test_the_bundled_model_takes_colours_from_the_reference():
     """On held-out faces: a reference in the true colours, warped, helps by decibels against one of another face."""
     pytest.importorskip("torchmetrics")

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from model_patches.networks.vision import ReferenceEncoder
 from model_patches.networks.wd_tagger import WDTagger
 from trainer import checkpoint
 from trainer import config as configuration
+from trainer.cache.build import build_cache
+from trainer.cache.recipes import recipes
 from trainer.config import ConfigError
 from trainer.draws import Draws
 from trainer.dry_run import report
+from trainer.frozen import OnDemand
 from trainer.loop import build_dataset, train
 from trainer.losses import gram as gram_module
 from trainer.stages import build_stage, needs_of
@@ -77,6 +80,12 @@ def randomised(stage: torch.nn.Module) -> torch.nn.Module:
 def first_batch(config) -> dict[str, torch.Tensor]:
     dataset = build_dataset(config)
     return torch.utils.data.default_collate([dataset[position] for position in range(config.optimizer.batch)])
+
+
+def losses_of(values: dict, output: Path) -> list[dict]:
+    """The loss terms of every step of a run."""
+    file = train(configuration.build(values | {"run": values["run"] | {"output": str(output)}}))
+    return [{key: line.get(key) for key in ("denoising", "gram", "grad_norm")} for line in logged(file.parent)]
 
 
 def logged(folder: Path) -> list[dict]:
@@ -254,6 +263,39 @@ def test_encodings_in_memory_change_no_loss(xl):
         stage, batch = build_stage(config, torch.device("cpu")), first_batch(config)
         losses.append([sum(stage(batch, Draws(0, step, range(2)), 1.0).values()) for step in range(2)])
     torch.testing.assert_close(losses[0], losses[1])
+
+
+@pytest.mark.parametrize("inpaint", (0.0, 0.5))
+def test_a_cached_run_has_the_same_losses_to_the_bit(xl, inpaint, tmp_path, monkeypatch):
+    """Without references that are cut in every step no encoder is in memory, and no picture is decoded."""
+    xl["loss"]["reference_inpaint"], xl["gram"]["start"] = inpaint, 0.0
+    cached = xl | {"data": xl["data"] | {"cache_folder": str(tmp_path / "cache")}}
+    plain = losses_of(xl, tmp_path / "plain")
+    summary = build_cache(configuration.build(cached), torch.device("cpu"), progress=False)
+    assert summary.written == {"latents": 8, "clip_tokens": 8, "tagger_tokens": 8}
+    batch = first_batch(configuration.build(cached))
+    assert not batch["color"].any() and not batch["other_reference"].any()
+    assert bool(batch["reference"].any()) == bool(inpaint)
+    monkeypatch.setattr("trainer.stages.xl.XLStage.export", lambda self, weights: (dict(weights), {}))
+    if not inpaint:
+        monkeypatch.setattr(OnDemand, "network", property(lambda self: pytest.fail("an encoder was loaded")))
+    assert losses_of(cached, tmp_path / "cached") == plain
+
+
+def test_another_tagger_is_another_cache(xl, tmp_path):
+    cached = configuration.build(xl | {"data": xl["data"] | {"cache_folder": str(tmp_path)}})
+    tensors, name = load_file(cached.model.tagger), "patch_embed.proj.weight"
+    metadata = {"colorize.image_size": "32", "colorize.window_size": "4"}
+    save_file(tensors | {name: tensors[name] * 2}, tmp_path / "other.safetensors", metadata=metadata)
+    other = configuration.build(xl | {"model": xl["model"] | {"tagger": str(tmp_path / "other.safetensors")}})
+    changed = [kind for kind, recipe in recipes(cached).items() if recipes(other)[kind] != recipe]
+    assert changed == ["tagger_tokens"]
+
+
+def test_region_stages_refuse_the_cache_folder(xl, tmp_path):
+    values = xl | {"run": xl["run"] | {"stage": "xl_lora"}, "data": xl["data"] | {"cache_folder": str(tmp_path)}}
+    with pytest.raises(ConfigError, match="serves the stages v1, v1_5 and xl, not xl_lora"):
+        configuration.build(values)
 
 
 @pytest.mark.parametrize(

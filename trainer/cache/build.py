@@ -24,9 +24,9 @@ from trainer import config as configuration
 from trainer.cache.encodings import KEY
 from trainer.cache.recipes import KINDS, WHITE_KEY, kinds_of, recipes, row_key
 from trainer.cache.store import StoreWriter
-from trainer.config import Config, ConfigError
+from trainer.config import XL, Config, ConfigError
 from trainer.data.folder import FolderDataset
-from trainer.frozen import frozen_encoders
+from trainer.frozen import FrozenTagger, frozen_encoders
 from trainer.loop import build_dataset
 from trainer.losses.bleach import whiten_background
 from trainer.run import arithmetic
@@ -49,6 +49,7 @@ class Encoder:
     def __init__(self, config: Config, device: torch.device):
         self.config, self.device = config, device
         self.autoencoder, self.reference_encoder = frozen_encoders(config, device)
+        self.tagger = FrozenTagger(config.model.tagger, device) if config.run.stage in XL else None
 
     def moments(self, pictures: torch.Tensor) -> torch.Tensor:
         with arithmetic(self.config, self.device):
@@ -68,6 +69,10 @@ class Encoder:
             return self.moments(whiten_background(pictures, batch["mask"] > 255 * ANY_THRESHOLD, everything, 1.0))
         if kind == "tokens":
             return self.tokens(pictures)
+        if kind == "clip_tokens":
+            return self.reference_encoder.encode(pictures)
+        if kind == "tagger_tokens":
+            return self.tagger.tokens(pictures)
         masks = grown_masks(batch["reference_mask"], self.config.data.reference_mask_cell)
         return self.tokens(without_figure(pictures, masks.float() / 255, ANY_THRESHOLD))
 

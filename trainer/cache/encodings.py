@@ -114,6 +114,8 @@ class CachedParts:
 
     def __init__(self, config: Config):
         self.stores = open_stores(config)
+        self.pixels = frozenset({"reference"} if config.loss.reference_inpaint else ())
+        """Parts of a sample whose pixels are looked at all the same: references that lose parts to white (stage xl)."""
         self._skips = True
 
     def whole(self) -> CachedParts:
@@ -123,12 +125,13 @@ class CachedParts:
         return parts
 
     def encoded(self, keys: Mapping[str, bytes]) -> set[str]:
-        """Parts of a sample, given their keys, of which every encoding that the run wants is in the cache."""
+        """Those of the parts with these keys of which every encoding that the run wants is in the cache."""
         if not self._skips:
             return set()
         wanted: dict[str, list[str]] = {}
         for kind in self.stores:
-            wanted.setdefault(KINDS[kind].parts[0], []).append(kind)
+            if KINDS[kind].parts[0] in keys:
+                wanted.setdefault(KINDS[kind].parts[0], []).append(kind)
         return {
             part for part, kinds in wanted.items() if all(row_key(keys, kind) in self.stores[kind] for kind in kinds)
         }

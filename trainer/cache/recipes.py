@@ -29,8 +29,9 @@ from trainer.frozen import autoencoder_file
 VERSION = 1
 """Goes up when the code between a file and its row changes what comes out."""
 
-STAGES = ("v1", "v1_5")
-"""Stages with frozen encoders, whose answers can be kept."""
+STAGES = ("v1", "v1_5", "xl")
+"""Stages whose frozen encoders' answers a folder can keep. Those of stages xl_plugin and xl_lora see a background that
+is cut anew in every step."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ KINDS = {
 """Moments of the autoencoder for a picture, and for it with a white background (background bleaching); local tokens of
 a reference, and of it without its figure. The second of each pair needs masks of 0 and 255 only: with grey ones it
 depends on a threshold that is drawn for every step, and is computed there. The last two are XL's two views of a
-reference, which are kept in memory only (data.cache)."""
+reference: all tokens of the encoder, and those of the tagger."""
 
 WHITE_KEY = digest(b"a white reference")
 """Of the tokens of a white reference, which bleached samples read."""
@@ -91,7 +92,9 @@ def kinds_of(config: Config) -> tuple[str, ...]:
 def recipes(config: Config) -> dict[str, dict[str, Any]]:
     """Kind -> what its rows are made with."""
     vae = autoencoder_digest(autoencoder_file(config))
-    encoder = encoder_digest(config.model.encoder)
+    encoders = {"encoder": encoder_digest(config.model.encoder)}
+    if config.run.stage in XL:
+        encoders["tagger"] = encoder_digest(config.model.tagger)
     shared = {"version": VERSION, "values": config.data.cache_values}
     made = {}
     for kind in kinds_of(config):
@@ -99,7 +102,8 @@ def recipes(config: Config) -> dict[str, dict[str, Any]]:
         if KINDS[kind].parts[0] == "color":
             recipe |= {"autoencoder": vae, "precision": config.system.precision}
         else:
-            recipe |= {"encoder": encoder, "precision": "fp32"}
+            name = "tagger" if kind == "tagger_tokens" else "encoder"
+            recipe |= {name: encoders[name], "precision": "fp32"}
         if kind == "background_tokens":
             recipe["mask_cell"] = list(config.data.reference_mask_cell)
         made[kind] = recipe

@@ -24,10 +24,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import multiprocessing
 import os
-import signal
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +44,7 @@ from trainer.data.world import (
     regions,
     seeds_of,
 )
+from trainer.workers import process_pool
 
 CHARACTERS_PER_SEED = 1_000_000
 """Set number `seed` holds the characters seed * 1,000,000 up to the next set's first."""
@@ -206,8 +205,7 @@ def _pictures(index: int, k: int, manifest: dict, names: list[str]) -> dict[str,
 
 
 def _write_in_parallel(folder: Path, todo: list[int], manifest: dict, workers: int, bar: tqdm) -> None:
-    # spawn: a fork of a process that has used torch's threads can hang
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_leave_interrupts_to_parent)
+    pool = process_pool(workers)
     try:
         chunk = max(1, min(32, len(todo) // workers // 4))
         parts = [todo[i : i + chunk] for i in range(0, len(todo), chunk)]
@@ -215,10 +213,6 @@ def _write_in_parallel(folder: Path, todo: list[int], manifest: dict, workers: i
             bar.update(done.result() * manifest["poses"])
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _leave_interrupts_to_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _write_characters(folder: Path, numbers: list[int], manifest: dict) -> int:

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from tqdm import tqdm
 
 from trainer.config import ConfigError
 from trainer.data.world import WORLD_VERSION, Appearance, Layout, picture, seeds_of
+from trainer.workers import process_pool
 
 SIZES = (32, 1024)
 HALF_WIDTH = (0.27, 0.33)  # of the face, as a share of the picture's side
@@ -89,10 +88,12 @@ def write_faces(
                 _write(job)
                 bar.update()
         elif todo:
-            # spawn: a fork of a process that has used torch's threads can hang
-            with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            pool = process_pool(workers)
+            try:
                 for _ in pool.map(_write, todo, chunksize=16):
                     bar.update()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
     return folder
 
 

@@ -360,8 +360,8 @@ class FolderDataset(torch.utils.data.Dataset):
         known: set[str] = set()
         if self.cached is not None:
             keys = {kind: self._key(kind, files[kind](), canvas, flips) for kind in self.needs}
-            known = self.cached.encoded(keys)
-            batch |= {f"{kind}_key": torch.frombuffer(bytearray(key), dtype=torch.uint8) for kind, key in keys.items()}
+            known = self.cached.encoded(keys) - self.cached.pixels
+            batch |= _key_rows(keys)
         for kind in self.needs:
             side = kind in REFERENCE_PARTS
             if kind in known:  # whoever asks for the encoding never looks at the pixels
@@ -391,7 +391,14 @@ class FolderDataset(torch.utils.data.Dataset):
         batch: dict[str, torch.Tensor | int] = {"other_index": shown}
         for name in self.others:
             kind = OTHER_PARTS[name]
-            batch[name] = self._read(kind, shown, "", self._opener(kind, shown, ""), canvas, (0.5, 0.5), 1.0)
+            opener = self._opener(kind, shown, "")
+            if self.cached is not None and name == "other_reference":
+                key = self._key(kind, opener(), canvas, (False, False))
+                batch |= _key_rows({name: key})
+                if kind in self.cached.encoded({kind: key}):
+                    batch[name] = torch.zeros(3, self.size, self.size, dtype=torch.uint8)
+                    continue
+            batch[name] = self._read(kind, shown, "", opener, canvas, (0.5, 0.5), 1.0)
         return batch
 
     def _reference_of(self, number: int, random: np.random.Generator) -> int:
@@ -521,6 +528,11 @@ class FolderDataset(torch.utils.data.Dataset):
             "crop": decode.shown_part(larger, canvas, (left, top)),
         }
         return {name: torch.tensor(values[name], dtype=torch.float32) for name in self.values}
+
+
+def _key_rows(keys: Mapping[str, bytes]) -> dict[str, torch.Tensor]:
+    """Keys of parts as a batch carries them, (16,) uint8."""
+    return {f"{part}_key": torch.frombuffer(bytearray(key), dtype=torch.uint8) for part, key in keys.items()}
 
 
 def _measured(source: FolderSource | ShardSource, key: str) -> dict[str, int]:

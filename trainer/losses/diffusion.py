@@ -39,6 +39,14 @@ def min_snr_weight(schedule: NoiseSchedule, t: torch.Tensor, gamma: float, predi
     return snr.clamp_max(gamma) / snr
 
 
+def target_and_weight(
+    schedule: NoiseSchedule, x0: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, prediction: str, gamma: float
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What the network should answer at steps t (B,), and min-SNR weights (B,), or None for gamma 0."""
+    weight = min_snr_weight(schedule, t, gamma, prediction) if gamma else None
+    return target(schedule, x0, noise, t, prediction), weight
+
+
 def denoising_loss(
     answer: torch.Tensor,  # (B, C, H, W) of the network
     wanted: torch.Tensor,  # (B, C, H, W) from `target`

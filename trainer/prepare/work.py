@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -19,6 +17,7 @@ from trainer.data.sources import FolderSource, ShardSource
 from trainer.prepare import methods
 from trainer.prepare.layout import PICTURE_ERRORS, Picture, Set, why, write_result
 from trainer.prepare.methods import Apply, Method
+from trainer.workers import process_pool
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,6 @@ _worker: Worker | None = None  # of a process of the pool
 
 def _start(source, by_folder: Mapping[str, Method], device: str, threads: int) -> None:
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which stops the others
     torch.set_num_threads(threads)
     _worker = Worker(source, by_folder, torch.device(device), {})
 
@@ -92,12 +90,7 @@ class Pool:
             self._here = Worker(data.source, by_folder, torch.device(device), {})
             return
         threads = max(1, (os.cpu_count() or 1) // workers)
-        self._executor = ProcessPoolExecutor(
-            workers,
-            multiprocessing.get_context("spawn"),  # a fork of a process that has used torch's threads can hang
-            initializer=_start,
-            initargs=(data.source, dict(by_folder), device, threads),
-        )
+        self._executor = process_pool(workers, _start, (data.source, dict(by_folder), device, threads))
 
     def __enter__(self) -> Pool:
         return self

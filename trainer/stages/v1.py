@@ -17,7 +17,7 @@ from trainer.cache.encodings import build_encodings
 from trainer.colorizer import Colorizer, networks_from
 from trainer.config import Config, ConfigError
 from trainer.frozen import borrowed, frozen_encoders
-from trainer.losses.diffusion import denoising_loss, min_snr_weight, offset_noise, target
+from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
 from trainer.losses.dual_condition import dual_conditioned_loss
 from trainer.losses.latent_shuffle import draw_permutation, shuffle_tokens
 from trainer.losses.noisy_reference import noisy_tokens
@@ -94,8 +94,7 @@ class ColorizerStage(Stage):
         control = self.control_encoder(model_sketch(sketches))
         noisy, unet = self.schedule.add_noise(latents, noise, t), self.model["diffusion_model"]
         answer = unet(noisy, t, tokens, control)
-        wanted = target(self.schedule, latents, noise, t, prediction)
-        weight = min_snr_weight(self.schedule, t, loss.min_snr_gamma, prediction) if loss.min_snr_gamma else None
+        wanted, weight = target_and_weight(self.schedule, latents, noise, t, prediction, loss.min_snr_gamma)
         if loss.dual_condition:
             without = unet(noisy, t, torch.zeros_like(tokens), control)
             return dual_conditioned_loss(answer, without, wanted, loss.dual_condition, weight)

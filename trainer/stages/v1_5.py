@@ -36,7 +36,7 @@ from trainer.colorizer import (
 from trainer.config import Config, ConfigError, Model
 from trainer.frozen import borrowed, frozen_encoders
 from trainer.losses.bleach import draw_bleached, whiten_background
-from trainer.losses.diffusion import denoising_loss, min_snr_weight, offset_noise, target
+from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
 
 from . import Batch, Stage, contact_sheet, model_sketch, picture
@@ -196,8 +196,8 @@ class RegionStage(Stage):
             control,
             split=Split(sets, latent_masks(masks), OPTIONS, ours),
         )
-        weight = min_snr_weight(self.schedule, t, loss.min_snr_gamma, prediction) if loss.min_snr_gamma else None
-        return {"denoising": denoising_loss(answer, target(self.schedule, latents, noise, t, prediction), weight)}
+        wanted, weight = target_and_weight(self.schedule, latents, noise, t, prediction, loss.min_snr_gamma)
+        return {"denoising": denoising_loss(answer, wanted, weight)}
 
     @torch.no_grad()
     def sheet(self, batch: Batch, generator: torch.Generator) -> np.ndarray:

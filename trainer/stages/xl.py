@@ -26,7 +26,7 @@ from model_patches.networks.vision import load_reference_encoder
 from model_patches.networks.xl_sketch_encoder import XLSketchEncoder
 from trainer import autoencoder, checkpoint, draws
 from trainer.autoencoder import XL_SCALE
-from trainer.cache.encodings import build_encodings
+from trainer.cache.encodings import KEY, build_encodings
 from trainer.colorizer import REGION_LORA, SKETCH, UNET
 from trainer.config import Config, ConfigError
 from trainer.frozen import (
@@ -37,7 +37,7 @@ from trainer.frozen import (
     frozen_encoders,
     tensor_shapes,
 )
-from trainer.losses.diffusion import denoising_loss, min_snr_weight, offset_noise, target
+from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
 from trainer.losses.gram import gram_loss, hooked_blocks, two_branches
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
 from trainer.xl_colorizer import PROJECTION, XLColorizer, embedded, networks_from, tagger_width
@@ -103,6 +103,8 @@ class XLStage(Stage):
         """`seen` for the references of a batch, or for the other pictures' ones, kept where data.cache says so."""
         part, number = ("other_reference", "other_index") if other else ("reference", "reference_index")
         rows = {"reference_index": batch[number]}
+        if part + KEY in batch:
+            rows["reference" + KEY] = batch[part + KEY]
         computed: list[tuple[torch.Tensor, torch.Tensor]] = []
 
         def compute(which: int) -> torch.Tensor:
@@ -212,8 +214,7 @@ class XLBackboneStage(XLStage):
                 terms["gram"] = gram.weight * gram_loss(
                     misaligned, aligned, gram.variant, gram.temperature, gram.normalise_rows, gram.standardise, figure
                 )
-        wanted = target(self.schedule, latents, noise, t, prediction)
-        weight = min_snr_weight(self.schedule, t, loss.min_snr_gamma, prediction) if loss.min_snr_gamma else None
+        wanted, weight = target_and_weight(self.schedule, latents, noise, t, prediction, loss.min_snr_gamma)
         return {"denoising": denoising_loss(answer, wanted, weight)} | terms
 
     @torch.no_grad()

@@ -28,7 +28,7 @@ from trainer.colorizer import MASK_THRESHOLD, REFERENCE_THRESHOLD, REGION_LORA, 
 from trainer.config import Config, ConfigError
 from trainer.frozen import borrowed
 from trainer.losses.bleach import background_reference, draw_bleached, whiten_background
-from trainer.losses.diffusion import denoising_loss, min_snr_weight, offset_noise, target
+from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
 from trainer.xl_colorizer import embedded, networks_from, plugin_from
 
@@ -107,8 +107,8 @@ class XLRegionStage(XLStage):
             banks = self.bg_encoder(given, embedded(batch["crop"], self.bg_encoder).to(self.device))
         noisy = self.schedule.add_noise(latents, noise, t)
         answer = self.model["diffusion_model"](noisy, t, None, hints, split=split, y=self.y(batch), banks=banks)
-        weight = min_snr_weight(self.schedule, t, loss.min_snr_gamma, prediction) if loss.min_snr_gamma else None
-        return {"denoising": denoising_loss(answer, target(self.schedule, latents, noise, t, prediction), weight)}
+        wanted, weight = target_and_weight(self.schedule, latents, noise, t, prediction, loss.min_snr_gamma)
+        return {"denoising": denoising_loss(answer, wanted, weight)}
 
     @torch.no_grad()
     def encoded(self, pictures: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
