@@ -13,6 +13,12 @@ Inference modes of Image Referenced Sketch Colorization Based on Animation Creat
 |  with plugin   | e, background weights     | background tokens, background weights        | XL       |
 | bg2fig         | e, figure weights         | e, plain weights                             | v1.5     |
 | fig2fig        | e, figure weights         | R(background tokens + T(t)), background weights | v1.5  |
+|                | e, figure weights         | background tokens, background weights        | v2, XL*  |
+
+*: an XL file with region weights for both, as the trainer's stage xl_lora makes them. bg2fig runs with it as well.
+
+v2 (released application): vanilla is its plain mode, masked vanilla without background tokens its "FG enhance", fig2fig
+its "BG enhance"; a style and the details of a background come from picture encoders (picture_guides.py).
 
 R is the recovery transformer, T the threshold embedding, t the threshold of the reference's mask. XL reads the tokens
 that its token projection makes of image and tagger tokens; its background weights belong to the background plugin
@@ -31,9 +37,11 @@ import torch
 
 from .families import CheckpointError
 from .figure_masks import check_mask
+from .networks.decoder_guide import DecoderGuide
 from .networks.noisy_reference import noisy_sampling_tokens
 from .networks.size_embedding import SCORE
 from .networks.split_attention import REGION_KINDS, Split, SplitOptions, to_latent_size
+from .networks.unet import BANK_OPTIONS
 from .types import Colorizer, Reference
 
 if TYPE_CHECKING:
@@ -169,7 +177,7 @@ class Payload:
     score: float = SCORE
     """See ReferenceSettings."""
     banks: Banks | None = None
-    """What the background plugin offers to self-attention."""
+    """What the background plugin offers to self-attention, or v2's picture encoders to the decoder."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +192,8 @@ class Guide:
     """Of the background plugin: (1 or B, N_i, C_i) per self-attention of the decoder."""
     bank_split: Split | None = None
     """Which self-attention queries read the picture (figure) and which the bank; None: all read both. No tokens."""
+    decoder: DecoderGuide | None = None
+    """v2: what the output blocks read of a style and of a background."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,9 +264,15 @@ def _regions(colorizer: Colorizer, reference: Reference, context: Context, setti
     mode, encoder = settings.mode, colorizer.background_encoder
     if mode in ("bg2fig", "fig2fig") and not colorizer.family.has_regions:
         raise ValueError(
-            f"The mode {mode} needs the region weights of a ColorizeDiffusion v1.5 checkpoint; {colorizer.file_name} "
-            f"is {colorizer.family.title}. Load a v1.5 checkpoint, or choose masked vanilla, which needs none"
+            f"The mode {mode} needs the region weights of a ColorizeDiffusion v1.5 checkpoint (or of an XL model that "
+            f"the trainer's stage xl_lora made); {colorizer.file_name} is {colorizer.family.title} without them. Load "
+            "a v1.5 checkpoint, or choose masked vanilla, which needs none"
             + (" (with Apply Background Plugin behind it, for XL with plugin)." if colorizer.family.is_xl else ".")
+        )
+    if mode == "bg2fig" and colorizer.family.is_v2:
+        raise ValueError(
+            f"{colorizer.file_name} is {colorizer.family.title}, whose weights know no bg2fig. Choose masked vanilla "
+            "(the reference for figure and background), or fig2fig with a background in Encode Reference."
         )
     if figure_mask is None and not reference.regions:
         raise ValueError(
@@ -303,8 +319,11 @@ def _background(
     if context.background is None:
         raise ValueError(
             "The mode fig2fig needs to know the reference's background. In Encode Reference connect figure_mask (a "
-            "MASK of the reference, 1 = figure) or a background picture, or choose bg2fig, which needs neither."
+            "MASK of the reference, 1 = figure) or a background picture, or choose "
+            + ("masked vanilla, which needs neither." if colorizer.family.is_v2 else "bg2fig, which needs neither.")
         )
+    if not colorizer.family.recovers_background:
+        return context.background
     if colorizer.background_encoder is None:
         raise CheckpointError(
             f"{colorizer.file_name} has region weights but no recovery transformer, which fig2fig needs. "
@@ -336,6 +355,11 @@ def conds_of(payload: Payload, tokens: torch.Tensor, noise: torch.Tensor, seed: 
     return conds
 
 
+def noise_stream(seed: int, stream: int) -> torch.Generator:
+    """Random numbers (CPU) of a run's seed that are not those its start noise is drawn from; `stream` tells users."""
+    return torch.Generator().manual_seed((seed ^ stream) & (2**63 - 1))
+
+
 def token_noise(shapes: Sequence[tuple[int, int]], rows: int, seed: int, empty: bool = False) -> list[torch.Tensor]:
     """Standard normal noise (rows, M, D) per region, float32 on the CPU.
 
@@ -344,7 +368,7 @@ def token_noise(shapes: Sequence[tuple[int, int]], rows: int, seed: int, empty: 
     """
     if empty:
         return [torch.zeros(rows, *shape) for shape in shapes]
-    generator = torch.Generator().manual_seed((seed ^ NOISE_STREAM) & (2**63 - 1))
+    generator = noise_stream(seed, NOISE_STREAM)
     drawn = [[torch.randn(shape, generator=generator) for shape in shapes] for _ in range(rows)]
     return [torch.stack(region) for region in zip(*drawn, strict=True)]
 
@@ -357,7 +381,7 @@ def guide_of(
     sigma: torch.Tensor,  # (B,)
     step: torch.Tensor,  # (B,) 0..999, may be fractional
     sizes: Sequence[tuple[int, int]],  # feature map sizes with cross-attention
-    banks: Banks | None = None,  # of the background plugin
+    banks: Banks | None = None,  # of the background plugin or of v2's picture encoders
 ) -> tuple[Guide, list[torch.Tensor]]:
     """The guide of one step, and the tokens as this step sees them."""
     if noise is not None:
@@ -375,5 +399,5 @@ def guide_of(
         split = settings.plans.split(tokens, masks, settings.split, sizes)
     if banks is None or off:
         return Guide(settings.strengths, split, off), tokens
-    threshold = SplitOptions.threshold if settings.split is None else settings.split.threshold
-    return Guide(settings.strengths, split, off, *banks.read(len(sigma), masks, sizes, threshold)), tokens
+    options = BANK_OPTIONS if settings.split is None else settings.split
+    return Guide(settings.strengths, split, off, **banks.read(len(sigma), masks, sizes, options)), tokens

@@ -1,7 +1,8 @@
 """Which kind of checkpoint is this? Decided from tensor names and sizes, never from the file's name.
 
-`detect` reads a whole checkpoint for our loader and raises a message for the user; `is_v1_unet` and `is_xl_unet` are
-the strict tests with which ComfyUI's own loaders recognise our files. Pure Python: no ComfyUI, no tensor mathematics.
+`detect` reads a whole checkpoint for our loader and raises a message for the user; `is_v1_unet`, `is_v2_unet` and
+`is_xl_unet` are the strict tests with which ComfyUI's own loaders recognise our files. Pure Python: no ComfyUI, no
+tensor mathematics.
 
 Only names, ranks and first dimensions are read wherever that is enough, because quantised tensors have packed widths.
 """
@@ -20,9 +21,13 @@ VAE_PREFIX = "first_stage_model."
 # Parts of a checkpoint that are neither U-Net nor VAE and that a re-saved checkpoint must keep.
 BACKGROUND_PREFIXES = ("transformer.", "thresh_embedder.")  # recovery transformer and threshold embedding (v1.5)
 PROJECTION_PREFIX = "proj."  # token projection
-PLUGIN_PREFIX = "bg_encoder."  # reference net of the background plugin (XL)
+PLUGIN_PREFIX = "bg_encoder."  # reference net of the background plugin (XL), background encoder (v2)
+STYLE_PREFIX = "style_encoder."  # style encoder (v2)
+V2_PARTS = ("warp_modules.", "style_modules.")  # of the U-Net; no other family has them
 UNUSED_UNET_PREFIX = UNET_PREFIX + "conv_fg."  # XL with plugin: an input for foreground latents that no mode uses
-COMPANION_PREFIXES = (SKETCH_PREFIX, PROJECTION_PREFIX, PLUGIN_PREFIX, UNUSED_UNET_PREFIX, *BACKGROUND_PREFIXES)
+COMPANION_PREFIXES = (
+    SKETCH_PREFIX, PROJECTION_PREFIX, PLUGIN_PREFIX, STYLE_PREFIX, UNUSED_UNET_PREFIX, *BACKGROUND_PREFIXES
+)  # fmt: skip
 
 V_MARKER = "v_pred"  # ComfyUI's own convention: an empty tensor of this name means v-prediction
 EPS_MARKER = "eps_pred"
@@ -41,7 +46,7 @@ class Family:
     """What `detect` found out about a checkpoint."""
 
     name: str
-    """Short name of the family: "v1", "v1.5", "xl" or "xl-plugin"."""
+    """Short name of the family: "v1", "v1.5", "v2", "xl" or "xl-plugin"."""
     title: str
     """Name for people: "ColorizeDiffusion v1"."""
     prediction_type: str
@@ -60,11 +65,23 @@ class Family:
     """XL: width of the image tokens that the token projection reads (1280 in the released files)."""
     tagger_dim: int | None = None
     """XL: width of the tagger's patch features that the token projection reads (1024 in the released files)."""
+    has_figure_weights: bool = False
+    """XL: whether the file has region weights for the figure too, as the trainer's stage xl_lora makes them."""
 
     @property
     def has_regions(self) -> bool:
-        """Whether the model has weights for figure and background (v1.5)."""
+        """Whether the model has weights for figure and background (v1.5, v2, and XL trained by stage xl_lora)."""
+        return self.name in ("v1.5", "v2") or self.has_figure_weights
+
+    @property
+    def recovers_background(self) -> bool:
+        """Whether fig2fig reads the background through a recovery transformer (v1.5)."""
         return self.name == "v1.5"
+
+    @property
+    def is_v2(self) -> bool:
+        """Whether the model can read what picture encoders saw of a style and of a background."""
+        return self.name == "v2"
 
     @property
     def is_xl(self) -> bool:
@@ -89,7 +106,6 @@ class Kind:
     name: str
     title: str
     has: tuple[str, ...]
-    supported: bool = False
 
 
 # The first row that fits wins, so the more specific layouts stand above v1.
@@ -99,14 +115,14 @@ KINDS = (
         "xl-plugin",
         "ColorizeDiffusion XL with plugin",
         (PLUGIN_PREFIX + "middle_block.", "control_encoder.proj_ins.", UNET_PREFIX),
-        supported=True,
     ),
-    Kind("xl", "ColorizeDiffusion XL", ("control_encoder.proj_ins.", UNET_PREFIX), supported=True),
-    Kind("v2", "ColorizeDiffusion v2", ("bg_encoder.", "style_encoder.")),
-    Kind("v1.5", "ColorizeDiffusion v1.5", ("thresh_embedder.", UNET_PREFIX), supported=True),
-    Kind("v1.5", "ColorizeDiffusion v1.5", ("transformer.layers.", UNET_PREFIX), supported=True),
-    Kind("v1.5", "ColorizeDiffusion v1.5", ("*.lora_down_fg.", UNET_PREFIX), supported=True),
-    Kind("v1", "ColorizeDiffusion v1", ("control_encoder.zero_blocks.", UNET_PREFIX + "input_blocks."), supported=True),
+    Kind("xl", "ColorizeDiffusion XL", ("control_encoder.proj_ins.", UNET_PREFIX)),
+    Kind("v2", "ColorizeDiffusion v2", (PLUGIN_PREFIX, STYLE_PREFIX)),
+    Kind("v2", "ColorizeDiffusion v2", (UNET_PREFIX + V2_PARTS[0],)),
+    Kind("v1.5", "ColorizeDiffusion v1.5", ("thresh_embedder.", UNET_PREFIX)),
+    Kind("v1.5", "ColorizeDiffusion v1.5", ("transformer.layers.", UNET_PREFIX)),
+    Kind("v1.5", "ColorizeDiffusion v1.5", ("*.lora_down_fg.", UNET_PREFIX)),
+    Kind("v1", "ColorizeDiffusion v1", ("control_encoder.zero_blocks.", UNET_PREFIX + "input_blocks.")),
 )
 
 # Files that people put into the same folder by mistake: (a key starts with this, what the file is, what to do).
@@ -163,17 +179,13 @@ def detect(
         raise CheckpointError(_unknown(state_dict, label))
     if kind.name == "animediffusion":
         raise CheckpointError(f"{label} is an AnimeDiffusion checkpoint. Load it with Load AnimeDiffusion.")
-    if not kind.supported:
-        raise CheckpointError(
-            f"{label} is a {kind.title} checkpoint; this release runs ColorizeDiffusion v1, v1.5 and XL. "
-            "Choose one of those (official file names begin with 'mult' for v1 and 'switch' for v1.5, "
-            f"{WEIGHTS_PAGE}; with 'sdxl' or 'xlv2' for XL, {XL_WEIGHTS_PAGE}) or update this node pack."
-        )
     if kind.name == "v1.5" and not any(".lora_down_fg." in key for key in state_dict):
         raise CheckpointError(
             f"{label} is incomplete: it has parts of a v1.5 checkpoint but no region weights (no tensor name contains "
             "'.lora_down_fg.'). Download or convert it again."
         )
+    if kind.name == "v2":
+        _check_v2(state_dict, label)
     config = _sizes(state_dict, kind.name in XL_NAMES, label)
     polarity = metadata.get("colorize.sketch_polarity", SKETCH_POLARITY)
     if polarity != SKETCH_POLARITY:
@@ -189,6 +201,7 @@ def detect(
         prediction_source=source,
         num_head_channels=_head_width(state_dict, metadata, label),
         sketch_polarity=polarity,
+        has_figure_weights=kind.name in XL_NAMES and any(".lora_down_foreground." in key for key in state_dict),
         **config,
     )
 
@@ -206,9 +219,27 @@ def _unknown(state_dict: Mapping[str, Any], label: str) -> str:
     first = ", ".join(keys[:10]) or "none"
     return (
         f"{label} is not a known ColorizeDiffusion checkpoint: its {len(keys)} tensors fit no known family. "
-        f"First names: {first}. Choose a ColorizeDiffusion checkpoint of v1, v1.5 ({WEIGHTS_PAGE}) or XL "
+        f"First names: {first}. Choose a ColorizeDiffusion checkpoint of v1, v1.5, v2 ({WEIGHTS_PAGE}) or XL "
         f"({XL_WEIGHTS_PAGE}); a state of the trainer becomes one with `python -m trainer convert`."
     )
+
+
+def _check_v2(state_dict: Mapping[str, Any], label: str) -> None:
+    """Raise CheckpointError unless all parts of a v2 checkpoint are there."""
+    parts = {
+        "U-Net": UNET_PREFIX + "input_blocks.",
+        "warp modules": UNET_PREFIX + V2_PARTS[0],
+        "style modules": UNET_PREFIX + V2_PARTS[1],
+        "background encoder": PLUGIN_PREFIX,
+        "style encoder": STYLE_PREFIX,
+    }
+    missing = [what for what, prefix in parts.items() if not _starts(state_dict, prefix)]
+    missing += [] if any(".lora_down_fg." in key for key in state_dict) else ["region weights"]
+    if missing:
+        raise CheckpointError(
+            f"{label} is an incomplete v2 checkpoint: it has no {' and no '.join(missing)}. Download or convert it "
+            "again."
+        )
 
 
 def _sizes(state_dict: Mapping[str, Any], xl: bool, label: str) -> dict[str, int]:
@@ -314,8 +345,26 @@ def is_v1_unet(unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | N
     convolutional projections; that shape alone is ambiguous, so the file must also carry a mark of ours: the sketch
     encoder, the head width marker, or the exact sizes of the released files, which no stock model has.
     """
-    if state_dict is None:
+    if state_dict is None or not _is_v1_shape(unet_config):
         return False
+    foreign = (*V2_PARTS, "conv_fg.")
+    if any(key.startswith(unet_prefix + name) for key in state_dict for name in foreign):
+        return False
+    kind = find_kind(state_dict)
+    if kind is not None:
+        return kind.name in ("v1", "v1.5")
+    released = dict(context_dim=1024, model_channels=320, channel_mult=[1, 2, 4, 4])
+    return HEAD_WIDTH_MARKER in state_dict or all(unet_config.get(k) == v for k, v in released.items())
+
+
+def is_v2_unet(unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | None, unet_prefix: str = "") -> bool:
+    """Whether ComfyUI should give this U-Net to our v2 class: a v1 U-Net with the modules that only v2 has."""
+    if state_dict is None or not _is_v1_shape(unet_config):
+        return False
+    return all(any(key.startswith(unet_prefix + name) for key in state_dict) for name in V2_PARTS)
+
+
+def _is_v1_shape(unet_config: Mapping[str, Any]) -> bool:
     shape = dict(
         in_channels=4,
         out_channels=4,
@@ -328,16 +377,7 @@ def is_v1_unet(unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | N
     )
     if any(unet_config.get(key, "absent") != value for key, value in shape.items()):
         return False
-    if not {0, 1}.issuperset(unet_config.get("transformer_depth", [2])):
-        return False
-    foreign = ("warp_modules.", "style_modules.", "conv_fg.")
-    if any(key.startswith(unet_prefix + name) for key in state_dict for name in foreign):
-        return False
-    kind = find_kind(state_dict)
-    if kind is not None:
-        return kind.name in ("v1", "v1.5")
-    released = dict(context_dim=1024, model_channels=320, channel_mult=[1, 2, 4, 4])
-    return HEAD_WIDTH_MARKER in state_dict or all(unet_config.get(k) == v for k, v in released.items())
+    return {0, 1}.issuperset(unet_config.get("transformer_depth", [2]))
 
 
 def is_xl_unet(unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | None, unet_prefix: str = "") -> bool:

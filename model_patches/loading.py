@@ -15,6 +15,7 @@ import torch
 from . import families, unet
 from .background import LoadedBackgroundEncoder
 from .files import check_finite, read_weights
+from .picture_guides import LoadedPictureEncoders, parts_of
 from .plugin import LoadedPlugin
 from .projection import LoadedProjection
 from .sketch_control import SketchControl
@@ -25,9 +26,9 @@ USED_PREFIXES = (families.UNET_PREFIX, families.VAE_PREFIX, *families.COMPANION_
 
 
 def load_checkpoint(path: str, prediction: str = "auto"):
-    """(MODEL patcher, VAE, SketchControl, Colorizer) of a v1, v1.5 or XL checkpoint. Raises families.CheckpointError.
+    """(MODEL patcher, VAE, SketchControl, Colorizer) of a checkpoint. Raises families.CheckpointError.
 
-    prediction: "auto" (metadata, markers, file name, else v), "v" or "eps".
+    path: of a v1, v1.5, v2 or XL file. prediction: "auto" (metadata, markers, file name, else v), "v" or "eps".
     """
     state_dict, metadata, family = _read(path, prediction)
     logging.info(
@@ -39,10 +40,11 @@ def load_checkpoint(path: str, prediction: str = "auto"):
     control = SketchControl.from_state_dict(state_dict, families.SKETCH_PREFIX)
     background = LoadedBackgroundEncoder.from_state_dict(state_dict, f"The file {name!r}")
     projection = LoadedProjection.from_state_dict(state_dict, name) if family.is_xl else None
-    plugin = LoadedPlugin.from_state_dict(state_dict, family.num_head_channels, name)
+    plugin = LoadedPlugin.from_state_dict(state_dict, family.num_head_channels, name) if family.has_plugin else None
+    pictures = LoadedPictureEncoders(parts_of(state_dict), family.num_head_channels, name) if family.is_v2 else None
     model, vae = _build(state_dict, metadata)
     _remember_origin(model, vae, path, prediction)
-    return model, vae, control, Colorizer(family, name, background, projection, plugin)
+    return model, vae, control, Colorizer(family, name, background, projection, plugin, pictures)
 
 
 def load_model_patcher(path: str, prediction: str = "auto", disable_dynamic: bool = False):
@@ -84,9 +86,9 @@ def _build(state_dict, metadata, vae: bool = True, disable_dynamic: bool = False
     )
     if found is None or not isinstance(found[0].model, unet.ColorizeModel):
         raise families.CheckpointError(
-            "The U-Net of this checkpoint has another layout than ColorizeDiffusion v1 and v1.5 (4 levels of 2 "
-            "blocks, convolutional projections, no class embedding) and XL (3 levels of 2 blocks, linear projections, "
-            "label embedding), so it cannot be run. Use a v1, v1.5 or XL checkpoint."
+            "The U-Net of this checkpoint has another layout than ColorizeDiffusion v1, v1.5 and v2 (4 levels of "
+            "2 blocks, convolutional projections, no class embedding) and XL (3 levels of 2 blocks, linear "
+            "projections, label embedding), so it cannot be run. Use a v1, v1.5, v2 or XL checkpoint."
         )
     # Without a VAE in the file: an empty one, which says so when it is used, as in ComfyUI's own loaders.
     return found[0], found[2] if found[2] is not None or not vae else comfy.sd.VAE(sd={})

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, ClassVar
 
 import comfy.latent_formats
 import comfy.model_management
@@ -24,8 +25,9 @@ from .families import PLUGIN_PREFIX, CheckpointError
 from .figure_masks import check_mask, without_figure
 from .networks import images, size_embedding
 from .networks.masks import squash
+from .networks.picture_encoder import PictureEncoder
 from .networks.reference_net import ReferenceNet, plugin_input
-from .networks.split_attention import Split
+from .networks.split_attention import SplitOptions
 from .networks.unet import BANK_OPTIONS
 from .sketch_control import PIXELS_PER_LATENT
 from .types import Colorizer
@@ -43,6 +45,10 @@ class Banks:
     """(b, N_i, C_i) per transformer block of the decoder, in order; b is 1 or the number of pictures."""
     plans: PlanCache = field(default_factory=PlanCache, repr=False)
     """Who reads the bank, made in a run's first step."""
+    node: ClassVar[str] = "Apply Background Plugin"
+    """The node that makes them."""
+    title: ClassVar[str] = "backgrounds of the plugin"
+    """For messages."""
 
     def __post_init__(self):
         self._copies: weakref.WeakValueDictionary[str, Banks] = weakref.WeakValueDictionary()
@@ -56,8 +62,16 @@ class Banks:
         """Raise ValueError unless there is one background, or one per picture."""
         if self.count not in (1, pictures):
             raise ValueError(
-                f"There are {self.count} backgrounds of the plugin for {pictures} pictures. Use one, or as many as "
+                f"There are {self.count} {self.title} for {pictures} pictures. Use one, or as many as "
                 "sketches (Repeat Image Batch and Image From Batch change the number)."
+            )
+
+    def check_model(self, model) -> None:
+        """Raise ValueError unless the ColorizeModel reads what this node makes."""
+        if model.banks_node != self.node:
+            raise ValueError(
+                f"The conditioning comes from {self.node}, but the sampled model is of another family. Connect model "
+                "and colorizer of the same Load ColorizeDiffusion Checkpoint."
             )
 
     def on(self, device: torch.device) -> Banks:
@@ -66,7 +80,8 @@ class Banks:
             return self
         copy = self._copies.get(str(device))
         if copy is None:
-            copy = self._copies[str(device)] = Banks(tuple(bank.to(device) for bank in self.tensors))
+            tensors = tuple(bank.to(device) for bank in self.tensors)
+            copy = self._copies[str(device)] = replace(self, tensors=tensors, plans=PlanCache())
         return copy
 
     to = on  # ComfyUI asks conditions to move when it spreads a run over several devices
@@ -76,16 +91,20 @@ class Banks:
         rows: int,
         masks: torch.Tensor | None,  # (rows, F, h, w) figure masks at the size of the latent
         sizes: Sequence[tuple[int, int]],  # of the feature maps with attention
-        threshold: float,
-    ) -> tuple[tuple[torch.Tensor, ...], Split | None]:
-        """(banks of 1 row or `rows` rows, the split by which they are read) of one step, see conditioning.Guide."""
-        tensors = self.tensors
-        if self.count > 1:
-            tensors = tuple(bank.repeat(rows // self.count, 1, 1) for bank in tensors)
+        options: SplitOptions,  # of the cross-attention
+    ) -> dict[str, Any]:
+        """Banks of 1 row or `rows` rows and the split by which they are read in one step: fields of a Guide."""
+        tensors = self.rows(rows)
         if masks is None:
-            return tensors, None
-        figures, options = masks.amax(dim=1, keepdim=True), replace(BANK_OPTIONS, threshold=threshold)
-        return tensors, self.plans.split(tensors[:1] * 2, figures, options, sizes)
+            return dict(banks=tensors)
+        figures, options = masks.amax(dim=1, keepdim=True), replace(BANK_OPTIONS, threshold=options.threshold)
+        return dict(banks=tensors, bank_split=self.plans.split(tensors[:1] * 2, figures, options, sizes))
+
+    def rows(self, rows: int) -> tuple[torch.Tensor, ...]:
+        """The tensors with 1 row or `rows` rows: a batch holds all pictures once per condition."""
+        if self.count == 1:
+            return self.tensors
+        return tuple(bank.repeat(rows // self.count, *(1 for _ in bank.shape[1:])) for bank in self.tensors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,24 +127,8 @@ class LoadedPlugin:
     @cached_property
     def patcher(self) -> comfy.model_patcher.ModelPatcher:
         """The network and the owner of its memory. Raises CheckpointError when the file's part is not complete."""
-        device = comfy.model_management.get_torch_device()
-        parameters = comfy.utils.calculate_parameters(self.weights)
-        dtype = comfy.model_management.unet_dtype(
-            device, model_params=parameters, weight_dtype=comfy.utils.weight_dtype(self.weights)
-        )
-        dtype = comfy.model_management.unet_manual_cast(dtype, device) or dtype
-        try:
-            network = ReferenceNet.from_state_dict(self.weights, PLUGIN_PREFIX, self.num_head_channels, dtype=dtype)
-        except (ValueError, KeyError, RuntimeError) as error:
-            raise CheckpointError(
-                f"The background plugin in {self.file_name!r} is not complete: {' '.join(str(error).split())[:300]} "
-                "Download or convert the checkpoint again, or work without Apply Background Plugin."
-            ) from None
-        return comfy.model_patcher.CoreModelPatcher(
-            network.requires_grad_(False),
-            load_device=device,
-            offload_device=comfy.model_management.unet_offload_device(),
-        )
+        part = f"background plugin in {self.file_name!r}"
+        return managed_unet(ReferenceNet, self.weights, PLUGIN_PREFIX, self.num_head_channels, part, Banks.node)
 
     def banks(
         self,
@@ -148,6 +151,42 @@ class LoadedPlugin:
         with torch.no_grad():
             rows = [patcher.model(row[None].to(device, dtype), y) for row in values]
         return Banks(tuple(torch.cat(parts).to(keep) for parts in zip(*rows, strict=True)))
+
+
+def network_dtype(weights: Mapping[str, torch.Tensor]) -> torch.dtype:
+    """In which dtype a U-Net beside the model computes: what ComfyUI chooses for a U-Net of these weights."""
+    device = comfy.model_management.get_torch_device()
+    parameters = comfy.utils.calculate_parameters(weights)
+    dtype = comfy.model_management.unet_dtype(
+        device, model_params=parameters, weight_dtype=comfy.utils.weight_dtype(weights)
+    )
+    return comfy.model_management.unet_manual_cast(dtype, device) or dtype
+
+
+def managed_unet(
+    kind: type[ReferenceNet] | type[PictureEncoder],
+    weights: Mapping[str, torch.Tensor],
+    prefix: str,  # of its tensors
+    num_head_channels: int,
+    part: str,  # what it is, for messages
+    node: str,  # which needs it
+) -> comfy.model_patcher.ModelPatcher:
+    """A U-Net beside the model and the owner of its memory: it is loaded and made room for like a U-Net.
+
+    Raises CheckpointError when its tensors are not complete.
+    """
+    try:
+        network = kind.from_state_dict(weights, prefix, num_head_channels, dtype=network_dtype(weights))
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(
+            f"The {part} is not complete: {' '.join(str(error).split())[:300]} Download or convert the checkpoint "
+            f"again, or work without {node}."
+        ) from None
+    return comfy.model_patcher.CoreModelPatcher(
+        network.requires_grad_(False),
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
 
 
 def read_background(
@@ -176,13 +215,7 @@ def read_background(
             "The plugin needs to know where the figure is in the drawing. Set mode of Apply Reference to masked "
             "vanilla and connect figure_mask there (an empty mask for drawings without a figure)."
         )
-    samples = latent["samples"]
-    if samples.is_nested or samples.ndim != 4:
-        raise ValueError(
-            "latent is not of the form (count, 4, height, width). Connect the latent of Prepare Sketch or of Empty "
-            "Latent Image."
-        )
-    height, width = (PIXELS_PER_LATENT * side for side in samples.shape[-2:])
+    height, width = size_of(latent)
     picture = images.comfy_image_to_model(image, name="image")
     mask = torch.zeros(1, *picture.shape[-2:])
     if figure_mask is not None:
@@ -195,6 +228,17 @@ def read_background(
     squashed = images.model_image_to_comfy(images.resize(picture, height, width))
     scaled = comfy.latent_formats.SDXL().process_in(vae.encode(squashed).float())
     return colorizer.plugin.banks(scaled, squash(figure, height, width), mask[:, None], tuple(picture.shape[-2:]))
+
+
+def size_of(latent: dict) -> tuple[int, int]:
+    """Height and width in pixels of the pictures of a LATENT. ValueError for latents of other models."""
+    samples = latent["samples"]
+    if samples.is_nested or samples.ndim != 4:
+        raise ValueError(
+            "latent is not of the form (count, 4, height, width). Connect the latent of Prepare Sketch or of Empty "
+            "Latent Image."
+        )
+    return tuple(PIXELS_PER_LATENT * side for side in samples.shape[-2:])
 
 
 def figure_of(conditioning: list) -> torch.Tensor | None:

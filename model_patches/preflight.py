@@ -524,15 +524,19 @@ def _tagger_findings(encoded, family) -> list[Finding]:
 def _mode_findings(inputs: Inputs) -> list[Finding]:
     mode, colorizer, encoded = inputs.mode, inputs.colorizer, inputs.encoded
     if mode in ("bg2fig", "fig2fig") and not colorizer.family.has_regions:
-        text = f"The mode {mode} needs a v1.5 checkpoint; {colorizer.file_name} is {colorizer.family.title}."
+        text = f"The mode {mode} needs region weights; {colorizer.file_name} is {colorizer.family.title} without them."
         fix = "Load a v1.5 checkpoint, or choose masked vanilla or vanilla."
         if colorizer.family.has_plugin:
             fix = "Choose masked vanilla, and put Apply Background Plugin behind Apply Reference."
         return [Finding("problem", "model", text, fix)]
+    if mode == "bg2fig" and colorizer.family.is_v2:
+        text = f"The mode bg2fig needs a v1.5 checkpoint; {colorizer.file_name} is {colorizer.family.title}."
+        return [Finding("problem", "model", text, "Choose masked vanilla or fig2fig.")]
     if mode == "fig2fig" and encoded is not None and encoded.background_tokens is None:
-        fix = "Connect figure_mask (a MASK of the reference) or background in Encode Reference, or choose bg2fig."
+        other = "masked vanilla" if colorizer.family.is_v2 else "bg2fig"
+        fix = f"Connect figure_mask (a MASK of the reference) or background in Encode Reference, or choose {other}."
         return [Finding("problem", "model", "The mode fig2fig needs the reference's background.", fix)]
-    if mode == "fig2fig" and colorizer.background_encoder is None:
+    if mode == "fig2fig" and colorizer.family.recovers_background and colorizer.background_encoder is None:
         text = f"{colorizer.file_name} has no recovery transformer, which fig2fig needs."
         return [Finding("problem", "model", text, "Load a complete v1.5 checkpoint, or choose bg2fig.")]
     if mode == "vanilla" and encoded is not None and encoded.regions:

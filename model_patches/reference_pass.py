@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from comfy.patcher_extension import WrappersMP
 
-from .conditioning import LAST_STEP, PlanCache
+from .conditioning import LAST_STEP, PlanCache, noise_stream
 from .sketch_control import PIXELS_PER_LATENT, SketchControl, entries_of
 
 KEY = "colorize_reference_pass"  # of the wrappers on the model
@@ -65,8 +65,7 @@ class Source:
         """(B, 4, h, w): the latents at the noise levels sigma (B,), B a multiple of `pictures`, as a sampler has x."""
         noise = self.noise
         if noise is None:
-            generator = torch.Generator().manual_seed((seed ^ NOISE_STREAM) & (2**63 - 1))
-            noise = torch.randn(1, *self.latents.shape[1:], generator=generator)
+            noise = torch.randn(1, *self.latents.shape[1:], generator=noise_stream(seed, NOISE_STREAM))
         latents = self._rows(self.latents, pictures, len(sigma)).to(sigma.device)
         noise = noise.to(latents).expand(len(latents), -1, -1, -1)
         return model_sampling.noise_scaling(sigma.view(-1, 1, 1, 1), noise, latents, False)

@@ -12,6 +12,7 @@ from .networks.reference_strength import LevelStrengths
 
 if TYPE_CHECKING:
     from .background import LoadedBackgroundEncoder
+    from .picture_guides import LoadedPictureEncoders
     from .plugin import LoadedPlugin
     from .projection import LoadedProjection
 
@@ -98,3 +99,5 @@ class Colorizer:
     """Token projection of an XL file."""
     plugin: LoadedPlugin | None = field(default=None, repr=False)
     """Reference net of an XL file with the background plugin."""
+    picture_encoders: LoadedPictureEncoders | None = field(default=None, repr=False)
+    """Style and background encoder of a v2 file."""

@@ -1,15 +1,16 @@
 """Our U-Nets inside ComfyUI: classes, prediction type, noise schedule, registration with the stock loaders.
 
-What v1, v1.5 and XL share, and v1 itself; XL's own part is xl_unet.py. `register()` puts our families into ComfyUI's
-list of known models. From then on Load Checkpoint, Load Diffusion Model and every loader built on them read our files;
-LoRA, fp8, low-memory modes, previews and torch.compile follow, because the network is ComfyUI's own `UNetModel` with
-the released tensor names. Only its attention layers are ours.
+What v1, v1.5, v2 and XL share, and v1 itself; the own parts of v2 and XL are v2_unet.py and xl_unet.py. `register()`
+puts our families into ComfyUI's list of known models. From then on Load Checkpoint, Load Diffusion Model and every
+loader built on them read our files; LoRA, fp8, low-memory modes, previews and torch.compile follow, because the network
+is ComfyUI's own `UNetModel` with the released tensor names. Only its attention layers are ours, and what v2 adds.
 """
 
 from __future__ import annotations
 
 import logging
 
+import comfy.conds
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
@@ -125,7 +126,7 @@ class EpsSampling(FractionalTimesteps, comfy.model_sampling.EPS):
 
 
 class ColorizeModel(comfy.model_base.BaseModel):
-    """The diffusion model of the v1 and v1.5 families, and the part of XL's that is the same.
+    """The diffusion model of the v1 and v1.5 families, and the part of v2's and XL's that is the same.
 
     Reference tokens arrive as cross-attention context (B, N, D), the sketch as a control, regions and settings of the
     reference as the payload of Apply Reference (conditioning.py).
@@ -133,6 +134,7 @@ class ColorizeModel(comfy.model_base.BaseModel):
 
     network_class = ColorizeUNet
     region_names = KINDS  # of the region weights, in files of this family
+    banks_node: str | None = None  # name of the node whose banks this model reads, see plugin.Banks
 
     def __init__(self, model_config, model_type, device=None, unet_model=None):
         super().__init__(model_config, model_type, device=device, unet_model=unet_model or self.network_class)
@@ -160,8 +162,13 @@ class ColorizeModel(comfy.model_base.BaseModel):
                 "Use one reference, or as many as sketches (Repeat Image Batch and Image From Batch change the number)."
             )
         conds = super().extra_conds(**kwargs)
-        if kwargs.get(PAYLOAD) is not None:
-            conds.update(conds_of(kwargs[PAYLOAD], tokens, noise, kwargs.get("seed")))
+        payload = kwargs.get(PAYLOAD)
+        if payload is not None:
+            conds.update(conds_of(payload, tokens, noise, kwargs.get("seed")))
+        if payload is not None and payload.banks is not None:
+            payload.banks.check_model(self)
+            payload.banks.check_count(noise.shape[0])
+            conds["colorize_banks"] = comfy.conds.CONDConstant(payload.banks.on(kwargs["device"]))
         return conds
 
     def _apply_model(
@@ -275,8 +282,9 @@ def register() -> None:
     The entries go to the front of the table because the first match wins: a narrow model of ours can have the sizes
     that the Stable Diffusion 1 entry asks for, while `matches` accepts nothing that is not ours.
     """
+    from .v2_unet import ColorizeV2
     from .xl_unet import ColorizeXL
 
     table = comfy.supported_models.models
     known = {entry.__name__ for entry in table if getattr(entry, "is_colorize_family", False)}
-    table[:0] = [entry for entry in (ColorizeV1, ColorizeXL) if entry.__name__ not in known]
+    table[:0] = [entry for entry in (ColorizeV1, ColorizeV2, ColorizeXL) if entry.__name__ not in known]

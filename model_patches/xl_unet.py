@@ -7,7 +7,6 @@ Reference-based Sketch Colorization (CVPR 2026) and the released files.
 
 from __future__ import annotations
 
-import comfy.conds
 import comfy.latent_formats
 import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock, CrossAttention, optimized_attention
@@ -84,6 +83,7 @@ class ColorizeXLModel(ColorizeModel):
 
     network_class = XLUNet
     region_names = XL_KINDS
+    banks_node = "Apply Background Plugin"
 
     def encode_adm(self, **kwargs):
         """The vector `y` (1, 2 * width): size and aesthetic score of the payload, else the picture's size and 7."""
@@ -94,14 +94,6 @@ class ColorizeXLModel(ColorizeModel):
         if payload is not None and payload.size:
             scalars[:, 0] = payload.size
         return size_embedding.embed(scalars, self.adm_channels // SCALARS)
-
-    def extra_conds(self, **kwargs):
-        conds = super().extra_conds(**kwargs)
-        payload = kwargs.get(PAYLOAD)
-        if payload is not None and payload.banks is not None:
-            payload.banks.check_count(kwargs["noise"].shape[0])
-            conds["colorize_banks"] = comfy.conds.CONDConstant(payload.banks.on(kwargs["device"]))
-        return conds
 
 
 class ColorizeXL(ColorizeBase):

@@ -33,6 +33,7 @@ from .segment import ColorizeLoadSegmenter, ColorizeSegmentCharacter
 from .sketch import ColorizePrepareSketch
 from .sketch_strength import ColorizeSketchStrength
 from .strength import ColorizeReferenceStrength
+from .style_background import ColorizeApplyStyleBackground
 from .tags import ColorizeLoadTagger, ColorizeTagReference
 
 PACK_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -75,6 +76,7 @@ class ColorizeDiffusionExtension(ComfyExtension):
             ColorizePreflight,
             ColorizeApplyReference,
             ColorizeApplyBackgroundPlugin,
+            ColorizeApplyStyleBackground,
             ColorizeAttentionInjection,
             ColorizeAdaIN,
             ColorizeDualGuidance,

@@ -5,17 +5,11 @@ from comfy_api.latest import io
 from ..model_patches.conditioning import MODES, VARIANTS, ReferenceSettings, condition
 from ..model_patches.figure_masks import check_mask, on_canvas
 from ..model_patches.networks.size_embedding import SCORE
-from .sockets import CATEGORY, ColorizerSocket, FrameSocket, ReferenceSocket
+from .sockets import CATEGORY, ColorizerSocket, FrameSocket, ReferenceSocket, share_input
 
 
 def _strength(name, tooltip):
     return io.Float.Input(name, default=1.0, min=0.0, max=2.0, step=0.05, optional=True, tooltip=tooltip)
-
-
-def _share(name, default, tooltip, advanced=True):
-    return io.Float.Input(
-        name, default=default, min=0.0, max=1.0, step=0.01, optional=True, advanced=advanced or None, tooltip=tooltip
-    )
 
 
 class ColorizeApplyReference(io.ComfyNode):
@@ -41,7 +35,7 @@ class ColorizeApplyReference(io.ComfyNode):
                     optional=True,
                     tooltip="vanilla: one reference for the whole picture, no mask. masked vanilla: figure and "
                     "background apart, any model; the one for XL. bg2fig (v1.5): for references without a figure, such "
-                    "as landscapes. fig2fig (v1.5): for references with a figure, which its paper names best "
+                    "as landscapes. fig2fig (v1.5, v2): for references with a figure, which its paper names best "
                     "against stray objects; needs figure_mask here and in Encode Reference.",
                 ),
                 io.Mask.Input(
@@ -65,30 +59,30 @@ class ColorizeApplyReference(io.ComfyNode):
                 _strength(
                     "background_strength", "The same for the background only, 0 to 2, times strength. Needs a mask."
                 ),
-                _share(
+                share_input(
                     "start_percent",
                     0.0,
                     "The reference acts from this share of the sampling on, 0 (first step) to 1. Above 0 the sketch "
                     "alone decides the broad colours.",
                     advanced=False,
                 ),
-                _share(
+                share_input(
                     "end_percent",
                     1.0,
                     "The reference acts up to this share of the sampling, 0 to 1 (last step).",
                     advanced=False,
                 ),
-                _share("off_start", 0.0, "Start of a second window, in which the reference is off; 0 to 1."),
-                _share(
+                share_input("off_start", 0.0, "Start of a second window, in which the reference is off; 0 to 1."),
+                share_input(
                     "off_end", 0.0, "End of the window in which the reference is off. Not above off_start: no window."
                 ),
-                _share(
+                share_input(
                     "merge",
                     0.0,
                     "How much of the background's colouring the figure takes on, 0 to 1. Raise it when the two "
                     "look pasted together. Needs a mask.",
                 ),
-                _share(
+                share_input(
                     "mask_threshold",
                     0.05,
                     "A place counts as figure when figure_mask is above this value, 0 to 1. The default is the "
@@ -103,7 +97,7 @@ class ColorizeApplyReference(io.ComfyNode):
                     tooltip="hard: every place is figure or background, by mask_threshold, as trained. soft: the "
                     "mask's values blend the two; for hair, smoke and glass.",
                 ),
-                _share(
+                share_input(
                     "noise_level",
                     0.0,
                     "Noise on the reference during this first share of the sampling, 0 (off) to 1: keeps its colours "
@@ -229,7 +223,7 @@ def check_match(model, expected, colorizer, reference):
 def encoder_advice(width):
     """Which encoder answers tokens of this width."""
     if width == 1024:
-        return "OpenCLIP ViT-H/14 (laion2b_s32b_b79k), for official v1 and v1.5 models"
+        return "OpenCLIP ViT-H/14 (laion2b_s32b_b79k), for official v1, v1.5 and v2 models"
     if width == 1280:
         return "OpenCLIP ViT-bigG/14 (laion2b_s39b_b160k), for official XL models"
     return f"the one this model was trained with, projecting to {width} values (bundled model: colorize_small_vision)"

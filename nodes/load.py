@@ -13,8 +13,8 @@ class ColorizeLoadCheckpoint(io.ComfyNode):
             node_id="ColorizeLoadCheckpoint",
             display_name="Load ColorizeDiffusion Checkpoint",
             category=CATEGORY,
-            description="Start here: loads a ColorizeDiffusion v1, v1.5 or XL model with everything that belongs to "
-            "it. The bundled small model needs no download.",
+            description="Start here: loads a ColorizeDiffusion v1, v1.5, v2 or XL model with everything that belongs "
+            "to it. The bundled small model needs no download.",
             search_aliases=[
                 "colorize",
                 "colorizediffusion",

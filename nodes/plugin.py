@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .sockets import CATEGORY, ColorizerSocket
+from .sockets import CATEGORY, ColorizerSocket, conditioning_outputs, share_input
 
 
 class ColorizeApplyBackgroundPlugin(io.ComfyNode):
@@ -34,21 +34,14 @@ class ColorizeApplyBackgroundPlugin(io.ComfyNode):
                     tooltip="Where a figure is in image: 1 = figure, which becomes white. Leave it open for pictures "
                     "without a figure.",
                 ),
-                io.Float.Input(
+                share_input(
                     "mask_threshold",
-                    default=0.5,
-                    min=0.0,
-                    max=1.0,
+                    0.5,
+                    "From which value of figure_mask on a pixel counts as figure, 0 to 1.",
                     step=0.05,
-                    optional=True,
-                    advanced=True,
-                    tooltip="From which value of figure_mask on a pixel counts as figure, 0 to 1.",
                 ),
             ],
-            outputs=[
-                io.Conditioning.Output(display_name="positive", tooltip="Goes to Apply ControlNet or to the sampler."),
-                io.Conditioning.Output(display_name="negative", tooltip="Goes to Apply ControlNet or to the sampler."),
-            ],
+            outputs=conditioning_outputs(),
         )
 
     @classmethod

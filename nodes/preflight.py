@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from .sockets import CATEGORY, ColorizerSocket, ReferenceSocket
+from .sockets import CATEGORY, ColorizerSocket, ReferenceSocket, share_input
 
 
 def _picture(name, tooltip):
@@ -15,12 +15,6 @@ def _mask(name, tooltip):
 
 def _size(name, tooltip):
     return io.Int.Input(name, default=512, min=64, max=8192, step=64, tooltip=tooltip)
-
-
-def _threshold(name, default, tooltip):
-    return io.Float.Input(
-        name, default=default, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip=tooltip
-    )
 
 
 class ColorizePreflight(io.ComfyNode):
@@ -56,8 +50,8 @@ class ColorizePreflight(io.ComfyNode):
                     "colorizer", optional=True, tooltip="From the same Load ColorizeDiffusion Checkpoint."
                 ),
                 ReferenceSocket.Input("reference", optional=True, tooltip="The output of Encode Reference."),
-                _threshold("mask_threshold", 0.05, "The mask_threshold of Apply Reference, 0 to 1."),
-                _threshold("reference_mask_threshold", 0.5, "The mask_threshold of Encode Reference, 0 to 1."),
+                share_input("mask_threshold", 0.05, "The mask_threshold of Apply Reference, 0 to 1."),
+                share_input("reference_mask_threshold", 0.5, "The mask_threshold of Encode Reference, 0 to 1."),
             ],
             outputs=[
                 io.String.Output(

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 
 from ..model_patches.figure_masks import check_mask
 from ..model_patches.networks import images
-from .sockets import CATEGORY, ReferenceEncoderSocket, ReferenceSocket, TaggerSocket
+from .sockets import CATEGORY, ReferenceEncoderSocket, ReferenceSocket, TaggerSocket, share_input
 
 FIGURES = ("whole picture", "cut out")
 
@@ -18,7 +18,7 @@ class ColorizeLoadReferenceEncoder(io.ComfyNode):
             display_name="Load Reference Encoder",
             category=CATEGORY,
             description="Loads the image encoder that reads colour references. Official models: OpenCLIP ViT-H/14 (v1, "
-            "v1.5) or ViT-bigG/14 (XL); bundled small model: colorize_small_vision.",
+            "v1.5, v2) or ViT-bigG/14 (XL); bundled small model: colorize_small_vision.",
             search_aliases=["clip vision", "open_clip", "ViT-H", "bigG", "reference encoder", "image encoder"],
             inputs=[
                 io.Combo.Input(
@@ -80,16 +80,12 @@ class ColorizeEncodeReference(io.ComfyNode):
                     tooltip="A separate picture for the background, any size. It takes the place of the reference's "
                     "own background; figure_mask belongs to the reference and then only serves figure = cut out.",
                 ),
-                io.Float.Input(
+                share_input(
                     "mask_threshold",
-                    default=0.5,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    optional=True,
-                    advanced=True,
-                    tooltip="From which value of figure_mask on a pixel counts as figure, 0 to 1. Lower it when a soft "
+                    0.5,
+                    "From which value of figure_mask on a pixel counts as figure, 0 to 1. Lower it when a soft "
                     "mask leaves a rim of the figure in the background. Models of v1.5 are told this value.",
+                    step=0.05,
                 ),
                 io.Combo.Input(
                     "figure",

@@ -11,6 +11,19 @@ TaggerSocket = io.Custom("COLORIZE_TAGGER")  # model_patches.tagger.LoadedTagger
 FrameSocket = io.Custom("COLORIZE_FRAME")  # model_patches.networks.images.Frame
 
 
+def share_input(name, default, tooltip, step=0.01, advanced=True):
+    """An optional number from 0 to 1: a threshold, a share of the sampling."""
+    return io.Float.Input(
+        name, default=default, min=0.0, max=1.0, step=step, optional=True, advanced=advanced or None, tooltip=tooltip
+    )
+
+
+def conditioning_outputs():
+    """What a node gives that stands between Apply Reference and the sampler."""
+    tooltip = "Goes to Apply ControlNet or to the sampler."
+    return [io.Conditioning.Output(display_name=name, tooltip=tooltip) for name in ("positive", "negative")]
+
+
 def provider_input():
     """The choice of what computes an .onnx file."""
     from ..model_patches.onnx_session import PROVIDERS

@@ -45,19 +45,6 @@ def test_narrow_v1_with_metadata():
         families.detect(keys)
 
 
-@pytest.mark.parametrize(
-    ("extra", "title"),
-    [
-        ({"bg_encoder.zero_layers.0.weight": meta(1), "style_encoder.zero_layers.0.weight": meta(1)}, "v2"),
-    ],
-)
-def test_other_families_are_named_not_half_loaded(v1, extra, title):
-    with pytest.raises(
-        families.CheckpointError, match=f"'other.safetensors' is a .*{title} checkpoint; this release runs"
-    ):
-        families.detect(v1 | extra, file_name="/somewhere/other.safetensors")
-
-
 LORA = "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_q.lora_down_fg.weight"
 
 
@@ -73,6 +60,23 @@ def test_v1_5_without_region_weights_is_incomplete(v1, part):
         families.detect(v1 | {part: meta(1024, 256)})
 
 
+@pytest.mark.parametrize(
+    ("part", "missing"),
+    [
+        ("model.diffusion_model.warp_modules.", "no warp modules"),
+        ("model.diffusion_model.style_modules.", "no style modules"),
+        (".lora_", "no region weights"),
+        ("style_encoder.", "no style encoder"),
+        ("bg_encoder.", "no background encoder"),
+    ],
+)
+def test_v2_without_a_part_is_incomplete(golden_keys, part, missing):
+    """Named, not half loaded as a file of another family."""
+    keys = {key: value for key, value in golden_keys("v2").items() if part not in key}
+    with pytest.raises(families.CheckpointError, match=f"incomplete v2 checkpoint: it has {missing}.*Download"):
+        families.detect(keys)
+
+
 @pytest.mark.parametrize("prefix", ["denoise_fn.", "module.denoise_fn.", "model.diffusion_model.", ""])
 def test_animediffusion_is_sent_to_its_own_loader(prefix):
     keys = (f"{prefix}{k}.weight" for k in ("encoder_block.0.conv1.2", "bottom_block.1.attention.1"))
@@ -83,11 +87,11 @@ def test_animediffusion_is_sent_to_its_own_loader(prefix):
 @pytest.mark.parametrize("name", ["v1", "v1_5", "v2", "sdxl", "xlv2", "animediffusion", "clip_vit_h"])
 def test_released_key_lists(golden_keys, name):
     keys = golden_keys(name)
-    ours = {"v1": "v1", "v1_5": "v1.5", "sdxl": "xl", "xlv2": "xl-plugin"}
+    ours = {"v1": "v1", "v1_5": "v1.5", "v2": "v2", "sdxl": "xl", "xlv2": "xl-plugin"}
     if name in ours:
         assert families.detect(keys).name == ours[name]
         return
-    title = {"v2": "v2", "animediffusion": "AnimeDiffusion"}
+    title = {"animediffusion": "AnimeDiffusion"}
     with pytest.raises(families.CheckpointError, match=title.get(name, "not a.* ColorizeDiffusion")):
         families.detect(keys)
 

@@ -10,6 +10,7 @@ import dataclasses
 
 import torch
 
+from model_patches.networks.picture_encoder import PictureEncoder
 from model_patches.networks.recovery import BackgroundEncoder, RecoveryTransformer, ScalarEmbedder
 from model_patches.networks.sketch_encoder import SketchEncoder
 from model_patches.networks.tiny_vae import TinyVAE
@@ -61,8 +62,22 @@ def checkpoint_v1_5(seed: int = 0, vae: bool = True) -> dict[str, torch.Tensor]:
     return out | randomised(background, seed + 8)
 
 
+RATIO_WIDTH = 16  # values per number that the encoders of the tiny v2 file are told
+
+
+def checkpoint_v2(seed: int = 0, vae: bool = True) -> dict[str, torch.Tensor]:
+    """A whole v2 checkpoint: `checkpoint` with the same seed, decoder LoRAs, warps, styles and both encoders."""
+    plain = checkpoint(CONFIG, seed, vae)
+    unet = UNet(dataclasses.replace(CONFIG, region_ranks=(4, 4), v2=True))
+    out = prefixed("model.diffusion_model.", randomised(unet, seed + 7)) | plain
+    told = dataclasses.replace(CONFIG, y_width=2 * RATIO_WIDTH)
+    out |= prefixed("bg_encoder.", randomised(PictureEncoder(told), seed + 8))
+    return out | prefixed("style_encoder.", randomised(PictureEncoder(told, style=True), seed + 9))
+
+
 METADATA = {"colorize.num_head_channels": "32", "colorize.prediction_type": "v", "colorize.family": "v1"}
 METADATA_V1_5 = METADATA | {"colorize.family": "v1.5"}
+METADATA_V2 = METADATA | {"colorize.family": "v2"}
 
 
 def reference_encoder(output_dim: int = CONFIG.context_dim, seed: int = 3) -> ReferenceEncoder:

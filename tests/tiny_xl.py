@@ -57,6 +57,13 @@ def checkpoint_plugin(seed: int = 0, vae: bool = True) -> dict[str, torch.Tensor
     return out
 
 
+def checkpoint_regions(seed: int = 0, vae: bool = True) -> dict[str, torch.Tensor]:
+    """`checkpoint` with the same seed and region weights for figure and background, as stage xl_lora exports them."""
+    regions = UNet(dataclasses.replace(CONFIG, region_ranks=(4, 0.5)))
+    names = to_official_names(to_module_names(randomised(regions, seed + 7)), XL_KINDS)
+    return prefixed("model.diffusion_model.", names) | checkpoint(seed, vae)
+
+
 def tagger_weights(seed: int = 4) -> dict[str, torch.Tensor]:
     """A Swin V2 tagger of 128 pixels that answers 50 tags and 4 x 4 tokens; see TAGGER_METADATA."""
     network = WDTagger(TAGS, 8, (1, 1, 2, 1), (1, 1, 2, 4), 128, 4)

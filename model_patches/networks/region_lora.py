@@ -11,7 +11,7 @@ plugin write `lora_down_background` for the same thing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -56,11 +56,6 @@ def region_ranks(state_dict: Mapping[str, Any], prefix: str = "") -> dict[str, R
 
 def _number(kind: str) -> int:
     return (KINDS if kind in KINDS else XL_KINDS).index(kind)
-
-
-def has_region_lora(keys: Iterable[str]) -> bool:
-    """Whether any of these tensor names belongs to a region LoRA."""
-    return any(".lora_down_fg." in key or ".lora_down_bg." in key for key in keys)
 
 
 class RegionLinear(nn.Linear):

@@ -1,7 +1,8 @@
-"""What ColorizeDiffusion XL is told in numbers: the vector `y` of its U-Net and of its background plugin.
+"""What ColorizeDiffusion XL and v2 are told in numbers: the vector `y` of the U-Net of XL and of the picture readers.
 
 Every number becomes a sinusoid of 256 values, like a time step. The U-Net gets two: the root of the picture's area in
-pixels and an aesthetic score; the plugin four: where the background picture is cut. Source: released code.
+pixels and an aesthetic score; the plugin four: where the background picture is cut; the picture encoders of v2 two: the
+picture's sides over the drawing's. Source: released code.
 """
 
 from __future__ import annotations
@@ -55,3 +56,15 @@ def crop_scalars(source: tuple[int, int], target: tuple[int, int], batch: int = 
     Fractions of the background's sides; drawing always shows the top left part.
     """
     return torch.tensor([[0.0, 0.0, *shown_part(source, target)]]).expand(batch, 4)
+
+
+def ratio_scalars(source: tuple[int, int], target: tuple[int, int], batch: int = 1) -> torch.Tensor:
+    """(batch, 2) for `embed`: height and width of a picture over those of the drawing (v2), both (height, width).
+
+    A picture that is smaller in height or width counts as larger by the drawing's longer side, as in the released code,
+    so that enlarged pictures can be told from reduced ones.
+    """
+    height, width = source
+    if height < target[0] or width < target[1]:
+        height, width = height + max(target), width / height * (height + max(target))
+    return torch.tensor([[height / target[0], width / target[1]]]).expand(batch, 2)

@@ -4,8 +4,8 @@ It has the layout and the tensor names of the released checkpoints (`model.diffu
 Diffusion 2.1 U-Net whose cross-attention reads reference tokens and whose attention blocks project with 1x1
 convolutions. XL: the U-Net of Stable Diffusion XL (several transformer blocks in a row, linear projections, a vector y
 of numbers beside the time step), whose decoder can also read a bank of a background picture's tokens
-(reference_net.py). ComfyUI runs the same weights through its own U-Net class (model_patches/unet.py); the golden cases
-hold both to the same numbers.
+(reference_net.py). v2: v1 whose decoder also reads what two encoders saw of pictures (decoder_guide.py). ComfyUI runs
+the same weights through its own U-Net class (model_patches/unet.py); the golden cases hold both to the same numbers.
 
 Shape legend: B batch, C channels, H W height and width of a feature map, N = H * W image tokens, M reference tokens,
 D width of a reference token, E width of the time embedding, S tokens of a bank, Y width of y.
@@ -24,6 +24,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import MultiHeadAttention, attend
+from .decoder_guide import DecoderGuide, Modulation, Warp
 from .reference_strength import Place, attention_places
 from .region_lora import PROJECTIONS, RegionLinear, rank_of, region_ranks, to_module_names, to_official_names
 from .split_attention import Split, SplitOptions, split_attention
@@ -61,6 +62,7 @@ class UNetConfig:
     # Ranks of the region LoRAs of v1.5, figure and background: whole numbers, or fractions of a layer's smaller side
     # (released: 4 and 0.5); None has none.
     region_ranks: tuple[int | float, int | float] | None = None
+    v2: bool = False  # output blocks have warp and style modules; region LoRAs are in output blocks only
 
     def __post_init__(self):
         if self.transformer_depth and len(self.transformer_depth) != len(self.channel_mult):
@@ -83,6 +85,14 @@ class UNetConfig:
     def depth(self, level: int) -> int:
         """Transformer blocks in a row on a level; the middle block has as many as the last level."""
         return self.transformer_depth[level] if self.transformer_depth else 1
+
+    @property
+    def skip_widths(self) -> tuple[int, ...]:
+        """Channels of the answers of the input blocks, in their order."""
+        widths = [self.model_channels]
+        for level, mult in enumerate(self.channel_mult):
+            widths += [self.model_channels * mult] * (self.num_res_blocks + (level < len(self.channel_mult) - 1))
+        return tuple(widths)
 
 
 XL = UNetConfig(
@@ -339,12 +349,12 @@ class UNet(nn.Module):
         widths = [base * mult for mult in config.channel_mult]
         last = len(widths) - 1
 
-        def transformer(level: int) -> SpatialTransformer:
+        def transformer(level: int, decoder: bool = False) -> SpatialTransformer:
             return SpatialTransformer(
                 widths[level],
                 config.context_dim,
                 config.num_head_channels,
-                config.region_ranks,
+                config.region_ranks if decoder or not config.v2 else None,
                 config.depth(level),
                 config.linear_projections,
             )
@@ -381,11 +391,18 @@ class UNet(nn.Module):
             for index in range(config.num_res_blocks + 1):
                 layers = [ResBlock(width + skips.pop(), outputs, emb_width)]
                 if level in config.attention_levels:
-                    layers.append(transformer(level))
+                    layers.append(transformer(level, decoder=True))
                 if level and index == config.num_res_blocks:
                     layers.append(Upsample(outputs))
                 self.output_blocks.append(Block(*layers))
                 width = outputs
+
+        if config.v2:
+            per_level = config.num_res_blocks + 1
+            self.warp_modules = nn.ModuleList(Warp(width) for width in reversed(config.skip_widths))
+            self.style_modules = nn.ModuleList(
+                Modulation(emb_width, width) for width in reversed(widths) for _ in range(per_level)
+            )
 
         self.out = nn.Sequential(
             nn.GroupNorm(32, width), nn.SiLU(), nn.Conv2d(width, config.out_channels, 3, padding=1)
@@ -398,8 +415,10 @@ class UNet(nn.Module):
                 layer = module.out_layers[3]
             elif isinstance(module, SpatialTransformer):
                 layer = module.proj_out
-            elif module is self.out:
+            elif module is self.out or isinstance(module, Modulation):
                 layer = module[2]
+            elif isinstance(module, Warp):
+                layer = module.ff[2]
             else:
                 continue
             nn.init.zeros_(layer.weight)
@@ -425,9 +444,13 @@ class UNet(nn.Module):
         strengths: Sequence[float] | None = None,  # factor of every cross-attention, in the order of attention_places
         y: torch.Tensor | None = None,  # (B, Y), see size_embedding.py
         banks: Sequence[torch.Tensor] | None = None,  # one per transformer block of the decoder, see reference_net.py
+        decoder: DecoderGuide | None = None,  # v2: what the decoder reads of pictures, see decoder_guide.py
     ) -> torch.Tensor:
+        if decoder is not None and not self.config.v2:
+            raise ValueError("This U-Net has no warp and style modules; leave `decoder` out.")
         readings = self.readings(context if split is None else split, strengths, banks)
-        return self.finish(self.begin(x, timesteps, control, y), readings)[0]
+        progress = replace(self.begin(x, timesteps, control, y), decoder=decoder)
+        return self.finish(progress, readings)[0]
 
     def readings(
         self,
@@ -504,10 +527,14 @@ class UNet(nn.Module):
         blocks = [*self.input_blocks, self.middle_block, *self.output_blocks]
         while progress.blocks < len(blocks) and not stop(block := blocks[progress.blocks], progress):
             h, skips, number = progress.h, progress.skips, progress.blocks
-            if number > inputs:  # the decoder
-                h, skips = torch.cat([h, skips[-1]], dim=1), skips[:-1]
+            guide, place = progress.decoder, number - inputs - 1  # place among the decoder's blocks
+            if number > inputs:
+                skip = skips[-1] if guide is None else guide.skip(place, self.warp_modules[place], skips[-1])
+                h, skips = torch.cat([h, skip], dim=1), skips[:-1]
             places = progress.places + block.depth
             h, handed = self._run(block, h, progress.emb, readings[progress.places : places])
+            if number > inputs and guide is not None:
+                h = guide.modulate(place, self.style_modules[place], h, progress.emb)
             if number < inputs:
                 h = h + progress.hints[number] if number in progress.hints else h
                 skips = (*skips, h)
@@ -537,6 +564,8 @@ class Progress:
     """how many blocks ran"""
     places: int = 0
     """how many transformer blocks ran"""
+    decoder: DecoderGuide | None = None
+    """v2: what the decoder reads of pictures"""
 
     def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Progress:
         """The same with every tensor changed, for example to other rows of the batch."""
@@ -601,6 +630,7 @@ def unet_config_from_state_dict(
         linear_projections=linear,
         y_width=0 if y is None else y.shape[1],
         region_ranks=_configured_ranks(state_dict, prefix),
+        v2=f"{prefix}warp_modules.0.norm1.weight" in state_dict,
     )
 
 

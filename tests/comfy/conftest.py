@@ -47,8 +47,7 @@ def encoder(pack, folders):
 @pytest.fixture
 def loaded(pack, tiny_file) -> SimpleNamespace:
     """model, vae, control_net, colorizer, fresh from the tiny checkpoint."""
-    names = ("model", "vae", "control_net", "colorizer")
-    return SimpleNamespace(**dict(zip(names, pack.run("ColorizeLoadCheckpoint", ckpt_name=tiny_file), strict=True)))
+    return _loaded(pack, tiny_file)
 
 
 @pytest.fixture
@@ -66,8 +65,20 @@ def regions_file(folders) -> str:
 @pytest.fixture
 def loaded_v1_5(pack, regions_file) -> SimpleNamespace:
     """model, vae, control_net, colorizer, fresh from the tiny v1.5 checkpoint."""
-    names = ("model", "vae", "control_net", "colorizer")
-    return SimpleNamespace(**dict(zip(names, pack.run("ColorizeLoadCheckpoint", ckpt_name=regions_file), strict=True)))
+    return _loaded(pack, regions_file)
+
+
+@pytest.fixture(scope="session")
+def v2_file(folders) -> str:
+    """Name of the tiny v2 checkpoint; what it shares with v1 is the tiny v1 checkpoint's."""
+    save_file(tiny.checkpoint_v2(), folders.checkpoints / "tiny_v2.safetensors", metadata=tiny.METADATA_V2)
+    return "tiny_v2.safetensors"
+
+
+@pytest.fixture
+def loaded_v2(pack, v2_file) -> SimpleNamespace:
+    """model, vae, control_net, colorizer, fresh from the tiny v2 checkpoint."""
+    return _loaded(pack, v2_file)
 
 
 @pytest.fixture(scope="session")
@@ -176,3 +187,32 @@ class Graph:
     def run(self, loaded, **kwargs):
         """The whole graph with default settings."""
         return self.sample(*self.conditioned(loaded), **kwargs)
+
+
+@pytest.fixture
+def find(pack):
+    """find(state_dict, prefix) -> name of the class ComfyUI picks, or None."""
+    import comfy.model_detection
+
+    def run(state_dict, prefix="model.diffusion_model."):
+        config = comfy.model_detection.model_config_from_unet(state_dict, prefix)
+        return None if config is None else type(config).__name__
+
+    return run
+
+
+@pytest.fixture
+def compiled():
+    """compiled(model) -> a copy whose network runs through torch.compile (eager), with the guards ComfyUI sets."""
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    def run(model):
+        model = model.clone(disable_dynamic=True)
+        set_torch_compile_wrapper(
+            model=model,
+            backend="eager",
+            options={"guard_filter_fn": lambda e: ["transformer_options" not in g.name for g in e]},
+        )
+        return model
+
+    return run

@@ -42,6 +42,7 @@ IDS = [
     "ColorizePreflight",
     "ColorizeApplyReference",
     "ColorizeApplyBackgroundPlugin",
+    "ColorizeApplyStyleBackground",
     "ColorizeAttentionInjection",
     "ColorizeAdaIN",
     "ColorizeDualGuidance",

@@ -260,17 +260,9 @@ def test_low_memory_mode(loaded):
         assert torch.allclose(model.model.apply_model(x, sigma, c_crossattn=context), plain, atol=1e-5)
 
 
-def test_compile(graph, loaded):
-    from comfy_api.torch_helpers import set_torch_compile_wrapper
-
+def test_compile(graph, loaded, compiled):
     plain = graph.run(loaded)
-    model = loaded.model.clone(disable_dynamic=True)
-    set_torch_compile_wrapper(
-        model=model,
-        backend="eager",
-        options={"guard_filter_fn": lambda e: ["transformer_options" not in g.name for g in e]},
-    )
-    loaded.model = model
+    loaded.model = compiled(loaded.model)
     assert torch.allclose(graph.run(loaded), plain, atol=1e-5)
 
 

@@ -41,18 +41,6 @@ def random(*shape, seed=0):
 # -- detection and loading ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def find(pack):
-    """find(state_dict, prefix) -> name of the class ComfyUI picks, or None."""
-    import comfy.model_detection
-
-    def run(state_dict, prefix=PREFIX):
-        config = comfy.model_detection.model_config_from_unet(state_dict, prefix)
-        return None if config is None else type(config).__name__
-
-    return run
-
-
 @pytest.mark.parametrize("name", ["sdxl", "xlv2"])
 def test_released_key_lists(find, golden_keys, name):
     assert find(golden_keys(name)) == "ColorizeXL"
@@ -258,17 +246,9 @@ def test_low_memory_mode(loaded_plugin):
         assert torch.allclose(again, plain, atol=1e-5)
 
 
-def test_compile(xl_graph, loaded_xl):
-    from comfy_api.torch_helpers import set_torch_compile_wrapper
-
+def test_compile(xl_graph, loaded_xl, compiled):
     plain = xl_graph.run(loaded_xl)
-    model = loaded_xl.model.clone(disable_dynamic=True)
-    set_torch_compile_wrapper(
-        model=model,
-        backend="eager",
-        options={"guard_filter_fn": lambda e: ["transformer_options" not in g.name for g in e]},
-    )
-    loaded_xl.model = model
+    loaded_xl.model = compiled(loaded_xl.model)
     assert torch.allclose(xl_graph.run(loaded_xl), plain, atol=1e-5)
 
 

@@ -5,9 +5,14 @@ import logging
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from model_patches.networks import token_projection, vision, wd_tagger
+from model_patches.networks.region_lora import to_module_names
+from model_patches.networks.split_attention import Split, SplitOptions, to_latent_size
+from model_patches.networks.unet import UNet
 from tests import tiny, tiny_xl
+from tests.comfy.conftest import _loaded
 from tests.comfy.test_guidance import by_formula, denoised, predictions, single
 from tests.comfy.test_xl_model import random, recorded_calls
 
@@ -170,6 +175,56 @@ def test_onnx_taggers_have_no_features(pack, xl_graph):
     onnx = module.LoadedTagger(object(), None, xl_graph.tagger.tags, "wd.onnx")
     with pytest.raises(ValueError, match="'wd.onnx' answers tags only.*model.safetensors"):
         xl_graph.reference(tagger=onnx)
+
+
+@pytest.fixture
+def loaded_regions(pack, folders):
+    """As `loaded_xl`, from a file of the trainer's stage xl_lora: region weights for figure and background."""
+    save_file(tiny_xl.checkpoint_regions(), folders.checkpoints / "tiny_xl_lora.safetensors", metadata=tiny_xl.METADATA)
+    return _loaded(pack, "tiny_xl_lora.safetensors")
+
+
+def test_region_weights_of_stage_xl_lora(pack, xl_graph, loaded_regions, figure_reference):
+    """fig2fig through nodes, conditioning and sampler against one hand-made call of the pure network."""
+    weights, prefix = tiny_xl.checkpoint_regions(), "model.diffusion_model."
+    own = to_module_names({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+    network = UNet(dataclasses.replace(tiny_xl.CONFIG, region_ranks=(4, 0.5))).eval()
+    wanted = {to_module_names({k: k}).popitem()[0]: k for k in network.state_dict()}
+    network.load_state_dict({name: own[key] for key, name in wanted.items()})
+    family = loaded_regions.colorizer.family
+    assert (family.name, family.has_regions, family.has_plugin) == ("xl", True, False)
+    seen = []
+    unet = loaded_regions.model.model.diffusion_model
+
+    def note(module, given, named, out):
+        seen.append((given, named, out))
+
+    hook = unet.register_forward_hook(note, with_kwargs=True)
+    mask = random(1, 64, 64).sigmoid()
+    conditioned = xl_graph.conditioned(
+        loaded_regions, figure_reference, strength=0.0, mode="fig2fig", figure_mask=mask, mask_threshold=0.5,
+        figure_strength=0.8,
+    )  # fmt: skip
+    xl_graph.sample(*conditioned, steps=1, cfg=1.0)
+    hook.remove()
+    (given, named, out) = seen[0]
+    context = pack.module("model_patches.conditioning").context_of(loaded_regions.colorizer, figure_reference)
+    options = SplitOptions(("fg", "bg"), (0.8, 1.0), threshold=0.5)
+    split = Split([context.own, context.background], to_latent_size(mask[:, None], 8, 8), options)
+    y = named["y"] if "y" in named else given[3]
+    with torch.no_grad():
+        expected = network(given[0], given[1], None, split=split, y=y)
+    torch.testing.assert_close(out, expected, atol=1e-4, rtol=1e-4)
+    for mode in ("masked vanilla", "bg2fig"):
+        other = xl_graph.sample(
+            *xl_graph.conditioned(loaded_regions, figure_reference, mode=mode, figure_mask=mask), steps=1
+        )
+        assert torch.isfinite(other).all() and not torch.allclose(other, out, atol=1e-3)
+
+
+def test_fig2fig_of_xl_needs_a_background(xl_graph, loaded_regions):
+    with pytest.raises(ValueError, match="needs to know the reference's background"):
+        xl_graph.conditioned(loaded_regions, mode="fig2fig", figure_mask=half_mask())
 
 
 def test_region_modes_of_v1_5(xl_graph, loaded_xl, loaded_plugin, figure_reference):

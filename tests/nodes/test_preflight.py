@@ -230,14 +230,22 @@ def test_models_and_encoders():
 @pytest.mark.parametrize(
     ("mode", "name", "values", "text"),
     [
-        ("fig2fig", "v1", {}, "needs a v1.5 checkpoint"),
-        ("bg2fig", "v1", {}, "needs a v1.5 checkpoint"),
+        ("fig2fig", "v1", {}, "needs region weights"),
+        ("bg2fig", "v1", {}, "needs region weights"),
         ("fig2fig", "v1.5", {}, "needs the reference's background"),
+        ("bg2fig", "v2", {}, "needs a v1.5 checkpoint; mult.safetensors is ColorizeDiffusion v2"),
+        ("fig2fig", "v2", {}, "needs the reference's background"),
         ("vanilla", "v1.5", {"regions": ("a",)}, "has 1 added regions"),
     ],
 )
 def test_modes(mode, name, values, text):
     assert found("problem", text, mode=mode, colorizer=colorizer(name), encoded=encoded(**values))
+
+
+def test_v2_needs_no_recovery_transformer():
+    reference = encoded(background=torch.zeros(1, 1, 1024))
+    inputs = dict(mode="fig2fig", colorizer=colorizer("v2", encoder=False), encoded=reference)
+    assert not found("problem", "recovery transformer", **inputs)
 
 
 def test_missing_recovery_transformer():

@@ -144,8 +144,9 @@ def reference_net(golden, check):
     def run(with_banks: bool, **options):
         split = plugin_split(inputs["context"], mask, **options) if options else None
         feature_maps = network.model._sizes(x)
-        read = banks.read(len(x), mask if options else None, feature_maps, 0.05) if with_banks else ()
-        guide = network.guide(None, split, False, *read)
+        bank_options = ours("model_patches.networks.unet").BANK_OPTIONS
+        read = banks.read(len(x), mask if options else None, feature_maps, bank_options) if with_banks else {}
+        guide = network.guide(None, split, False, **read)
         return network(x, inputs["t_0"], inputs["context"], controls(inputs), inputs["y"], guide)
 
     check("v_nobank_nomask", run(False))
