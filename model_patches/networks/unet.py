@@ -434,6 +434,15 @@ class UNet(nn.Module):
         """Number of the decoder's first transformer block."""
         return sum(place.part != "decoder" for place in self.attention_places)
 
+    def unread_skips(self, last: int) -> int:
+        """How many of the input blocks' answers the decoder has yet to read when transformer block `last` has run."""
+        places, unread = self.decoder_start, len(self.input_blocks)
+        for block in self.output_blocks:
+            if places > last:
+                break
+            places, unread = places + block.depth, unread - 1
+        return unread
+
     def forward(
         self,
         x: torch.Tensor,  # (B, in_channels, H, W) noisy latent, H and W multiples of 2^(levels - 1)

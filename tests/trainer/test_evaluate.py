@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,6 +88,23 @@ def test_a_report_compares_every_mode_with_the_first_pair_by_pair():
     json.dumps(found)
 
 
+def test_a_report_compares_two_models_pair_by_pair():
+    base = np.random.default_rng(4).uniform(0, 1, 30)
+    runs = [
+        {("vanilla", 1.0): {"structure": torch.from_numpy(base + a)}, ("vanilla", 3.0): {"structure": torch.zeros(30)}}
+        for a in (-0.25, 0.0)
+    ]
+    found = report(Protocol("entanglement", (), lambda sample: {}), *runs, "plain.safetensors")
+    assert [one["mode"] for one in found["runs"]] == ["vanilla"] * 2 + ["vanilla of plain.safetensors"] * 2
+    first, second = found["comparisons"]
+    structure = first["differences"]["structure"]
+    assert structure["difference_95"] == pytest.approx([-0.25, -0.25]) and structure["pairs"] == 30
+    assert second["guidance"] == 3 and second["differences"]["structure"]["difference"] == 0
+    text = table(found)
+    assert "vanilla - vanilla of plain.safetensors, guidance 1, same pairs:" in text
+    assert len({line.index(")") for line in text.splitlines()[2:6]}) == 1  # the columns stand below one another
+
+
 def test_difference_leaves_out_pairs_that_one_side_lacks():
     found = difference(np.array([1.0, np.nan, 4.0]), np.array([0.0, 5.0, 1.0]))
     assert found["difference"] == 2 and found["pairs"] == 2
@@ -142,6 +160,14 @@ def test_the_whole_command(v1_file, frozen, pictures, tmp_path, capsys):
     assert [one["mode"] for one in found["runs"]] == ["vanilla", "masked", "masked cut out"]
     assert found["runs"][:2] == summary["protocols"][0]["runs"][2:]
     assert found["runs"][2]["all_regions"] != found["runs"][1]["all_regions"]
+    # against itself: the second model's pairs and noise are the same
+    assert main([*command, "--protocol", "deformed", "--against", v1_file, "--output", str(again)]) == 0
+    found = json.loads((again / "report.json").read_text())["protocols"][0]
+    assert [one["against"] for one in found["comparisons"][2:]] == [
+        f"{mode} of {Path(v1_file).name}" for mode in ("vanilla", "masked") * 2
+    ]
+    assert all(one["differences"]["psnr"]["difference_95"] == [0, 0] for one in found["comparisons"][2:])
+    assert (again / "deformed-against.png").is_file()
 
 
 def test_strangers_are_the_next_sample_s_picture(pictures):

@@ -165,9 +165,10 @@ def test_every_variant_gives_a_finite_gradient(variant):
     assert torch.isfinite(misaligned.grad).all() and 0 < misaligned.grad.abs().max() < 10
 
 
-def prepared(xl, **gram):
-    """A stage with random weights and its U-Net's inputs."""
-    config = configuration.build({**xl, "gram": {"weight": 1.0, "start": 0.0} | gram})
+def prepared(xl, depth=None):
+    """A stage with random weights and its U-Net's inputs. depth: transformer blocks per level, else the fixture's."""
+    model = xl["model"] | ({"transformer_depth": depth} if depth else {})
+    config = configuration.build({**xl, "model": model, "gram": {"weight": 1.0, "start": 0.0}})
     stage = randomised(build_stage(config, torch.device("cpu")))
     unet = stage.model["diffusion_model"]
     y, t = torch.randn(2, unet.config.y_width), torch.tensor([200, 800])
@@ -176,9 +177,13 @@ def prepared(xl, **gram):
     return stage, (unet, noisy, t, hints, y), context, other
 
 
-def test_two_branches_are_two_passes(xl):
-    """The shared beginning, the common batch and the early end change no number (but for rounding)."""
-    stage, (unet, noisy, t, hints, y), context, other = prepared(xl)
+@pytest.mark.parametrize("depth", [[0, 1, 2], [0, 0, 2], [1, 1, 1]])
+def test_two_branches_are_two_passes(xl, depth):
+    """The shared beginning, the common batch and the early end change no number (but for rounding).
+
+    With attention on the lowest level only, a shared input block is read before the last hooked block.
+    """
+    stage, (unet, noisy, t, hints, y), context, other = prepared(xl, depth)
     blocks = gram_module.hooked_blocks(unet)
     answer, aligned, misaligned = gram_module.two_branches(unet, noisy, t, hints, y, context, other, blocks)
     layers = [block for layer in unet.modules() if hasattr(layer, "transformer_blocks")

@@ -6,13 +6,15 @@ Four protocols, each for every mode and every guidance scale asked for; protocol
     random        FID and CLIP similarity to the reference, references = other pictures of the set
     entanglement  how much structure comes from the reference, references = other pictures of the set
 The papers' numbers are `--protocol random deformed --guidance 1 2 3 ...` with `--inception FILE --clip FILE`.
-All runs of one command use the same pairs and the same noise; further modes are compared with the first pair by pair.
+All runs of one command use the same pairs and the same noise; further modes are compared with the first pair by pair,
+and so is a second model (`--against`), for example with and without the Gram loss.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, help="exported v1, v1.5 or XL model (.safetensors)")
     parser.add_argument("--encoder", required=True, help="its reference encoder (.safetensors)")
     parser.add_argument("--tagger", default="", help="the WD tagger of an XL model (.safetensors)")
+    parser.add_argument(
+        "--against", default="", metavar="CHECKPOINT", help="a second model with these encoders, compared pair by pair"
+    )
     parser.add_argument("--data", required=True, help="folder of demo-data --split heldout, or with color/ and sketch/")
     parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=["regions"], help="default regions")
     parser.add_argument(
@@ -59,13 +64,12 @@ def run(args: argparse.Namespace) -> None:
     """Measure, print the tables and write report.json, report.txt and a sheet per protocol."""
     import torch
 
-    from .protocols import build
+    from .protocols import Protocol, build
     from .report import report, table
     from .runs import Measurement, measure
 
     check(args)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    colorizer = load(args.checkpoint, args.encoder, args.tagger, device)
     settings = Measurement(
         data=args.data,
         modes=tuple(dict.fromkeys(args.mode)),
@@ -79,17 +83,28 @@ def run(args: argparse.Namespace) -> None:
     )
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
+
+    def measured(checkpoint: str, suffix: str = "") -> Iterator[tuple[Protocol, dict, int]]:
+        """Of every protocol: itself, its values and the side of the pictures in pixels; writes the sheets."""
+        colorizer = load(checkpoint, args.encoder, args.tagger, device)
+        for name in dict.fromkeys(args.protocol):
+            protocol = build(name, colorizer, device, args.inception, args.clip, args.deform)
+            values, sheet, size = measure(colorizer, protocol, settings, device)
+            Image.fromarray(np.concatenate(sheet)).save(output / f"{name}{suffix}.png")
+            yield protocol, values, size
+
+    against = Path(args.against).name
+    # First, so that it is out of memory and every table can be printed when the model itself is measured.
+    theirs = {p.name: values for p, values, _ in measured(args.against, "-against")} if against else {}
     results, texts = [], []
-    for name in dict.fromkeys(args.protocol):
-        protocol = build(name, colorizer, device, args.inception, args.clip, args.deform)
-        values, sheet, size = measure(colorizer, protocol, settings, device)
-        found = report(protocol, values)
+    for protocol, values, size in measured(args.checkpoint):  # noqa: B007, one set has one size
+        found = report(protocol, values, theirs.get(protocol.name), against)
         results.append(found)
         texts.append(table(found))
         print(texts[-1])
-        Image.fromarray(np.concatenate(sheet)).save(output / f"{name}.png")
     summary = {
         "checkpoint": Path(args.checkpoint).name,
+        "against": against or None,
         "data": Path(args.data).name,
         "pairs": args.count,
         "size": size,

@@ -15,25 +15,41 @@ from trainer.metrics.regions import BACKGROUND
 from .protocols import Protocol
 from .runs import Values
 
+Scores = dict[str, np.ndarray]
+"""One number per pair (P,) of everything that two runs are compared in."""
+
 FEWEST_PAIRS = 5  # with fewer measured pairs a region has no row of its own
 SETS = ("all_regions", "shown_regions", "shown_figure", "shown_background")
 TITLES = {"shown_regions": "shown by reference", "shown_figure": "  its figure", "shown_background": "  its background"}
 
 
-def report(protocol: Protocol, values: Mapping[tuple[str, float], Values]) -> dict:
-    """{"protocol", "runs": one per mode and scale, "comparisons": each further mode against the first, same scale}."""
+def report(
+    protocol: Protocol,
+    values: Mapping[tuple[str, float], Values],
+    theirs: Mapping[tuple[str, float], Values] | None = None,  # the same pairs and noise, of another model
+    name: str = "",  # of that model
+) -> dict:
+    """{"protocol", "runs": one per mode and scale, "comparisons": each further mode against the first, same scale}.
+
+    With another model its runs follow, and every run is compared with that model's.
+    """
     summarise = summary_of_regions if protocol.name == "regions" else summary_of_means
     scores = scores_of_regions if protocol.name == "regions" else scores_of_means
     runs, comparisons, first = [], [], {}
+
+    def compare(mode: str, against: str, scale: float, ours: Scores, others: Scores) -> None:
+        differences = {key: difference(ours[key], others[key]) for key in ours}
+        comparisons.append({"mode": mode, "against": against, "guidance": scale, "differences": differences})
+
     for (mode, scale), measured in values.items():
         runs.append({"mode": mode, "guidance": scale, **summarise(measured)})
-        own = scores(measured)
-        if scale not in first:
-            first[scale] = (mode, own)
-            continue
-        against, theirs = first[scale]
-        differences = {name: difference(own[name], theirs[name]) for name in own}
-        comparisons.append({"mode": mode, "against": against, "guidance": scale, "differences": differences})
+        against, base = first.setdefault(scale, (mode, scores(measured)))
+        if mode != against:
+            compare(mode, against, scale, scores(measured), base)
+    for (mode, scale), measured in (theirs or {}).items():
+        title = f"{mode} of {name}"
+        runs.append({"mode": title, "guidance": scale, **summarise(measured)})
+        compare(mode, title, scale, scores(values[mode, scale]), scores(measured))
     return {"protocol": protocol.name, "runs": runs, "comparisons": comparisons}
 
 
@@ -108,7 +124,7 @@ def summary_of_regions(values: Values) -> dict:
     }
 
 
-def scores_of_regions(values: Values) -> dict[str, np.ndarray]:
+def scores_of_regions(values: Values) -> Scores:
     """One number per pair (P,): mean error over the shown regions of figure, background, both (NaN: none); edge F1."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
@@ -135,7 +151,7 @@ def summary_of_means(values: Values) -> dict:
     return summary
 
 
-def scores_of_means(values: Values) -> dict[str, np.ndarray]:
+def scores_of_means(values: Values) -> Scores:
     return {name: value.numpy() for name, value in values.items() if value.ndim == 1}
 
 
@@ -149,10 +165,11 @@ def table(found: Mapping) -> str:
         lines += [line for one in found["runs"] for line in _table_of_regions(one)]
     else:
         names = [name for name in found["runs"][0] if f"{name}_95" in found["runs"][0]]
-        lines.append(" ".join(["mode             guidance", *(f"{name:>28}" for name in names)]))
+        width = max(16, *(len(one["mode"]) for one in found["runs"]))
+        lines.append(" ".join([f"{'mode':{width}} guidance", *(f"{name:>28}" for name in names)]))
         for one in found["runs"]:
             cells = [f"{_number(one[name], one[f'{name}_95']):>28}" for name in names]
-            lines.append(" ".join([f"{one['mode']:16} {one['guidance']:8g}", *cells]))
+            lines.append(" ".join([f"{one['mode']:{width}} {one['guidance']:8g}", *cells]))
     for one in found["comparisons"]:
         lines.append(f"{one['mode']} - {one['against']}, guidance {one['guidance']:g}, same pairs:")
         for name, row in one["differences"].items():

@@ -141,8 +141,10 @@ def two_branches(
     count = len(noisy)
     keep = dict.fromkeys(blocks, "output")
     begun = unet.begin(noisy, t, control, y)
+    both = begun.each(lambda rows: torch.cat([rows, rows]))
     # What is kept for the last decoder blocks, which the misaligned branch does not reach, stays single.
-    both = replace(begun.each(lambda rows: torch.cat([rows, rows])), skips=begun.skips)
+    unread = unet.unread_skips(max(blocks))
+    both = replace(both, skips=(*begun.skips[:unread], *both.skips[unread:]))
     both, kept = unet.advance(both, unet.readings(torch.cat([context, other]), keep=keep), max(blocks))
     answer, _ = unet.finish(both.each(lambda rows: rows[:count]), unet.readings(context))
     return answer, [features[:count].detach() for features in kept], [features[count:] for features in kept]
