@@ -161,8 +161,9 @@ def build_cache(values: dict) -> build.Summary:
 
 
 def losses(values: dict, output: Path) -> list[dict]:
-    """The loss terms of every step of a run."""
-    file = loop.train(configuration.build(values | {"run": values["run"] | {"output": str(output)}}))
+    """The loss terms of every step of a run on one thread: sums of more threads may differ in the last bit."""
+    own = {"run": values["run"] | {"output": str(output)}, "system": values.get("system", {}) | {"threads": 1}}
+    file = loop.train(configuration.build(values | own))
     lines = [json.loads(line) for line in (file.parent / "log.jsonl").read_text().splitlines()]
     return [{k: line[k] for k in ("denoising", "grad_norm") if k in line} for line in lines]
 

@@ -83,8 +83,9 @@ def first_batch(config) -> dict[str, torch.Tensor]:
 
 
 def losses_of(values: dict, output: Path) -> list[dict]:
-    """The loss terms of every step of a run."""
-    file = train(configuration.build(values | {"run": values["run"] | {"output": str(output)}}))
+    """The loss terms of every step of a run on one thread: sums of more threads may differ in the last bit."""
+    own = {"run": values["run"] | {"output": str(output)}, "system": values.get("system", {}) | {"threads": 1}}
+    file = train(configuration.build(values | own))
     return [{key: line.get(key) for key in ("denoising", "gram", "grad_norm")} for line in logged(file.parent)]
 
 
