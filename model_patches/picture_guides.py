@@ -22,7 +22,6 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import comfy.latent_formats
-import comfy.model_management
 import comfy.model_patcher
 import torch
 
@@ -34,11 +33,10 @@ from .networks.decoder_guide import DecoderGuide, figure_split
 from .networks.masks import squash
 from .networks.picture_encoder import PictureEncoder, background_context, merged_styles
 from .networks.split_attention import SplitOptions
-from .plugin import VALUES_PER_PLACE, Banks, managed_unet, size_of
+from .plugin import Banks, managed_unet, read_rows, size_of
 from .types import Colorizer, Reference
 
 NODE = "Apply Style and Background"
-RATIOS = 2  # numbers that the encoders are told
 
 
 @dataclass(eq=False)
@@ -87,28 +85,6 @@ class LoadedPictureEncoders:
         weights = {key: value for key, value in self.weights.items() if key.startswith(prefix)}
         part = f"{what} encoder in {self.file_name!r}"
         return managed_unet(PictureEncoder, weights, prefix, self.num_head_channels, part, NODE)
-
-
-def encode(
-    patcher: comfy.model_patcher.ModelPatcher,
-    latents: torch.Tensor,  # (b, 4, h, w) in the model's scale
-    tokens: torch.Tensor,  # (b', M, D); b and b' are 1 or the number of pictures
-    source: tuple[int, int],  # height and width of the picture before it was squashed
-    size: tuple[int, int],  # of the drawing
-) -> list[torch.Tensor]:
-    """What an encoder saw of every picture, one tensor per output block; on ComfyUI's intermediate device."""
-    count = max(len(latents), len(tokens))
-    dtype = patcher.model.time_embed[0].weight.dtype
-    values = count * latents[0, 0].numel() * VALUES_PER_PLACE
-    memory = values * comfy.model_management.dtype_size(dtype)
-    comfy.model_management.load_models_gpu([patcher], memory_required=memory)
-    device, keep = patcher.load_device, comfy.model_management.intermediate_device()
-    width = patcher.model.config.y_width // RATIOS
-    y = size_embedding.embed(size_embedding.ratio_scalars(source, size), width).to(device, dtype)
-    pairs = zip(latents.expand(count, -1, -1, -1), tokens.expand(count, -1, -1), strict=True)
-    with torch.no_grad():
-        rows = [patcher.model(latent[None].to(device, dtype), t[None].to(device, dtype), y) for latent, t in pairs]
-    return [torch.cat(parts).to(keep) for parts in zip(*rows, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -166,7 +142,9 @@ def read_pictures(
             )
         squashed = (squash(picture, *size) + 1) / 2  # not clamped, as released
         scaled = comfy.latent_formats.SD15().process_in(vae.encode(squashed.movedim(1, -1)).float())
-        return encode(patcher, scaled, tokens, tuple(picture.shape[-2:]), size)
+        count = max(len(scaled), len(tokens))
+        inputs = [scaled.expand(count, -1, -1, -1), tokens.expand(count, -1, -1)]
+        return read_rows(patcher, inputs, size_embedding.ratio_scalars(tuple(picture.shape[-2:]), size))
 
     styles, backgrounds = [], []
     if style_image is not None:

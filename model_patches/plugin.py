@@ -32,7 +32,6 @@ from .networks.unet import BANK_OPTIONS
 from .sketch_control import PIXELS_PER_LATENT
 from .types import Colorizer
 
-CROP_SCALARS = 4
 # Working memory per latent place in values: about 24 tensors of the first level's width at once.
 VALUES_PER_PLACE = 24 * 320
 
@@ -138,19 +137,30 @@ class LoadedPlugin:
         source: tuple[int, int],  # height and width of the background picture before it was squashed
     ) -> Banks:
         """Read a background, or one per picture; b, b' and b'' are 1 or the number of pictures. Banks on the CPU."""
-        patcher, count = self.patcher, max(len(latent), len(sketch_mask), len(background_mask))
+        count = max(len(latent), len(sketch_mask), len(background_mask))
         size = tuple(PIXELS_PER_LATENT * side for side in latent.shape[-2:])
         given = (latent, sketch_mask, background_mask)
         values = plugin_input(*(v.float().expand(count, -1, -1, -1) for v in given))
-        dtype = patcher.model.time_embed[0].weight.dtype
-        memory = len(values) * values[0, 0].numel() * VALUES_PER_PLACE * comfy.model_management.dtype_size(dtype)
-        comfy.model_management.load_models_gpu([patcher], memory_required=memory)
-        device, keep = patcher.load_device, comfy.model_management.intermediate_device()
-        width = patcher.model.config.y_width // CROP_SCALARS
-        y = size_embedding.embed(size_embedding.crop_scalars(source, size), width).to(device, dtype)
-        with torch.no_grad():
-            rows = [patcher.model(row[None].to(device, dtype), y) for row in values]
-        return Banks(tuple(torch.cat(parts).to(keep) for parts in zip(*rows, strict=True)))
+        return Banks(read_rows(self.patcher, [values], size_embedding.crop_scalars(source, size)))
+
+
+def read_rows(
+    patcher: comfy.model_patcher.ModelPatcher,  # of `managed_unet`
+    inputs: Sequence[torch.Tensor],  # of the network, a row per picture; the first is (b, C, h, w)
+    scalars: torch.Tensor,  # (1, n) numbers that the network is told, see size_embedding.py
+) -> tuple[torch.Tensor, ...]:
+    """What a network beside the model answers to pictures, read one by one; on ComfyUI's intermediate device."""
+    places, dtype = inputs[0][:, 0].numel(), patcher.model.time_embed[0].weight.dtype
+    memory = places * VALUES_PER_PLACE * comfy.model_management.dtype_size(dtype)
+    comfy.model_management.load_models_gpu([patcher], memory_required=memory)
+    device, keep = patcher.load_device, comfy.model_management.intermediate_device()
+    width = patcher.model.config.y_width // scalars.shape[1]
+    y = size_embedding.embed(scalars, width).to(device, dtype)
+    with torch.no_grad():
+        rows = [
+            patcher.model(*(value[None].to(device, dtype) for value in row), y) for row in zip(*inputs, strict=True)
+        ]
+    return tuple(torch.cat(parts).to(keep) for parts in zip(*rows, strict=True))
 
 
 def network_dtype(weights: Mapping[str, torch.Tensor]) -> torch.dtype:

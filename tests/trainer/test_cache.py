@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from tests.training_log import losses
 from trainer import autoencoder, loop
 from trainer import config as configuration
 from trainer.__main__ import main
@@ -158,14 +159,6 @@ def test_every_change_is_another_key_or_store(cached, pictures, tmp_path):
 
 def build_cache(values: dict) -> build.Summary:
     return build.build_cache(configuration.build(values), torch.device("cpu"), progress=False)
-
-
-def losses(values: dict, output: Path) -> list[dict]:
-    """The loss terms of every step of a run on one thread: sums of more threads may differ in the last bit."""
-    own = {"run": values["run"] | {"output": str(output)}, "system": values.get("system", {}) | {"threads": 1}}
-    file = loop.train(configuration.build(values | own))
-    lines = [json.loads(line) for line in (file.parent / "log.jsonl").read_text().splitlines()]
-    return [{k: line[k] for k in ("denoising", "grad_norm") if k in line} for line in lines]
 
 
 def without_cache(values: dict) -> dict:

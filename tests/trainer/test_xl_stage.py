@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from model_patches.networks.vision import ReferenceEncoder
 from model_patches.networks.wd_tagger import WDTagger
+from tests.training_log import logged, losses
 from trainer import checkpoint
 from trainer import config as configuration
 from trainer.cache.build import build_cache
@@ -80,17 +80,6 @@ def randomised(stage: torch.nn.Module) -> torch.nn.Module:
 def first_batch(config) -> dict[str, torch.Tensor]:
     dataset = build_dataset(config)
     return torch.utils.data.default_collate([dataset[position] for position in range(config.optimizer.batch)])
-
-
-def losses_of(values: dict, output: Path) -> list[dict]:
-    """The loss terms of every step of a run on one thread: sums of more threads may differ in the last bit."""
-    own = {"run": values["run"] | {"output": str(output)}, "system": values.get("system", {}) | {"threads": 1}}
-    file = train(configuration.build(values | own))
-    return [{key: line.get(key) for key in ("denoising", "gram", "grad_norm")} for line in logged(file.parent)]
-
-
-def logged(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def test_a_run_trains_exports_and_loads_again(xl, tmp_path):
@@ -276,7 +265,7 @@ def test_a_cached_run_has_the_same_losses_to_the_bit(xl, inpaint, tmp_path, monk
     """Without references that are cut in every step no encoder is in memory, and no picture is decoded."""
     xl["loss"]["reference_inpaint"], xl["gram"]["start"] = inpaint, 0.0
     cached = xl | {"data": xl["data"] | {"cache_folder": str(tmp_path / "cache")}}
-    plain = losses_of(xl, tmp_path / "plain")
+    plain = losses(xl, tmp_path / "plain")
     summary = build_cache(configuration.build(cached), torch.device("cpu"), progress=False)
     assert summary.written == {"latents": 8, "clip_tokens": 8, "tagger_tokens": 8}
     batch = first_batch(configuration.build(cached))
@@ -285,7 +274,7 @@ def test_a_cached_run_has_the_same_losses_to_the_bit(xl, inpaint, tmp_path, monk
     monkeypatch.setattr("trainer.stages.xl.XLStage.export", lambda self, weights: (dict(weights), {}))
     if not inpaint:
         monkeypatch.setattr(OnDemand, "network", property(lambda self: pytest.fail("an encoder was loaded")))
-    assert losses_of(cached, tmp_path / "cached") == plain
+    assert losses(cached, tmp_path / "cached") == plain
 
 
 def test_another_tagger_is_another_cache(xl, tmp_path):
