@@ -13,7 +13,7 @@ from .protocols import entanglement_of
 def mean_entanglement(
     colorizer: Colorizer,
     sketches: torch.Tensor,  # (B, 3, H, W) in [-1, 1], white lines on black, B >= 2
-    references: torch.Tensor,  # (B, 3, H, W) in [-1, 1], of other pictures than the sketches
+    references: torch.Tensor,  # (B, 3, H, W) in [-1, 1], the next row's picture each (see protocols.next_ones)
     steps: int,
     guidance: float,
     seed: int = 0,

@@ -24,7 +24,7 @@ from trainer.metrics.similarity import ms_ssim, psnr
 
 from .runs import Sample, Values
 
-OTHERS = 4  # strangers' references that tell leakage from chance
+OTHERS = 4  # references of other pairs that tell leakage from chance
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,11 @@ def _measure_entanglement(sample: Sample) -> Values:
     return entanglement_of(sample.result, sample.without, sample.base, sample.references, sample.sketches)
 
 
+def next_ones(pictures: torch.Tensor) -> torch.Tensor:
+    """Every row's picture (B, ...) is that of the next row, the last row's that of the first."""
+    return pictures.roll(-1, dims=0)
+
+
 def entanglement_of(
     result: torch.Tensor,
     without: torch.Tensor,
@@ -116,10 +121,12 @@ def entanglement_of(
     structure_noise    structure distance of two runs without reference from different noise: what 0.1, say, means
 
     All (B, 3, H, W) in [-1, 1]; sketches white on black; base: without reference, from other noise than `without` (None
-    leaves structure_noise out). The other references of the batch tell leakage from chance, so a batch has two or more.
+    leaves structure_noise out). A row's reference is the true picture of the next row (`next_ones`). Those of the rows
+    after it tell leakage from chance; never the row's own picture, whose edges a good result repeats. A batch of two
+    has no such rows: shifted copies of the references stand in for them.
     """
     lines = (sketches[:, :1] + 1) / 2
-    others = [references.roll(shift, 0) for shift in range(1, min(OTHERS, len(references) - 1) + 1)]
+    others = [references.roll(-shift, 0) for shift in range(1, min(OTHERS, len(references) - 2) + 1)]
     structure = entanglement.structure_distance(result, without)
     leaked = entanglement.leakage(result, references, lines, others)
     values = {"entanglement": structure + leaked, "structure": structure, "leakage": leaked}

@@ -15,6 +15,7 @@ from trainer import autoencoder, checkpoint
 from trainer.colorizer import Colorizer
 from trainer.config import Config, ConfigError, Model, Report
 from trainer.evaluate.curve import mean_entanglement
+from trainer.evaluate.protocols import next_ones
 from trainer.xl_colorizer import XLColorizer
 
 from . import Batch, model_sketch, picture
@@ -54,17 +55,17 @@ def entanglement_curves(
     report.validate_entanglement. Every sample's reference is the next one's picture, uint8 (B, 3, S, S) as its own."""
     if not report.validate_entanglement:
         return {}
-    others, masks = picture(batch["color"]).roll(1, dims=0), batch["mask"].float() / 255 if "mask" in batch else None
+    masks = batch["mask"].float() / 255 if "mask" in batch else None
     return mean_entanglement(
         colorizer,
         model_sketch(batch["sketch"]),
-        others,
+        next_ones(picture(batch["color"])),
         report.sample_steps,
         report.guidance,
         generator.initial_seed(),
         mode,
         masks,
-        None if masks is None else masks.roll(1, dims=0),
+        None if masks is None else next_ones(masks),
     )
 
 
