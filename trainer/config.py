@@ -288,8 +288,9 @@ class Gram:
     """How two Gram matrices are compared."""
     temperature: float = 1.0
     """Of variant kl."""
-    blocks: Literal["last", "released"] = "last"
-    """Which transformer blocks of the lowest resolution are compared: the last (paper), or those before them."""
+    blocks: Literal["last", "released", "levels"] = "last"
+    """Which transformer blocks are compared: the last of the lowest resolution (paper), those before them, or the last
+    of every resolution. The third leaves the reference no way around the loss, and costs a second whole pass."""
     other: Literal["dataset", "batch"] = "dataset"
     """Where the other reference comes from: a picture of another group of the data set (paper), which is encoded too,
     or the next sample of the batch (released), which needs optimizer.batch of at least 2."""

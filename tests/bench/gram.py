@@ -20,6 +20,7 @@ from model_patches.networks.vision import ReferenceEncoder
 from trainer import checkpoint
 from trainer import config as configuration
 from trainer.draws import Draws
+from trainer.losses.gram import HOOKS
 from trainer.run import arithmetic
 from trainer.stages import build_stage
 from trainer.tiny_tagger import tiny_tagger
@@ -37,7 +38,8 @@ def stage_of(scratch: Path, weight: float, options: argparse.Namespace, device: 
     checkpoint.write_tensors(Path(files["tagger"]), *tiny_tagger())
     overrides = [part for name, path in files.items() for part in (f"--model.{name}", path)]
     overrides += ["--gram.weight", str(weight), "--gram.start", "0", "--gram.other", "batch"]
-    overrides += ["--optimizer.batch", str(options.batch), "--data.size", str(options.size)]
+    overrides += ["--gram.blocks", options.blocks, "--data.size", str(options.size)]
+    overrides += ["--optimizer.batch", str(options.batch)]
     config = configuration.load(options.preset, [*overrides, "--system.precision", options.precision])
     torch.manual_seed(0)
     return build_stage(config, device).to(device)
@@ -80,6 +82,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=8)
+    parser.add_argument("--blocks", default="last", choices=HOOKS, help="as gram.blocks; the bars are for last")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args(arguments)

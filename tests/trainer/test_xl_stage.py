@@ -167,14 +167,15 @@ def prepared(xl, depth=None):
     return stage, (unet, noisy, t, hints, y), context, other
 
 
+@pytest.mark.parametrize("which", ["last", "levels"])
 @pytest.mark.parametrize("depth", [[0, 1, 2], [0, 0, 2], [1, 1, 1]])
-def test_two_branches_are_two_passes(xl, depth):
+def test_two_branches_are_two_passes(xl, depth, which):
     """The shared beginning, the common batch and the early end change no number (but for rounding).
 
     With attention on the lowest level only, a shared input block is read before the last hooked block.
     """
     stage, (unet, noisy, t, hints, y), context, other = prepared(xl, depth)
-    blocks = gram_module.hooked_blocks(unet)
+    blocks = gram_module.hooked_blocks(unet, which)
     answer, aligned, misaligned = gram_module.two_branches(unet, noisy, t, hints, y, context, other, blocks)
     layers = [block for layer in unet.modules() if hasattr(layer, "transformer_blocks")
               for block in layer.transformer_blocks]  # fmt: skip
@@ -202,6 +203,7 @@ def test_hooked_blocks_are_the_last_of_the_lowest_resolution(xl):
     unet = UNet(XL, device="meta")
     assert gram_module.hooked_blocks(unet) == (23, 63)
     assert gram_module.hooked_blocks(unet, "released") == (22, 62)
+    assert gram_module.hooked_blocks(unet, "levels") == (3, 23, 63, 69)
     with pytest.raises(ValueError, match="blocks 'first' are unknown"):
         gram_module.hooked_blocks(unet, "first")
 

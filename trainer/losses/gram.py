@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from model_patches.networks.unet import UNet
 
-HOOKS = ("last", "released")
+HOOKS = ("last", "released", "levels")
 MARGIN = 0.1  # of the ranking variant
 EPSILON = 1e-6  # of channel standardisation
 
@@ -106,21 +106,22 @@ def gram_loss(
     return total
 
 
-def hooked_blocks(unet: UNet, which: str = "last") -> tuple[int, int]:
-    """Numbers of the transformer blocks whose features are compared: of the lowest resolution, in encoder and decoder.
+def hooked_blocks(unet: UNet, which: str = "last") -> tuple[int, ...]:
+    """Numbers of the transformer blocks whose features are compared, in their order.
 
-    "last" (paper): the last ones. "released": those before them, which the released trainer takes because it counts
-    from one; for SDXL 22 and 62 instead of 23 and 63.
+    "last" (paper): the last ones of the lowest resolution, in encoder and decoder. "released": those before them, which
+    the released trainer takes because it counts from one; for SDXL 22 and 62 instead of 23 and 63. "levels" (ours): the
+    last ones of every resolution that has attention, so that no block reads the reference behind the loss; for SDXL 3,
+    23, 63 and 69.
     """
     if which not in HOOKS:
         raise ValueError(f"Gram blocks {which!r} are unknown; choose one of {', '.join(HOOKS)}.")
     places = unet.attention_places
-    lowest = max(place.level for place in places if place.part != "bottom")
-    last = [
-        max(number for number, place in enumerate(places) if place.part == part and place.level == lowest)
-        for part in ("encoder", "decoder")
-    ]
-    return tuple(number - (which == "released") for number in last)
+    last = {(place.part, place.level): number for number, place in enumerate(places) if place.part != "bottom"}
+    if which == "levels":
+        return tuple(sorted(last.values()))
+    lowest = max(level for _, level in last)
+    return tuple(last[part, lowest] - (which == "released") for part in ("encoder", "decoder"))
 
 
 def two_branches(
@@ -136,7 +137,7 @@ def two_branches(
     """The aligned branch's answer, and the features of the blocks in the aligned and in the misaligned branch.
 
     Both branches share the blocks before the first attention, which see no reference, go on as one batch, and only the
-    aligned one goes further than the last hooked block: the other costs about half of a whole pass.
+    aligned one goes further than the last hooked block: on the lowest resolution the other costs about half of a pass.
     """
     count = len(noisy)
     keep = dict.fromkeys(blocks, "output")
