@@ -4,7 +4,8 @@ A tensor is taken when the file has one of its name, after the file's names are 
 `model.diffusion_model.`, the same without prefix, or those of a diffusers U-Net. Where the sizes differ it is fitted:
 axes 0 and 1 wrap around to the new sizes, and each input column is divided by the number of new columns that repeat it,
 so that the sum over the inputs stays (the released trainer's `-fm`; golden case fitting_weights). Linear layers and 1x1
-convolutions are each other's equals. What the file lacks keeps its random start.
+convolutions are each other's equals. U-Nets of another number of levels share the finest ones (ours; see same_levels).
+What the file lacks keeps its random start.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ OUTSIDE = {
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
+DECODER = re.compile(r"(model\.diffusion_model\.output_blocks\.)(\d+)(\..+)")
 PART = re.compile(
     r"(?:(?P<half>down|up)_blocks\.(?P<level>\d+)|(?P<middle>mid_block))\."
     r"(?P<kind>resnets|attentions|downsamplers|upsamplers)\.(?P<number>\d+)\.(?P<rest>.+)"
@@ -129,6 +131,33 @@ def our_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return out
 
 
+def same_levels(tensors: Mapping[str, torch.Tensor], names: Iterable[str]) -> dict[str, torch.Tensor]:
+    """The tensors with their decoder blocks numbered for a U-Net with the parameters `names`.
+
+    Decoder blocks are counted from the coarsest level on, so with another number of levels (Stable Diffusion has four,
+    XL three) their numbers mean other resolutions: the last block is the same in both. Encoder blocks are counted from
+    the finest level on and stay. Blocks of levels that the U-Net lacks get numbers below zero, which nothing has. A
+    block's upsampling convolution stands behind its attention, third where there is one and second where not.
+    """
+    names = set(names)
+    apart = _decoder_blocks(tensors) - _decoder_blocks(names)
+
+    def ours(name: str) -> str:
+        if not (m := DECODER.match(name)):
+            return name
+        block, rest = f"{m[1]}{int(m[2]) - apart}", m[3]
+        if rest.startswith((".1.conv.", ".2.conv.")):
+            moved = {"1": ".2", "2": ".1"}[rest[1]] + rest[2:]
+            rest = moved if block + moved in names else rest
+        return block + rest
+
+    return {ours(name): tensor for name, tensor in tensors.items()}
+
+
+def _decoder_blocks(names: Iterable[str]) -> int:
+    return max((1 + int(m[2]) for name in names if (m := DECODER.match(name))), default=0)
+
+
 @dataclass
 class Report:
     """What became of every tensor of a model."""
@@ -166,9 +195,10 @@ def start(model: nn.Module, source: str, output: Path | None = None) -> Report:
     output: folder of the run, where the whole report is kept as init-from.json. ConfigError when the file has not one
     tensor for the model, or values that are not finite.
     """
-    tensors = our_names(checkpoint.read_tensors(Path(source))[0])
+    parameters = dict(model.named_parameters())
+    tensors = same_levels(our_names(checkpoint.read_tensors(Path(source))[0]), parameters)
     report, used = Report(source=Path(source).name), set()
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         if name not in tensors:
             report.random.append(name)
             continue

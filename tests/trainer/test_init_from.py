@@ -127,6 +127,25 @@ def test_a_model_starts_from_stable_diffusion(layout, tmp_path):
     assert "2 left random" in str(report) and "random: control_encoder" in str(report)
 
 
+def test_a_model_with_fewer_levels_takes_the_finest_ones(tmp_path):
+    """Four levels -> three: the decoder's last blocks are those of the finest level, and the coarsest ones are left."""
+    source = stable_diffusion()
+    file = tmp_path / "sd.safetensors"
+    save_file(source, file)
+    config = dataclasses.replace(
+        tiny.CONFIG, channel_mult=tiny.CONFIG.channel_mult[:3], attention_levels=(0, 2), context_dim=24
+    )
+    stage = torch.nn.ModuleDict({"model": torch.nn.ModuleDict({"diffusion_model": UNet(config)})})
+    report = init_from.start(stage, str(file))
+    taken = dict(stage.named_parameters())
+    for ours, theirs in (("output_blocks.1.0", "output_blocks.4.0"), ("output_blocks.8.0", "output_blocks.11.0"),
+                         ("input_blocks.4.0", "input_blocks.4.0"), ("output_blocks.2.2", "output_blocks.5.2"),
+                         ("output_blocks.5.1", "output_blocks.8.2")):  # fmt: skip
+        name = "conv.weight" if ours[-1] != "0" else "in_layers.2.weight"  # level 1 upsamples without attention here
+        assert torch.equal(taken[f"{init_from.UNET}{ours}.{name}"], source[f"{init_from.UNET}{theirs}.{name}"])
+    assert not any("output_blocks" in name for name in report.random) and report.unused > 0
+
+
 def test_a_run_starts_from_another_model_and_resumes_itself(values, tmp_path):
     """The file is read at the first start only; a resumed run has its own weights, and another file is another run."""
     source = stable_diffusion()
