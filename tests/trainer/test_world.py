@@ -326,6 +326,27 @@ def test_demo_data_of_one_kind_of_background(tmp_path):
         demo.write_demo_data(tmp_path / "other", 1, 64, background="loud", progress=False)
 
 
+@pytest.mark.parametrize("poses", [1, 2])
+def test_drawings_of_the_figure_alone(tmp_path, poses):
+    """The same set but for the lines of the background; drawn anew after a loss they are the same again."""
+    for lines in ("all", "figure"):
+        demo.write_demo_data(tmp_path / lines, 3, 96, poses=poses, progress=False, lines=lines)
+    fewer = 0
+    for path in sorted((tmp_path / "figure" / "sketch").iterdir()):
+        files = (path, *(tmp_path / "all" / folder / path.name for folder in ("sketch", "mask")))
+        bare, whole, mask = (np.asarray(Image.open(file)) for file in files)
+        assert np.array_equal(bare[mask > 0], whole[mask > 0]) and (bare >= whole).all()
+        fewer += (bare > whole).sum()
+        color = (tmp_path / "all" / "color" / path.name).read_bytes()
+        assert (tmp_path / "figure" / "color" / path.name).read_bytes() == color
+        path.unlink()
+        demo.write_demo_data(tmp_path / "figure", 3, 96, poses=poses, progress=False, lines="figure")
+        assert np.array_equal(np.asarray(Image.open(path)), bare)
+    assert fewer > 100
+    with pytest.raises(ConfigError, match="lines 'figure' there, 'all' asked for"):
+        demo.write_demo_data(tmp_path / "figure", 3, 96, poses=poses, progress=False)
+
+
 def crowd_of(index, bystanders=3, shapes=4):
     """(layout of the main character, its crowd) of a held-out item's reference."""
     seeds = seeds_of(index, "heldout")

@@ -13,6 +13,8 @@ per character the files are called 00001_0.png, 00001_1.png, ...; every pose has
 there is no reference/: the poses of a character are references of each other (`data.reference = "group"`).
 `--bystanders` and `--shapes` crowd the references with other characters and loud shapes that the answer shows nothing
 of; reference_mask/ and reference_regions/ then know the main character and the wall only.
+`--lines figure` leaves the background out of the drawings, as animators do: what stands behind the figure is then known
+from the reference alone, or not at all.
 The same command on an existing set adds what is missing: sets from before there were masks get only those.
 
 Training and held-out sets draw from disjoint seed ranges (see world/render.py), so they never share a layout, an
@@ -29,7 +31,7 @@ from concurrent.futures import as_completed
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 from tqdm import tqdm
 
 from trainer.config import ConfigError
@@ -48,8 +50,10 @@ from trainer.workers import process_pool
 
 CHARACTERS_PER_SEED = 1_000_000
 """Set number `seed` holds the characters seed * 1,000,000 up to the next set's first."""
-ADDED_KEYS = {"background": "mixed", "bystanders": 0, "shapes": 0, "crowded_share": 1.0}
+ADDED_KEYS = {"background": "mixed", "bystanders": 0, "shapes": 0, "crowded_share": 1.0, "lines": "all"}
 """What sets say that were written before these keys were."""
+LINES = ("all", "figure")
+STRAY = 0.01  # share of the shorter side by which the figure's lines may leave its mask
 MOST_SEEDS = 2**38 // CHARACTERS_PER_SEED
 
 
@@ -66,20 +70,23 @@ def write_demo_data(
     bystanders: int = 0,
     shapes: int = 0,
     crowded_share: float = 1.0,
+    lines: str = "all",
 ) -> Path:
     """Draw `count` characters in `poses` poses each and return the folder.
 
-    size: side in pixels, or (height, width). seed: 0..274876, sets of different seeds share no character.
-    split: "train" or "heldout". workers: processes. background: "mixed" (all kinds), "busy" (many shapes and colours)
-    or "plain", for pictures and references alike. bystanders, shapes: most other characters and loud shapes of a
+    size: side in pixels, or (height, width). seed: 0..274876, sets of different seeds share no character. split:
+    "train" or "heldout". workers: processes. background: "mixed" (all kinds), "busy" (many shapes and colours) or
+    "plain", for pictures and references alike. bystanders, shapes: most other characters and loud shapes of a
     reference, 0..8 (world/crowd.py), in crowded_share (0..1) of the references; for one pose only, since other sets
-    have no reference/. Finished files are kept, so the same call continues after an interruption, and a larger count
-    extends the set. Raises ConfigError when the folder holds a set made with other settings, or when an argument is out
-    of range.
+    have no reference/. lines: "all", or "figure" for drawings of the figure alone. Finished files are kept, so the same
+    call continues after an interruption, and a larger count extends the set. Raises ConfigError when the folder holds a
+    set made with other settings, or when an argument is out of range.
     """
     folder = Path(folder)
     height, width = (size, size) if isinstance(size, int) else size
     _check(count, seed, poses, workers)
+    if lines not in LINES:
+        raise ConfigError(f"lines is {lines!r}; choose {' or '.join(LINES)}.")
     if poses > 1 and (bystanders or shapes):
         raise ConfigError(
             f"bystanders and shapes crowd the references, and a set of {poses} poses has none; leave --poses at 1."
@@ -100,6 +107,7 @@ def write_demo_data(
         "bystanders": bystanders,
         "shapes": shapes,
         "crowded_share": crowded_share,
+        "lines": lines,
         "regions": list(REGION_NAMES),
     }
     _start(folder, manifest, count)
@@ -177,9 +185,19 @@ def _write_character(folder: Path, number: int, manifest: dict) -> None:
         missing = [n for n in _folders(manifest["poses"]) if not (folder / n / f"{stem}.png").exists()]
         crowded = manifest["bystanders"] or manifest["shapes"]
         only_labels = set(missing) <= LABELS.keys() and not crowded
-        drawn = (_labels if only_labels else _pictures)(index, k, manifest, missing)
+        bare = manifest["lines"] == "figure" and "sketch" in missing
+        drawn = (_labels if only_labels else _pictures)(index, k, manifest, [*missing, "mask"] if bare else missing)
+        if bare:
+            drawn["sketch"] = figure_lines(drawn["sketch"], drawn["mask"])
         for name in missing:
             _save(drawn[name], folder / name / f"{stem}.png")
+
+
+def figure_lines(sketch: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A drawing (H, W), uint8, black on white, without what lies outside the figure mask (H, W), 0 or 255."""
+    reach = round(STRAY * min(mask.shape))
+    near = Image.fromarray(mask).filter(ImageFilter.MaxFilter(2 * reach + 1))
+    return np.where(np.asarray(near) > 0, sketch, np.uint8(255))
 
 
 # What needs no colours and no lines: file kind -> (view of a layout, which pose it shows of a one-pose set).
@@ -254,6 +272,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--crowded-share", type=float, default=1.0, help="share of references with bystanders and shapes (default 1)"
     )
+    parser.add_argument(
+        "--lines", choices=LINES, default="all", help="what is drawn: all (default), or the figure without background"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
 
 
@@ -270,5 +291,6 @@ def run(args: argparse.Namespace) -> None:
         bystanders=args.bystanders,
         shapes=args.shapes,
         crowded_share=args.crowded_share,
+        lines=args.lines,
     )
     print(f"{args.count} characters in {folder}")
