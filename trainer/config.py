@@ -290,7 +290,7 @@ class Gram:
     """Of variant kl."""
     blocks: Literal["last", "released", "levels"] = "last"
     """Which transformer blocks are compared: the last of the lowest resolution (paper), those before them, or the last
-    of every resolution. The third leaves the reference no way around the loss, and costs a second whole pass."""
+    of every resolution. The third leaves the reference no way around the loss, and costs more (docs/LOG.md)."""
     other: Literal["dataset", "batch"] = "dataset"
     """Where the other reference comes from: a picture of another group of the data set (paper), which is encoded too,
     or the next sample of the batch (released), which needs optimizer.batch of at least 2."""
