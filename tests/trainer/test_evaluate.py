@@ -131,14 +131,14 @@ def test_means_have_intervals_and_sets_have_distances():
 def test_the_whole_command(v1_file, frozen, pictures, tmp_path, capsys):
     """Every protocol, two modes, two scales, on a random model; all files are written, no number is missing."""
     command = ["evaluate", "--checkpoint", v1_file, "--encoder", frozen["encoder"], "--data", str(pictures)]
-    command += ["--steps", "1", "--count", "4", "--batch", "2", "--guidance", "1", "2", "--mode", "vanilla", "masked"]
+    command += ["--steps", "1", "--count", "6", "--batch", "3", "--guidance", "1", "2", "--mode", "vanilla", "masked"]
     command += ["--clip", frozen["encoder"], "--protocol", *evaluate.PROTOCOLS, "--output", str(tmp_path)]
     assert main(command) == 0
     text = (tmp_path / "report.txt").read_text()
     printed = capsys.readouterr().out
     assert "masked - vanilla, guidance 2" in text and all(line in printed for line in text.splitlines())
     summary = json.loads((tmp_path / "report.json").read_text())
-    assert summary["pairs"] == 4 and summary["size"] == 64
+    assert summary["pairs"] == 6 and summary["size"] == 64
     assert [one["protocol"] for one in summary["protocols"]] == list(evaluate.PROTOCOLS)
     names = {"deformed": {"psnr", "ms_ssim", "clip_similarity"}, "random": {"clip_similarity", "encoder_frechet"}}
     names["entanglement"] = {"entanglement", "structure", "leakage", "entanglement_none", "structure_noise"}
