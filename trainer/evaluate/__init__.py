@@ -124,8 +124,8 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--deform is {args.deform}; choose a strength above 0, up to 1.")
     if args.cut_out and set(args.mode) == {"vanilla"}:
         raise ConfigError("--cut-out is about modes with masks; add masked, bg2fig or fig2fig to --mode.")
-    least = args.count % args.batch or args.batch
-    if "entanglement" in args.protocol and least < 3:
+    smallest = args.count % args.batch or args.batch
+    if "entanglement" in args.protocol and smallest < 3:
         raise ConfigError(
             f"--count {args.count} in batches of {args.batch} leaves a batch of fewer than three pairs; the protocol "
             "entanglement tells leakage from chance by the other pairs of a batch, so change --count or --batch."
