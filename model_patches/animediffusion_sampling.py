@@ -1,6 +1,6 @@
 """The paper's walks of AnimeDiffusion as ComfyUI samplers, over batches of any length.
 
-The steps are those of networks/animediffusion/sampling.py; here the model is ComfyUI's, which answers a picture for a
+The steps are those of colorize/animediffusion/sampling.py; here the model is ComfyUI's, which answers a picture for a
 noise level, so memory management, guidance patches, previews and interruption work as with any sampler.
 """
 
@@ -14,9 +14,9 @@ import comfy.sample
 import comfy.samplers
 import torch
 
+from ..colorize.animediffusion.sampling import ancestral_step, descending, deterministic_forward, sample_ddim
+from ..colorize.animediffusion.schedule import AnimeSchedule
 from .animediffusion import LINES, REFERENCE, AnimeDiffusionModel
-from .networks.animediffusion.sampling import ancestral_step, descending, deterministic_forward, sample_ddim
-from .networks.animediffusion.schedule import AnimeSchedule
 
 METHODS = ("ddim", "ddpm")
 STARTS = ("noise", "reference")

@@ -4,7 +4,7 @@ In every step the reference's run (reference_pass.py) stores the keys and values
 norm1(x); in the picture's run that layer attends to [own ; stored]. (The released code stores norm1(x) and projects it
 again: the same numbers for more work.)
 Cross-attention and feed-forward are unchanged, so regions, LoRAs and guidance work as without it. Formulas of the two
-variants and source: networks/injection.py.
+variants and source: colorize/unet/injection.py.
 
 It hangs on ComfyUI's attention override, and calls the one that was there before. A self-attention layer that another
 pack replaces as a whole is not injected.
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention_masked
 
-from .networks.injection import even_attention, released_attention
+from ..colorize.unet.injection import even_attention, released_attention
 from .reference_pass import Recorded, Source, check_window, with_patch
 
 VARIANTS = ("even", "released")
@@ -32,7 +32,7 @@ class Injection:
 
     source: Source
     fidelity: float = 0.5
-    """How much the picture keeps to itself, 0..1 (see networks/injection.py)."""
+    """How much the picture keeps to itself, 0..1 (see colorize/unet/injection.py)."""
     variant: str = "even"
     """One of VARIANTS."""
     start: float = 0.0

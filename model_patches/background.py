@@ -9,9 +9,9 @@ import comfy.model_management
 import comfy.model_patcher
 import torch
 
-from .families import BACKGROUND_PREFIXES, CheckpointError
+from ..colorize.families import BACKGROUND_PREFIXES, CheckpointError
+from ..colorize.reference.recovery import BackgroundEncoder
 from .managed import managed
-from .networks.recovery import BackgroundEncoder
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +35,11 @@ class LoadedBackgroundEncoder:
         return cls(network, managed(network))
 
     def figure(self, tokens: torch.Tensor, threshold: float) -> torch.Tensor:
-        """Figure tokens (B, N, D) as the released inference makes them; see networks.recovery."""
+        """Figure tokens (B, N, D) as the released inference makes them; see colorize.reference.recovery."""
         return self._run(lambda network, values: network.figure(values, threshold), tokens)
 
     def background(self, tokens: torch.Tensor, threshold: float, recover: bool = True) -> torch.Tensor:
-        """Background tokens (B, L, D) from tokens (B, N, D); see networks.recovery."""
+        """Background tokens (B, L, D) from tokens (B, N, D); see colorize.reference.recovery."""
         return self._run(lambda network, values: network.background(values, threshold, recover), tokens)
 
     def _run(self, compute, tokens: torch.Tensor) -> torch.Tensor:

@@ -35,14 +35,14 @@ from typing import TYPE_CHECKING
 import comfy.conds
 import torch
 
-from .families import CheckpointError
-from .figure_masks import check_mask
-from .networks.decoder_guide import DecoderGuide
-from .networks.noisy_reference import noisy_sampling_tokens
-from .networks.size_embedding import SCORE
-from .networks.split_attention import REGION_KINDS, Split, SplitOptions, to_latent_size
-from .networks.unet import BANK_OPTIONS
-from .types import Colorizer, Reference
+from ..colorize.families import CheckpointError
+from ..colorize.pictures.figure_masks import check_mask
+from ..colorize.reference.noisy_sampling import noisy_sampling_tokens
+from ..colorize.reference.types import Colorizer, Reference
+from ..colorize.unet.decoder_guide import DecoderGuide
+from ..colorize.unet.size_embedding import SCORE
+from ..colorize.unet.split_attention import REGION_KINDS, Split, SplitOptions, to_latent_size
+from ..colorize.unet.unet import BANK_OPTIONS
 
 if TYPE_CHECKING:
     from .plugin import Banks

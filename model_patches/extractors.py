@@ -12,12 +12,12 @@ import comfy.utils
 import folder_paths
 import torch
 
-from .families import CheckpointError
+from ..colorize.families import CheckpointError
+from ..colorize.public_files import LINE_EXTRACTORS, line_extractor_addresses
+from ..colorize.sketch.extractors import load_network, without_network, working
+from ..colorize.sketch.extractors.folding import for_inference
 from .files import add_model_folder, check_finite, read_weights
 from .managed import managed
-from .networks.extractors import load_network, without_network, working
-from .networks.extractors.folding import for_inference
-from .public_files import LINE_EXTRACTORS, line_extractor_addresses
 
 FOLDER = "colorize_extractors"
 """Key and name of the folder below ComfyUI's models folder; extra_model_paths.yaml may add others to the key."""
@@ -47,7 +47,7 @@ class LoadedLineExtractor:
     file_name: str
 
     def extract(self, picture: torch.Tensor, side: int = 0, variant: str = "paper") -> torch.Tensor:
-        """Pictures (B, 3, H, W) in -1..1 -> model sketches (B, 1, H, W); see networks.extractors.working.extract.
+        """Pictures (B, 3, H, W) in -1..1 -> model sketches (B, 1, H, W); see sketch.extractors.working.extract.
 
         side: of the square whose area the network works on, in pixels; 0 = 768. Pictures are resized and prepared where
         they are, the network runs on its own device.
@@ -98,7 +98,7 @@ def extract_without_network(picture: torch.Tensor, method: str, side: int = 0, *
     """Pictures (B, 3, H, W) in -1..1 -> model sketches (B, 1, H, W) by "standard" line art or "xdog".
 
     side: of the square whose area is worked on, in pixels; 0 = the picture's own size.
-    settings: sigma and threshold of networks.extractors.lineart.standard, or the fields of xdog.XDoG there.
+    settings: sigma and threshold of colorize.sketch.extractors.lineart.standard, or the fields of xdog.XDoG there.
     """
     progress = comfy.utils.ProgressBar(len(picture))
     sketches = []

@@ -1,6 +1,6 @@
 """Dual guidance as a GUIDER: one scale for the reference, one for the sketch, on every sampler and scheduler.
 
-Formula and source: `networks.guidance.dual_guidance`. Three lists of conditions are evaluated: positive, negative (no
+Formula and source: `sampling.guidance.dual_guidance`. Three lists of conditions are evaluated: positive, negative (no
 reference, same sketch) and the positive with a blank sketch. ComfyUI runs rows of different controls in separate calls,
 so a step takes two calls of the U-Net (two rows and one row). A scale of 1 skips its branch.
 """
@@ -11,7 +11,7 @@ import math
 
 import comfy.samplers
 
-from .networks.guidance import dual_as_single
+from ..colorize.sampling.guidance import dual_as_single
 from .sketch_control import SketchControl
 
 

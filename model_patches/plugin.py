@@ -1,6 +1,6 @@
 """The background plugin of XL: a second network reads a background picture once, the picture's U-Net reads its banks.
 
-The reference net (networks/reference_net.py) answers one bank of tokens for every transformer block of the U-Net's
+The reference net (background/reference_net.py) answers one bank of tokens for every transformer block of the U-Net's
 decoder, whose self-attention reads it in every step (xl_unet.BankAttention). Banks ride in the conditioning like
 everything else of a run. The checkpoint's background weights were trained with the plugin and for the whole picture, so
 they are switched on with it. Source: CVPR 2026 paper (low-level injection) and the released code.
@@ -20,17 +20,18 @@ import comfy.model_patcher
 import comfy.utils
 import torch
 
+from ..colorize.background.picture_encoder import PictureEncoder
+from ..colorize.background.reference_net import ReferenceNet, plugin_input
+from ..colorize.families import PLUGIN_PREFIX, CheckpointError
+from ..colorize.pictures import images
+from ..colorize.pictures.figure_masks import check_mask, without_figure
+from ..colorize.pictures.masks import squash
+from ..colorize.reference.types import Colorizer
+from ..colorize.unet import size_embedding
+from ..colorize.unet.split_attention import SplitOptions
+from ..colorize.unet.unet import BANK_OPTIONS
 from .conditioning import PAYLOAD, Payload, PlanCache
-from .families import PLUGIN_PREFIX, CheckpointError
-from .figure_masks import check_mask, without_figure
-from .networks import images, size_embedding
-from .networks.masks import squash
-from .networks.picture_encoder import PictureEncoder
-from .networks.reference_net import ReferenceNet, plugin_input
-from .networks.split_attention import SplitOptions
-from .networks.unet import BANK_OPTIONS
 from .sketch_control import PIXELS_PER_LATENT
-from .types import Colorizer
 
 # Working memory per latent place in values: about 24 tensors of the first level's width at once.
 VALUES_PER_PLACE = 24 * 320

@@ -9,9 +9,9 @@ import comfy.model_management
 import comfy.model_patcher
 import torch
 
-from .families import PROJECTION_PREFIX, CheckpointError
+from ..colorize.families import PROJECTION_PREFIX, CheckpointError
+from ..colorize.reference import token_projection
 from .managed import managed
-from .networks import token_projection
 
 TAGGER_ADVICE = (
     "Connect a tagger to Encode Reference: Load Tagger with model.safetensors of WD v1.4 Swin V2 "

@@ -10,14 +10,14 @@ import comfy.model_patcher
 import comfy.utils
 import torch
 
-from .card import encoder_mark, tagger_mark
-from .families import CheckpointError
-from .figure_masks import without_background, without_figure
+from ..colorize.families import CheckpointError
+from ..colorize.pictures.figure_masks import without_background, without_figure
+from ..colorize.reference.card import encoder_mark, tagger_mark
+from ..colorize.reference.types import Reference
+from ..colorize.reference.vision import fitted, preprocess
 from .files import check_finite, read_weights
 from .managed import managed
-from .networks.vision import fitted, preprocess
 from .tagger import LoadedTagger
-from .types import Reference
 
 CHUNK = 8  # references encoded together; bounds the working memory of long batches
 LARGEST_SHARE = 0.6  # of the graphics card that an encoder's float32 weights may take
@@ -28,7 +28,7 @@ class LoadedReferenceEncoder:
     """A vision tower with the patcher that owns its memory."""
 
     encoder: torch.nn.Module
-    """networks.vision.ReferenceEncoder"""
+    """colorize.reference.vision.ReferenceEncoder"""
     patcher: comfy.model_patcher.ModelPatcher = field(repr=False)
     file_name: str
 
@@ -52,7 +52,7 @@ class LoadedReferenceEncoder:
         which belongs to the reference, then only serves cut_out. cut_out: the reference's own tokens come from its
         figure alone, on white (not in the papers). tagger: for XL models, whose references also hold its patch features
         of the same pictures. sketch: (B or 1, 3, H, W) in [-1, 1], dark lines on white: what the features say of pose,
-        hands and framing moves to the sketch's by geometry_strength, 0..1 (networks.geometry_tags). Raises ValueError
+        hands and framing moves to the sketch's by geometry_strength, 0..1 (reference.geometry_tags). Raises ValueError
         when the counts do not agree.
         """
         if cut_out and figure_mask is None:
@@ -135,7 +135,7 @@ def load_encoder(path: str) -> LoadedReferenceEncoder:
     Computed in float32, as in the released application: it runs once per reference, and the tokens steer every step.
     See `precision` for small graphics cards.
     """
-    from .networks.vision import find_tower, load_reference_encoder
+    from ..colorize.reference.vision import find_tower, load_reference_encoder
 
     name = os.path.basename(path)
     state_dict, metadata = read_weights(path)

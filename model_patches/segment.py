@@ -17,13 +17,13 @@ import comfy.utils
 import folder_paths
 import torch
 
-from .families import CheckpointError
+from ..colorize.families import CheckpointError
+from ..colorize.pictures import images, masks
+from ..colorize.pictures.isnet import ISNet, character_mask
+from ..colorize.public_files import SEGMENTERS
 from .files import check_finite, read_weights
 from .managed import managed
-from .networks import images, masks
-from .networks.isnet import ISNet, character_mask
 from .onnx_session import OnnxNetwork
-from .public_files import SEGMENTERS
 
 FOLDER = "colorize_segmenters"  # ComfyUI's folder key; the files lie in models/background_removal
 EXTENSIONS = {".safetensors", ".sft", ".ckpt", ".pth", ".pt", ".bin", ".onnx"}

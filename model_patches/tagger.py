@@ -12,14 +12,14 @@ import comfy.utils
 import folder_paths
 import torch
 
-from .families import CheckpointError
+from ..colorize.families import CheckpointError
+from ..colorize.pictures import images
+from ..colorize.reference.geometry_tags import geometry_features, geometry_tags
+from ..colorize.reference.tag_lists import GENERAL, TagList
+from ..colorize.reference.wd_tagger import IMAGE_SIZE, WDTagger, prepare, to_network, to_onnx
 from .files import add_model_folder, check_finite, read_weights
 from .managed import managed
-from .networks import images
-from .networks.geometry_tags import geometry_features, geometry_tags
-from .networks.wd_tagger import IMAGE_SIZE, WDTagger, prepare, to_network, to_onnx
 from .onnx_session import OnnxNetwork
-from .tag_lists import GENERAL, TagList
 
 FOLDER = "colorize_taggers"  # ComfyUI's folder key; the files lie in models/colorize_taggers
 OTHER_FOLDER = "wd14_tagger"  # that of ComfyUI-WD14-Tagger, when extra_model_paths.yaml names it
@@ -88,7 +88,7 @@ class LoadedTagger:
     ) -> tuple[torch.Tensor, TagFeatures | None]:
         """Comfy pictures (B, H, W, C), transparent on white -> (probabilities (B, tags), features).
 
-        float32 on the CPU. .onnx files have no features. preparation: see networks.wd_tagger.prepare.
+        float32 on the CPU. .onnx files have no features. preparation: see colorize.reference.wd_tagger.prepare.
         """
         images.check_image(image, "image")
         probabilities, tokens = self._answer(images.on_white(*images.rgb_and_alpha(image, mask)), preparation)

@@ -11,7 +11,7 @@ import comfy.model_management
 import comfy.model_patcher
 import torch
 
-from .families import CheckpointError
+from ..colorize.families import CheckpointError
 from .files import check_finite, read_weights
 from .managed import managed
 
@@ -25,7 +25,7 @@ class LoadedTextEncoder:
     """A text tower with the patcher that owns its memory."""
 
     encoder: torch.nn.Module
-    """networks.text.TextEncoder"""
+    """colorize.reference.text.TextEncoder"""
     patcher: comfy.model_patcher.ModelPatcher = field(repr=False)
     file_name: str
 
@@ -36,7 +36,7 @@ class LoadedTextEncoder:
 
     def encode(self, texts: Sequence[str]) -> torch.Tensor:
         """Texts -> vectors (n, D) of length 1, float32 on the CPU. What is too long is cut, and said in the log."""
-        from .networks.text import VOCABULARY, token_counts, tokenize
+        from ..colorize.reference.text import VOCABULARY, token_counts, tokenize
 
         network = self.encoder
         if network.vocabulary != VOCABULARY:
@@ -63,7 +63,7 @@ def load_text_encoder(path: str) -> LoadedTextEncoder:
 
     Computed in float32, as in the released application: it runs once per prompt.
     """
-    from .networks.text import load_text_encoder as build
+    from ..colorize.reference.text import load_text_encoder as build
 
     name = os.path.basename(path)
     state_dict, metadata = read_weights(path)

@@ -21,12 +21,12 @@ import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock, CrossAttention, SpatialTransformer, optimized_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel, Upsample
 
-from . import families
+from ..colorize import families
+from ..colorize.sampling.schedule import fractional_step
+from ..colorize.unet.region_lora import KINDS, LowRank, Ranks, region_ranks, to_module_names, to_official_names
+from ..colorize.unet.split_attention import split_attention
+from ..colorize.unet.strengths import attention_places
 from .conditioning import PAYLOAD, Guide, conds_of, guide_of
-from .networks.reference_strength import attention_places
-from .networks.region_lora import KINDS, LowRank, Ranks, region_ranks, to_module_names, to_official_names
-from .networks.schedule import fractional_step
-from .networks.split_attention import split_attention
 
 MODEL_TYPES = {"v": comfy.model_base.ModelType.V_PREDICTION, "eps": comfy.model_base.ModelType.EPS}
 
@@ -77,11 +77,11 @@ class ReferenceAttention(CrossAttention):
         return self.to_out(attended if strength == 1 else attended * strength)
 
     def project(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """The plain projection `name` (see networks.split_attention.Layer)."""
+        """The plain projection `name` (see colorize.unet.split_attention.Layer)."""
         return getattr(self, name)(x)
 
     def term(self, name: str, x: torch.Tensor, kind: str | None) -> torch.Tensor | None:
-        """The region term beside it, or None (see networks.split_attention.Layer)."""
+        """The region term beside it, or None (see colorize.unet.split_attention.Layer)."""
         terms = getattr(self, f"lora_{kind}", None) if kind else None
         return terms[name](x) if terms is not None and name in terms else None
 

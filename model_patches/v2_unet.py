@@ -11,9 +11,9 @@ from functools import partial
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 
-from . import families
+from ..colorize import families
+from ..colorize.unet.decoder_guide import Modulation, Warp
 from .conditioning import PAYLOAD
-from .networks.decoder_guide import Modulation, Warp
 from .reference_pass import with_patch
 from .unet import ColorizeModel, ColorizeUNet, ColorizeV1
 

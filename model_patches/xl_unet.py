@@ -11,12 +11,12 @@ import comfy.latent_formats
 import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock, CrossAttention, optimized_attention
 
-from . import families
+from ..colorize import families
+from ..colorize.unet import size_embedding
+from ..colorize.unet.region_lora import XL_KINDS
+from ..colorize.unet.split_attention import split_attention
+from ..colorize.unet.unet import UNUSED
 from .conditioning import PAYLOAD, Guide
-from .networks import size_embedding
-from .networks.region_lora import XL_KINDS
-from .networks.split_attention import split_attention
-from .networks.unet import UNUSED
 from .sketch_control import PIXELS_PER_LATENT
 from .unet import ColorizeBase, ColorizeModel, ColorizeUNet
 
@@ -60,11 +60,11 @@ class BankAttention(CrossAttention):
         return self.to_out(attended)
 
     def project(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """The projection `name` (see networks.split_attention.Layer)."""
+        """The projection `name` (see colorize.unet.split_attention.Layer)."""
         return getattr(self, name)(x)
 
     def term(self, name: str, x: torch.Tensor, kind: str | None) -> torch.Tensor | None:
-        """Self-attention has no region weights (see networks.split_attention.Layer)."""
+        """Self-attention has no region weights (see colorize.unet.split_attention.Layer)."""
         return None
 
 

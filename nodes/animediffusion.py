@@ -6,7 +6,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..model_patches.networks import images
+from ..colorize.pictures import images
 from .sockets import CATEGORY, FrameSocket
 
 STEP = 8  # pixels; the published network halves a picture three times

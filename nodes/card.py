@@ -7,8 +7,8 @@ import os
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..model_patches import card
-from ..model_patches.networks import images
+from ..colorize.pictures import images
+from ..colorize.reference import card
 from .sockets import CATEGORY, ColorizerSocket, ReferenceEncoderSocket, ReferenceSocket, TaggerSocket
 
 FOLDER = "references"  # in ComfyUI's output folder

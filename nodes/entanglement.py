@@ -8,7 +8,7 @@ from .sockets import CATEGORY
 class ColorizeEntanglementMeter(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        from ..model_patches.networks.images import POLARITIES
+        from ..colorize.pictures.images import POLARITIES
 
         return io.Schema(
             node_id="ColorizeEntanglementMeter",
@@ -58,7 +58,7 @@ class ColorizeEntanglementMeter(io.ComfyNode):
 
     @classmethod
     def execute(cls, sketch, result, reference, without_reference=None, polarity="auto"):
-        from ..model_patches import entanglement_meter
+        from ..colorize.pictures import entanglement_meter
 
         readings, heat_map = entanglement_meter.read(sketch, result, reference, without_reference, polarity)
         text = entanglement_meter.report(readings)

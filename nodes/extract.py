@@ -4,10 +4,10 @@ import comfy.model_management
 import folder_paths
 from comfy_api.latest import io
 
+from ..colorize.pictures import images
+from ..colorize.sketch.extractors import lineart
+from ..colorize.sketch.extractors.xdog import VARIANTS, XDoG
 from ..model_patches import extractors
-from ..model_patches.networks import images
-from ..model_patches.networks.extractors import lineart
-from ..model_patches.networks.extractors.xdog import VARIANTS, XDoG
 from .sockets import CATEGORY
 
 LineExtractorSocket = io.Custom("LINE_EXTRACTOR")  # model_patches.extractors.LoadedLineExtractor

@@ -3,9 +3,9 @@
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..model_patches.manipulation import LARGEST_RATIO, LARGEST_SCALE, PARTS, Edit, manipulate_global, manipulate_local
-from ..model_patches.networks import images
-from ..model_patches.networks.manipulation import RATIO, THRESHOLDS, VARIANTS
+from ..colorize.pictures import images
+from ..colorize.reference.edits import LARGEST_RATIO, LARGEST_SCALE, PARTS, Edit, manipulate_global, manipulate_local
+from ..colorize.reference.manipulation import RATIO, THRESHOLDS, VARIANTS
 from .sockets import CATEGORY, ReferenceSocket
 
 TextEncoderSocket = io.Custom("REFERENCE_TEXT_ENCODER")  # model_patches.text.LoadedTextEncoder
@@ -344,7 +344,7 @@ class ColorizeCorrelationPreview(io.ComfyNode):
         part="reference",
         image=None,
     ):
-        from ..model_patches.correlation import preview
+        from ..colorize.reference.correlation import preview
 
         chosen = (threshold_away, threshold_start, threshold_half, threshold_full)
         pictures, thresholds, text = preview(

@@ -87,8 +87,8 @@ class ColorizePreflight(io.ComfyNode):
         mask_threshold=0.05,
         reference_mask_threshold=0.5,
     ):
-        from ..model_patches import preflight
-        from ..model_patches.preflight_preview import preview
+        from ..colorize.preflight import examine as preflight
+        from ..colorize.preflight.preview import preview
         from ..model_patches.unet import ColorizeModel
 
         inner = getattr(model, "model", model)

@@ -3,8 +3,8 @@
 import folder_paths
 from comfy_api.latest import io
 
-from ..model_patches.figure_masks import check_mask
-from ..model_patches.networks import images
+from ..colorize.pictures import images
+from ..colorize.pictures.figure_masks import check_mask
 from .sockets import CATEGORY, ReferenceEncoderSocket, ReferenceSocket, TaggerSocket, share_input
 
 FIGURES = ("whole picture", "cut out")

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..model_patches.figure_masks import check_mask, on_canvas
-from ..model_patches.types import Region
+from ..colorize.pictures.figure_masks import check_mask, on_canvas
+from ..colorize.reference.types import Region
 from .sockets import CATEGORY, FrameSocket, ReferenceSocket
 
 

@@ -3,7 +3,7 @@
 import comfy.model_management
 from comfy_api.latest import io
 
-from ..model_patches.networks import images
+from ..colorize.pictures import images
 from .sockets import CATEGORY, FrameSocket
 
 

@@ -11,7 +11,7 @@ SegmenterSocket = io.Custom("BACKGROUND_REMOVAL")  # ComfyUI's own type: model_p
 class ColorizeLoadSegmenter(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        from ..model_patches.networks.masks import WORKING_SIZE
+        from ..colorize.pictures.masks import WORKING_SIZE
         from ..model_patches.segment import ROUTES, segmenter_files
 
         return io.Schema(
@@ -171,7 +171,7 @@ class ColorizeSegmentCharacter(io.ComfyNode):
         ground="white",
         mask=None,
     ):
-        from ..model_patches.networks.mask_edits import MaskEdits, edit
+        from ..colorize.pictures.mask_edits import MaskEdits, edit
         from ..model_patches.segment import cut_out, figure_masks
 
         edits = MaskEdits(threshold, edges, keep_largest, fill_holes, grow, feather)

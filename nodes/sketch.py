@@ -4,8 +4,8 @@ import comfy.model_management
 import torch
 from comfy_api.latest import io
 
-from ..model_patches.networks import images
-from ..model_patches.networks.extractors import lineart
+from ..colorize.pictures import images
+from ..colorize.sketch.extractors import lineart
 from .sockets import CATEGORY, FrameSocket
 
 STEP = 64  # the deepest feature map is 1/64 of the picture

@@ -4,11 +4,11 @@ from comfy_api.latest import io
 
 CATEGORY = "Colorize Diffusion"
 
-ColorizerSocket = io.Custom("COLORIZER")  # model_patches.types.Colorizer
-ReferenceSocket = io.Custom("REFERENCE")  # model_patches.types.Reference
+ColorizerSocket = io.Custom("COLORIZER")  # colorize.reference.types.Colorizer
+ReferenceSocket = io.Custom("REFERENCE")  # colorize.reference.types.Reference
 ReferenceEncoderSocket = io.Custom("REFERENCE_ENCODER")  # model_patches.reference.LoadedReferenceEncoder
 TaggerSocket = io.Custom("COLORIZE_TAGGER")  # model_patches.tagger.LoadedTagger
-FrameSocket = io.Custom("COLORIZE_FRAME")  # model_patches.networks.images.Frame
+FrameSocket = io.Custom("COLORIZE_FRAME")  # colorize.pictures.images.Frame
 
 
 def share_input(name, default, tooltip, step=0.01, advanced=True):

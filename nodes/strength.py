@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..model_patches.types import LevelStrengths
+from ..colorize.reference.types import LevelStrengths
 from .sockets import CATEGORY, ReferenceSocket
 
 STRONGEST = 2.0

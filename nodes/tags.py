@@ -41,8 +41,8 @@ class ColorizeLoadTagger(io.ComfyNode):
 class ColorizeTagReference(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        from ..model_patches.networks.wd_tagger import PREPARATIONS
-        from ..model_patches.tag_lists import ORDERS, THRESHOLDS
+        from ..colorize.reference.tag_lists import ORDERS, THRESHOLDS
+        from ..colorize.reference.wd_tagger import PREPARATIONS
 
         return io.Schema(
             node_id="ColorizeTagReference",
@@ -164,7 +164,7 @@ class ColorizeTagReference(io.ComfyNode):
         preparation="author",
         mask=None,
     ):
-        from ..model_patches.tag_lists import TagOptions, line, select
+        from ..colorize.reference.tag_lists import TagOptions, line, select
 
         options = TagOptions(
             threshold=threshold,

@@ -5,9 +5,9 @@ import logging
 import pytest
 import torch
 
-from model_patches import families
-from model_patches.networks.sketch_encoder import SketchEncoder
-from model_patches.networks.unet import UNet, UNetConfig
+from colorize import families
+from colorize.sketch.encoder import SketchEncoder
+from colorize.unet.unet import UNet, UNetConfig
 
 
 def meta(*shape):

@@ -10,12 +10,12 @@ import dataclasses
 
 import torch
 
-from model_patches.networks.picture_encoder import PictureEncoder
-from model_patches.networks.recovery import BackgroundEncoder, RecoveryTransformer, ScalarEmbedder
-from model_patches.networks.sketch_encoder import SketchEncoder
-from model_patches.networks.tiny_vae import TinyVAE
-from model_patches.networks.unet import UNet, UNetConfig
-from model_patches.networks.vision import ReferenceEncoder
+from colorize.background.picture_encoder import PictureEncoder
+from colorize.reference.recovery import BackgroundEncoder, RecoveryTransformer, ScalarEmbedder
+from colorize.reference.vision import ReferenceEncoder
+from colorize.sketch.encoder import SketchEncoder
+from colorize.tiny_vae import TinyVAE
+from colorize.unet.unet import UNet, UNetConfig
 
 CONFIG = UNetConfig(model_channels=64, channel_mult=(1, 1, 1, 2), num_head_channels=32, context_dim=48)
 TOKENS = 1 + 4 * 4

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from model_patches.networks.extractors.anime2sketch import Anime2Sketch
-from model_patches.networks.extractors.lineart_sk import LineartSk
-from model_patches.networks.extractors.manga_line import MangaLine
-from model_patches.networks.extractors.sketchkeras import SketchKeras
+from colorize.sketch.extractors.anime2sketch import Anime2Sketch
+from colorize.sketch.extractors.lineart_sk import LineartSk
+from colorize.sketch.extractors.manga_line import MangaLine
+from colorize.sketch.extractors.sketchkeras import SketchKeras
 
 BUILDERS = {
     "sketchkeras": lambda: SketchKeras((2, 4, 8, 16, 32)),

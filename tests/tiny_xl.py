@@ -6,13 +6,13 @@ import dataclasses
 
 import torch
 
-from model_patches.networks.reference_net import INPUT_CHANNELS, ReferenceNet
-from model_patches.networks.region_lora import XL_KINDS, to_module_names, to_official_names
-from model_patches.networks.tiny_vae import TinyVAE
-from model_patches.networks.token_projection import TokenProjection
-from model_patches.networks.unet import XL, UNet
-from model_patches.networks.wd_tagger import WDTagger
-from model_patches.networks.xl_sketch_encoder import XLSketchEncoder
+from colorize.background.reference_net import INPUT_CHANNELS, ReferenceNet
+from colorize.reference.token_projection import TokenProjection
+from colorize.reference.wd_tagger import WDTagger
+from colorize.sketch.xl_encoder import XLSketchEncoder
+from colorize.tiny_vae import TinyVAE
+from colorize.unet.region_lora import XL_KINDS, to_module_names, to_official_names
+from colorize.unet.unet import XL, UNet
 from tests.tiny import prefixed, randomised
 
 CONFIG = dataclasses.replace(

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from model_patches.networks.tiny_vae import TinyVAE
+from colorize.tiny_vae import TinyVAE
 from trainer import draws
 from trainer.config import ConfigError
 

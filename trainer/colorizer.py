@@ -8,15 +8,16 @@ from pathlib import Path
 
 import torch
 
-from model_patches import families
-from model_patches.networks import guidance, sampling
-from model_patches.networks.masks import without_figure
-from model_patches.networks.recovery import BackgroundEncoder
-from model_patches.networks.schedule import NoiseSchedule
-from model_patches.networks.sketch_encoder import SketchEncoder
-from model_patches.networks.split_attention import REGION_KINDS, Split, SplitOptions, to_latent_size
-from model_patches.networks.unet import UNet, unet_config_from_state_dict
-from model_patches.networks.vision import ReferenceEncoder, load_reference_encoder
+from colorize import families
+from colorize.pictures.masks import without_figure
+from colorize.reference.recovery import BackgroundEncoder
+from colorize.reference.vision import ReferenceEncoder, load_reference_encoder
+from colorize.sampling import guidance
+from colorize.sampling import solvers as sampling
+from colorize.sampling.schedule import NoiseSchedule
+from colorize.sketch.encoder import SketchEncoder
+from colorize.unet.split_attention import REGION_KINDS, Split, SplitOptions, to_latent_size
+from colorize.unet.unet import UNet, unet_config_from_state_dict
 from trainer import autoencoder, checkpoint
 from trainer.autoencoder import Autoencoder
 from trainer.config import ConfigError

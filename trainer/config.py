@@ -154,7 +154,7 @@ class Data:
     """Widths in pixels of the XDoG lines, one drawn per picture and step (stages animediffusion, animediffusion_2);
     empty takes the drawings of sketch/."""
     line_variant: Literal["paper", "released"] = "paper"
-    """Formula and strength of the XDoG lines: see networks/extractors/xdog.py."""
+    """Formula and strength of the XDoG lines: see colorize/sketch/extractors/xdog.py."""
     cache: bool = False
     """Keep decoded pictures, latents and reference tokens in memory."""
     cache_folder: str = ""

@@ -22,8 +22,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from model_patches.line_measures import FLAT, measure_lines
-from model_patches.networks import masks
+from colorize.pictures import masks
+from colorize.pictures.line_measures import FLAT, measure_lines
 from trainer.config import ConfigError
 from trainer.data.decode import read_rgb
 from trainer.data.index import item_key, read_json, read_parquet

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from model_patches.networks.sketch_encoder import SketchEncoder
-from model_patches.networks.unet import UNet, UNetConfig, unet_config_from_state_dict
-from model_patches.networks.vision import ReferenceEncoder, load_reference_encoder
+from colorize.reference.vision import ReferenceEncoder, load_reference_encoder
+from colorize.sketch.encoder import SketchEncoder
+from colorize.unet.unet import UNet, UNetConfig, unet_config_from_state_dict
 from trainer import checkpoint, memory
 from trainer.colorizer import REGION_LORA, UNET
 from trainer.config import XL, Config, ConfigError
@@ -94,7 +94,7 @@ def report(config: Config) -> str:
     if config.run.stage in ("v1", "v1_5"):
         trained, frozen, shapes, activations = _colorizer_networks(config)
     elif config.run.stage == "vae":
-        from model_patches.networks.tiny_vae import TinyVAE
+        from colorize.tiny_vae import TinyVAE
 
         trained, frozen = {"autoencoder": _count(TinyVAE(device="meta").parameters())}, {}
         shapes = [f"pictures  ({batch}, 3, {data.size}, {data.size})"]

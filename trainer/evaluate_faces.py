@@ -23,10 +23,10 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from model_patches.networks.animediffusion.sampling import deterministic_forward, sample_ddim
-from model_patches.networks.animediffusion.schedule import AnimeSchedule
-from model_patches.networks.animediffusion.unet import AnimeUNet, attention_heads, load_network
-from model_patches.networks.extractors.xdog import XDoG, xdog
+from colorize.animediffusion.sampling import deterministic_forward, sample_ddim
+from colorize.animediffusion.schedule import AnimeSchedule
+from colorize.animediffusion.unet import AnimeUNet, attention_heads, load_network
+from colorize.sketch.extractors.xdog import XDoG, xdog
 from trainer import checkpoint
 from trainer.config import ConfigError
 from trainer.data import decode, diagonal_warp

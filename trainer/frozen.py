@@ -14,8 +14,8 @@ from typing import Generic, TypeVar
 import torch
 from safetensors import safe_open
 
-from model_patches.networks.vision import ReferenceEncoder, load_reference_encoder
-from model_patches.networks.wd_tagger import WDTagger
+from colorize.reference.vision import ReferenceEncoder, load_reference_encoder
+from colorize.reference.wd_tagger import WDTagger
 from trainer import autoencoder, checkpoint
 from trainer.autoencoder import Autoencoder
 from trainer.colorizer import read_encoder

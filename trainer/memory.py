@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from model_patches.networks.sketch_encoder import SketchEncoder
-from model_patches.networks.unet import Block, UNet, UNetConfig
+from colorize.sketch.encoder import SketchEncoder
+from colorize.unet.unet import Block, UNet, UNetConfig
 from trainer.config import Config
 
 GIB = 2**30

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from model_patches.networks.wd_tagger import WDTagger
+from colorize.reference.wd_tagger import WDTagger
 from trainer import checkpoint
 
 SIZES = dict(classes=4, embed_dim=32, depths=(1, 1), heads=(1, 2), image_size=112, window=7, patch_size=4)

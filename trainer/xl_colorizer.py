@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
-from model_patches import families
-from model_patches.networks import size_embedding, token_projection
-from model_patches.networks.reference_net import ReferenceNet
-from model_patches.networks.token_projection import TokenProjection
-from model_patches.networks.unet import UNet, unet_config_from_state_dict, unet_weights
-from model_patches.networks.wd_tagger import PATCHES, PREFIXES, WDTagger, prepare, to_network
-from model_patches.networks.xl_sketch_encoder import XLSketchEncoder
+from colorize import families
+from colorize.background.reference_net import ReferenceNet
+from colorize.reference import token_projection
+from colorize.reference.token_projection import TokenProjection
+from colorize.reference.wd_tagger import PATCHES, PREFIXES, WDTagger, prepare, to_network
+from colorize.sketch.xl_encoder import XLSketchEncoder
+from colorize.unet import size_embedding
+from colorize.unet.unet import UNet, unet_config_from_state_dict, unet_weights
 from trainer import autoencoder, checkpoint
 from trainer.autoencoder import XL_SCALE, Autoencoder
 from trainer.colorizer import REGION_LORA, SKETCH, UNET, Colorizer, Regions, guided_latents, read_encoder

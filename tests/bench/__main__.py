@@ -30,8 +30,8 @@ def small_model(scratch: Path) -> tuple[Path, Path]:
 
     from safetensors.torch import save_file
 
-    from model_patches.networks.unet import UNetConfig
-    from model_patches.networks.vision import ReferenceEncoder
+    from colorize.reference.vision import ReferenceEncoder
+    from colorize.unet.unet import UNetConfig
     from tests import tiny
 
     print("The bundled small model is missing; random weights of its sizes take its place.")

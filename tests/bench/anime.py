@@ -10,7 +10,7 @@ import torch
 from ..golden.ours import ours
 from .measure import paired
 
-PACKAGE = "model_patches.networks.animediffusion"
+PACKAGE = "colorize.animediffusion"
 STEPS = 10
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from model_patches.networks.tiny_vae import TinyVAE
-from model_patches.networks.vision import ReferenceEncoder
+from colorize.reference.vision import ReferenceEncoder
+from colorize.tiny_vae import TinyVAE
 from trainer import checkpoint
 from trainer import config as configuration
 from trainer.draws import Draws

@@ -46,7 +46,7 @@ class Setting:
     def __init__(self, options: argparse.Namespace, region_ranks=None):
         from ..golden import comfy_model
 
-        module = ours("model_patches.networks.unet")
+        module = ours("colorize.unet.unet")
         config = module.UNetConfig(model_channels=options.width, region_ranks=region_ranks)
         torch.manual_seed(0)
         network = module.UNet(config)
@@ -69,7 +69,7 @@ class Setting:
 
         both: every query answers for every region, as the released code computes it.
         """
-        conditioning, split = ours("model_patches.conditioning"), ours("model_patches.networks.split_attention")
+        conditioning, split = ours("model_patches.conditioning"), ours("colorize.unet.split_attention")
         masks = torch.zeros(1, figures, *self.x.shape[-2:])
         for figure, columns in enumerate(torch.arange(self.x.shape[-1] // 2).chunk(figures)):
             masks[:, figure, :, columns] = 1
@@ -85,7 +85,7 @@ class Setting:
 
     def sketch_control(self):
         """A CONTROL_NET with a sketch encoder of the U-Net's width and random weights."""
-        encoder = ours("model_patches.networks.sketch_encoder").SketchEncoder(
+        encoder = ours("colorize.sketch.encoder").SketchEncoder(
             widths=[self.width * mult for mult in (1, 2, 4, 4)], model_channels=self.width
         )
         control = ours("model_patches.sketch_control").SketchControl.from_state_dict(encoder.state_dict())
@@ -198,11 +198,11 @@ def bench_picture(options) -> None:
 def bench_extract(options) -> None:
     """Extract Sketch against the released route around the same network: with it (full size), and without its time."""
     extractors, nodes = ours("model_patches.extractors"), ours("nodes.extract")
-    folding = ours("model_patches.networks.extractors.folding")
-    to_model = ours("model_patches.networks.images").comfy_image_to_model
+    folding = ours("colorize.sketch.extractors.folding")
+    to_model = ours("colorize.pictures.images").comfy_image_to_model
     picture = extract.squashed((torch.rand(16, 16, 3) * 255).byte().numpy(), 1024)  # smooth colours
     image = torch.from_numpy(picture.copy())[None].float() / 255
-    for kind in ours("model_patches.networks.extractors").NETWORKS:
+    for kind in ours("colorize.sketch.extractors").NETWORKS:
         if kind.title not in extract.ROUTES:
             continue
         silent = type("Silent", (kind,), {"forward": lambda self, x: x})()  # the same ways to and from it

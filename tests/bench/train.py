@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 
-from model_patches.networks.schedule import NoiseSchedule
-from model_patches.networks.tiny_vae import TinyVAE
-from model_patches.networks.vision import ReferenceEncoder
+from colorize.reference.vision import ReferenceEncoder
+from colorize.sampling.schedule import NoiseSchedule
+from colorize.tiny_vae import TinyVAE
 from trainer import autoencoder, loop
 from trainer import config as configuration
 from trainer.colorizer import read_encoder

@@ -20,7 +20,7 @@ class Setting:
 
     def __init__(self, options: argparse.Namespace, stock_model, lines):
         """stock_model, lines: of run.py."""
-        unet, plugin = ours("model_patches.networks.unet"), ours("model_patches.plugin")
+        unet, plugin = ours("colorize.unet.unet"), ours("model_patches.plugin")
         # Tokens as wide in proportion as the released ones, so that projecting them costs the same share of a step.
         context = unet.XL.context_dim * options.width // unet.XL.model_channels
         config = dataclasses.replace(unet.XL, model_channels=options.width, context_dim=context)
@@ -38,13 +38,13 @@ class Setting:
         self.sigma = self.model.model_sampling.sigmas[600:601]
         self.tokens = torch.randn(1, TOKENS, config.context_dim)
 
-        networks = ours("model_patches.networks.reference_net")
+        networks = ours("colorize.background.reference_net")
         background = dataclasses.replace(config, in_channels=networks.INPUT_CHANNELS, y_width=1024)
         own = {f"bg_encoder.{key}": value for key, value in networks.ReferenceNet(background).state_dict().items()}
         self.plugin = plugin.LoadedPlugin.from_state_dict(own, config.num_head_channels, "bench")
 
         widths = [options.width * mult for mult in config.channel_mult]
-        encoder = ours("model_patches.networks.xl_sketch_encoder").XLSketchEncoder(widths, options.width)
+        encoder = ours("colorize.sketch.xl_encoder").XLSketchEncoder(widths, options.width)
         control = ours("model_patches.sketch_control").SketchControl.from_state_dict(encoder.state_dict())
         self.control = control.set_cond_hint(lines(options.size))
 
@@ -57,7 +57,7 @@ class Setting:
         """A step in masked vanilla; the figure is the left half of the picture."""
         masks = torch.zeros(1, 1, *self.x.shape[-2:])
         masks[..., : self.x.shape[-1] // 2] = 1
-        options = ours("model_patches.networks.split_attention").SplitOptions((None, None), (1.0, 1.0))
+        options = ours("colorize.unet.split_attention").SplitOptions((None, None), (1.0, 1.0))
         return self.step(
             self.model, colorize_settings=ours("model_patches.conditioning").StepSettings(split=options),
             colorize_tokens=[self.tokens + 1], colorize_masks=masks, colorize_banks=banks,

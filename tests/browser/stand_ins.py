@@ -26,7 +26,7 @@ def clip(file: Path) -> None:
     """A whole CLIP in open_clip's layout: picture tower with 257 tokens and text tower with CLIP's word list."""
     from open_clip.transformer import TextTransformer
 
-    from model_patches.networks.vision import ReferenceEncoder
+    from colorize.reference.vision import ReferenceEncoder
 
     width = tiny.CONFIG.context_dim
     vision = ReferenceEncoder(image_size=224, patch_size=14, width=64, layers=2, head_width=HEAD, output_dim=width)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from model_patches.networks.animediffusion.sampling import ancestral_step, deterministic_forward, sample_ddim
-from model_patches.networks.animediffusion.schedule import AnimeSchedule
-from model_patches.networks.animediffusion.unet import AnimeUNet, AnimeUNetConfig
+from colorize.animediffusion.sampling import ancestral_step, deterministic_forward, sample_ddim
+from colorize.animediffusion.schedule import AnimeSchedule
+from colorize.animediffusion.unet import AnimeUNet, AnimeUNetConfig
 from tests import tiny
 
 SIZE = 16

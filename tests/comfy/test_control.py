@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from model_patches.networks.unet import UNet
+from colorize.unet.unet import UNet
 from tests import tiny
 
 BLOCKS = (0, 3, 6, 9, 11)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model_patches.networks.unet import UNet, UNetConfig
+from colorize.unet.unet import UNet, UNetConfig
 
 PREFIX = "model.diffusion_model."
 

@@ -53,7 +53,7 @@ def test_files_of_all_kinds_give_the_same_drawing(pack, load, name):
 @pytest.mark.parametrize("name", tiny.NAMES)
 def test_drawings_are_inverted_model_sketches(pack, load, name):
     """The node shows what networks.extractors computes, dark on white."""
-    working = pack.module("model_patches.networks.extractors.working")
+    working = pack.module("colorize.sketch.extractors.working")
     extractor = load(name)
     for variant in ("paper", "released"):
         drawing = pack.run(

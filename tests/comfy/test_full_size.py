@@ -21,11 +21,11 @@ import conftest
 pack = conftest.load_pack()
 import torch
 from safetensors.torch import save_file
-from model_patches.networks.recovery import BackgroundEncoder, RecoveryTransformer, ScalarEmbedder
-from model_patches.networks.sketch_encoder import SketchEncoder
-from model_patches.networks.token_projection import TokenProjection
-from model_patches.networks.unet import XL, UNet, UNetConfig
-from model_patches.networks.xl_sketch_encoder import XLSketchEncoder
+from colorize.reference.recovery import BackgroundEncoder, RecoveryTransformer, ScalarEmbedder
+from colorize.sketch.encoder import SketchEncoder
+from colorize.reference.token_projection import TokenProjection
+from colorize.unet.unet import XL, UNet, UNetConfig
+from colorize.sketch.xl_encoder import XLSketchEncoder
 
 folder, regions, xl = sys.argv[2], sys.argv[5] == "v1.5", sys.argv[5] == "xl"
 dtype = getattr(torch, sys.argv[3])
@@ -53,7 +53,7 @@ start = time.perf_counter()
 with torch.inference_mode():
     model, vae, control, colorizer = pack.run("ColorizeLoadCheckpoint", ckpt_name="full.safetensors")
     loaded = time.perf_counter() - start
-    Reference = pack.module("model_patches.types").Reference
+    Reference = pack.module("colorize.reference.types").Reference
     width = 1280 if xl else 1024
     tagger = torch.randn(1, 196, 1024) if xl else None
     reference = Reference(torch.randn(1, 257, width), 224, "stretch", tagger_tokens=tagger,

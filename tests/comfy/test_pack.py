@@ -75,7 +75,7 @@ def test_no_javascript():
 def test_pure_modules_do_not_need_comfyui():
     """The trainer imports families and networks without ComfyUI."""
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import model_patches.families, model_patches.networks.images;"
+        "import sys; sys.path.insert(0, sys.argv[1]); import colorize.families, colorize.pictures.images;"
         "assert not [m for m in sys.modules if m.split('.')[0] in ('comfy', 'comfy_api', 'nodes')]"
     )
     subprocess.run([sys.executable, "-c", code, str(ROOT)], check=True)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model_patches.networks.recovery import BackgroundEncoder
-from model_patches.networks.split_attention import Split, SplitOptions, to_latent_size
-from model_patches.networks.unet import UNet
+from colorize.reference.recovery import BackgroundEncoder
+from colorize.unet.split_attention import Split, SplitOptions, to_latent_size
+from colorize.unet.unet import UNet
 from tests import tiny
 
 MODES = ("masked vanilla", "bg2fig", "fig2fig")
@@ -207,7 +207,7 @@ def test_any_aspect_ratio_and_mask_size(graph, loaded_v1_5):
 
 def test_cast_of_two_is_fig2fig(graph, loaded_v1_5):
     """The same figure twice, half of the mask each, is the figure once."""
-    types = graph.pack.module("model_patches.types")
+    types = graph.pack.module("colorize.reference.types")
     reference = with_background(graph.reference())
     left, right = half_mask(), 1 - half_mask()
     mask = torch.ones(1, 64, 64)
@@ -243,7 +243,7 @@ def test_compiled(graph, loaded_v1_5):
 def test_plans_are_kept_for_the_same_masks_and_options_only(pack):
     """A cache may outlive a run (Attention Injection keeps its reference): the next run may compose otherwise."""
     cache = pack.module("model_patches.conditioning").PlanCache()
-    options = pack.module("model_patches.networks.split_attention").SplitOptions
+    options = pack.module("colorize.unet.split_attention").SplitOptions
     masks, tokens = half_mask(1, 8, 8)[:, None], [torch.zeros(1, 3, 4)] * 2
     first = cache.split(tokens, masks, options(("fg", "bg"), (1.0, 1.0)), [(8, 8)])
     again = cache.split(tokens, masks.clone(), options(("fg", "bg"), (1.0, 1.0)), [(8, 8)])
@@ -262,7 +262,7 @@ def test_strength_one_is_the_stock_path(graph, loaded):
 
 
 def test_strength_zero_is_no_reference(graph, loaded):
-    types = graph.pack.module("model_patches.types")
+    types = graph.pack.module("colorize.reference.types")
     zero = dataclasses.replace(graph.reference(), levels=types.LevelStrengths(layers=(0.0,) * 16))
     model, positive, negative = graph.conditioned(loaded, zero)
     off = graph.sample(model, positive, negative)
@@ -342,7 +342,7 @@ def test_bad_settings_are_explained(graph, loaded_v1_5, loaded):
 
 
 def test_regions_want_a_masked_mode(graph, loaded_v1_5):
-    types = graph.pack.module("model_patches.types")
+    types = graph.pack.module("colorize.reference.types")
     reference = graph.reference()
     cast = dataclasses.replace(reference, regions=(types.Region(reference.local_tokens, half_mask()),))
     with pytest.raises(ValueError, match="Add Region"):

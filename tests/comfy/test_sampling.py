@@ -5,8 +5,8 @@ import logging
 import pytest
 import torch
 
-from model_patches.networks.schedule import NoiseSchedule
-from model_patches.networks.unet import UNet
+from colorize.sampling.schedule import NoiseSchedule
+from colorize.unet.unet import UNet
 from tests import tiny
 
 
@@ -151,7 +151,7 @@ def test_text_conditioning_is_refused(graph, loaded):
 
 
 def test_mismatched_parts(pack, graph, loaded, encoder):
-    module = pack.module("model_patches.types")
+    module = pack.module("colorize.reference.types")
     wide = module.Reference(torch.zeros(1, 17, 1024), 224, "stretch")
     with pytest.raises(
         ValueError, match="tokens of width 1024, the model tiny.safetensors reads width 48.*Load Reference Encoder"

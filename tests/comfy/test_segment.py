@@ -29,7 +29,7 @@ def model_folders(pack):
 
 @pytest.fixture(scope="module")
 def isnet_weights(pack):
-    module = pack.module("model_patches.networks.isnet")
+    module = pack.module("colorize.pictures.isnet")
     network = module.ISNet({name: (2, 4) for name in module.STAGES}, stem=4)
     weights = {k: v for k, v in randomised(network).items() if not k.endswith("num_batches_tracked")}
     return {k: v.abs() + 0.5 if k.endswith("running_var") else v for k, v in weights.items()}
@@ -105,7 +105,7 @@ def test_wrong_and_damaged_files(pack, model_folders, isnet_weights):
 
 @pytest.fixture(scope="module")
 def tagger_weights(pack):
-    module = pack.module("model_patches.networks.wd_tagger")
+    module = pack.module("colorize.reference.wd_tagger")
     return randomised(
         module.WDTagger(6, embed_dim=8, depths=(1, 1, 1, 1), heads=(1, 1, 2, 4), image_size=128, window=4).model
     )

@@ -4,8 +4,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from model_patches.networks.schedule import NoiseSchedule
-from model_patches.networks.tiny_vae import TinyVAE
+from colorize.sampling.schedule import NoiseSchedule
+from colorize.tiny_vae import TinyVAE
 from tests import tiny
 from trainer import checkpoint
 from trainer import config as configuration

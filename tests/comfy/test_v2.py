@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model_patches.networks.decoder_guide import DecoderGuide, figure_split
-from model_patches.networks.split_attention import Split, SplitOptions
-from model_patches.networks.unet import UNet, unet_weights
+from colorize.unet.decoder_guide import DecoderGuide, figure_split
+from colorize.unet.split_attention import Split, SplitOptions
+from colorize.unet.unet import UNet, unet_weights
 from tests import tiny
 from tests.comfy.test_xl_model import random, recorded_calls
 from tests.comfy.test_xl_reference import half_mask
@@ -73,7 +73,7 @@ def test_loads(loaded_v2):
 def test_every_tensor_is_used(loaded_v2, pack):
     """Each U-Net tensor of the file is in the network under its released name."""
     given = {k for k in tiny.checkpoint_v2() if k.startswith("model.diffusion_model.")}
-    names = pack.module("model_patches.networks.region_lora").to_official_names
+    names = pack.module("colorize.unet.region_lora").to_official_names
     own = names(loaded_v2.model.model.diffusion_model.state_dict())
     assert {f"model.diffusion_model.{key}" for key in own} == given
 
@@ -156,11 +156,11 @@ def test_what_the_encoders_read(pack, split, apply, loaded_v2, reference, monkey
     x, tokens, y = seen
     painted = picture().clone()
     painted[:, 20:] = 1
-    squashed = pack.module("model_patches.networks.masks").squash(painted.movedim(-1, 1), 64, 64)
+    squashed = pack.module("colorize.pictures.masks").squash(painted.movedim(-1, 1), 64, 64)
     expected = loaded_v2.vae.encode(squashed.movedim(1, -1)) * 0.18215
     assert torch.allclose(x, expected, atol=1e-4)
     assert torch.equal(tokens, reference.background_tokens)
-    module = pack.module("model_patches.networks.size_embedding")
+    module = pack.module("colorize.unet.size_embedding")
     assert torch.equal(y, module.embed(module.ratio_scalars((40, 52), (64, 64)), tiny.RATIO_WIDTH))
 
 

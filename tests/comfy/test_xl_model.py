@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model_patches.networks import size_embedding
-from model_patches.networks.unet import UNet, unet_weights
-from model_patches.networks.xl_sketch_encoder import XLSketchEncoder
+from colorize.sketch.xl_encoder import XLSketchEncoder
+from colorize.unet import size_embedding
+from colorize.unet.unet import UNet, unet_weights
 from tests import tiny, tiny_xl
 
 PREFIX = "model.diffusion_model."
@@ -97,7 +97,7 @@ def test_incomplete_files(pack, folders, weights, missing, text):
 
 def test_mixed_files(pack, folders, weights):
     wide = {k: v for k, v in weights.items() if not k.startswith("proj.")}
-    from model_patches.networks.token_projection import TokenProjection
+    from colorize.reference.token_projection import TokenProjection
 
     other = TokenProjection(tiny_xl.CLIP_WIDTH, tiny_xl.TAGGER_WIDTH, 64)
     wide |= tiny.prefixed("proj.", tiny.randomised(other))

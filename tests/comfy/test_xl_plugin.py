@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from model_patches.networks.split_attention import Split, SplitOptions
-from model_patches.networks.unet import UNet, unet_weights
+from colorize.unet.split_attention import Split, SplitOptions
+from colorize.unet.unet import UNet, unet_weights
 from tests import tiny_xl
 from tests.comfy.test_xl_model import random, recorded_calls
 from tests.comfy.test_xl_reference import half_mask
@@ -101,7 +101,7 @@ def test_what_the_reference_net_reads(pack, loaded_plugin, masked, apply, monkey
     assert torch.equal(x[0, 5] > 0.5, torch.arange(8)[:, None].expand(8, 8) >= 4)
     painted = scene().clone()
     painted[:, 20:] = 1
-    images = pack.module("model_patches.networks.images")
+    images = pack.module("colorize.pictures.images")
     squashed = images.resize(painted.movedim(-1, 1), 64, 64).clamp(0, 1).movedim(1, -1)
     expected = loaded_plugin.vae.encode(squashed) * 0.13025
     assert torch.allclose(x[:, :4], expected, atol=1e-4)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from model_patches.networks import token_projection, vision, wd_tagger
-from model_patches.networks.region_lora import to_module_names
-from model_patches.networks.split_attention import Split, SplitOptions, to_latent_size
-from model_patches.networks.unet import UNet
+from colorize.reference import token_projection, vision, wd_tagger
+from colorize.unet.region_lora import to_module_names
+from colorize.unet.split_attention import Split, SplitOptions, to_latent_size
+from colorize.unet.unet import UNet
 from tests import tiny, tiny_xl
 from tests.comfy.conftest import _loaded
 from tests.comfy.test_guidance import by_formula, denoised, predictions, single
@@ -389,7 +389,7 @@ def test_batches(xl_graph, loaded_xl):
 @pytest.fixture
 def card_file(pack, tmp_path, xl_graph, figure_reference):
     """(path, reference) of a card with background, a region and both token sets."""
-    module = pack.module("model_patches.card")
+    module = pack.module("colorize.reference.card")
     (reference,) = pack.run(
         "ColorizeAddRegion", reference=figure_reference, region_reference=xl_graph.reference(seed=9), mask=half_mask()
     )
@@ -400,7 +400,7 @@ def card_file(pack, tmp_path, xl_graph, figure_reference):
 
 def test_cards_keep_both_token_sets(pack, card_file, xl_graph, loaded_xl):
     path, reference = card_file
-    module = pack.module("model_patches.card")
+    module = pack.module("colorize.reference.card")
     again = module.load_card(path)
     for name in ("tokens", "background_tokens", *module.XL_TENSORS):
         assert torch.equal(getattr(again, name), getattr(reference, name)), name
@@ -414,7 +414,7 @@ def test_cards_keep_both_token_sets(pack, card_file, xl_graph, loaded_xl):
 
 def test_cards_refuse_the_wrong_encoders(pack, card_file, xl_graph, loaded, loaded_xl, folders):
     _, reference = card_file
-    module, name = pack.module("model_patches.card"), "The card"
+    module, name = pack.module("colorize.reference.card"), "The card"
     family, tagger = loaded_xl.colorizer.family, xl_graph.tagger
     module.check_family(reference, family, name, "xl")
     module.check_tagger(reference, tagger.network, name, tagger.file_name)
@@ -453,7 +453,7 @@ def test_broken_card(pack, card_file):
     from safetensors.torch import load_file, save_file
 
     path, _ = card_file
-    module = pack.module("model_patches.card")
+    module = pack.module("colorize.reference.card")
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
@@ -482,7 +482,7 @@ def test_preflight(pack, xl_graph, loaded_xl, loaded_plugin, figure_reference):
 
 
 def test_preflight_knows_the_size_of_xl(pack, loaded_xl):
-    module = pack.module("model_patches.preflight")
+    module = pack.module("colorize.preflight.examine")
     family = dataclasses.replace(loaded_xl.colorizer.family, model_channels=320)
     colorizer = dataclasses.replace(loaded_xl.colorizer, family=family)
 

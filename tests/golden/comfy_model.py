@@ -21,7 +21,7 @@ def load_model(weights: dict[str, torch.Tensor], num_head_channels: int, predict
     ours("model_patches.unet").register()
     checkpoint = {PREFIX + key: tensor.clone() for key, tensor in weights.items()}
     width = weights["input_blocks.0.0.weight"].shape[0]
-    encoder = ours("model_patches.networks.sketch_encoder").SketchEncoder(widths=(width,) * 4, model_channels=width)
+    encoder = ours("colorize.sketch.encoder").SketchEncoder(widths=(width,) * 4, model_channels=width)
     checkpoint.update({f"control_encoder.{key}": tensor for key, tensor in encoder.state_dict().items()})
     checkpoint["colorize.num_head_channels"] = torch.tensor(num_head_channels)
     checkpoint["v_pred" if prediction_type == "v" else "eps_pred"] = torch.tensor([])

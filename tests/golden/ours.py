@@ -2,7 +2,7 @@
 
 The torch side runs from the repository root, where `model_patches` and `trainer` are top-level packages. The comfy side
 runs inside the pack, loaded under a package name as ComfyUI does it, because the repository's `nodes/` must not hide
-ComfyUI's own module `nodes`. `ours("model_patches.networks.unet")` gives the right module in both.
+ComfyUI's own module `nodes`. `ours("colorize.unet.unet")` gives the right module in both.
 """
 
 from __future__ import annotations

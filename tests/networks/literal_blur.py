@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from model_patches.networks.blur import mirrored
+from colorize.pictures.blur import mirrored
 
 PAPER_BLUR_SIGMA = 6.0  # pixels; the released "invert-webui" mode
 

@@ -6,16 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model_patches.networks.animediffusion import unet as module
-from model_patches.networks.animediffusion.sampling import (
-    ancestral_step,
-    ddim_step,
-    descending,
-    deterministic_forward,
-    sample_ddim,
-)
-from model_patches.networks.animediffusion.schedule import AnimeSchedule
-from model_patches.networks.animediffusion.unet import AnimeUNet, AnimeUNetConfig
+from colorize.animediffusion import unet as module
+from colorize.animediffusion.sampling import ancestral_step, ddim_step, descending, deterministic_forward, sample_ddim
+from colorize.animediffusion.schedule import AnimeSchedule
+from colorize.animediffusion.unet import AnimeUNet, AnimeUNetConfig
 from tests import tiny
 
 CONFIG = AnimeUNetConfig(channels=64, channel_mult=(1, 2), residual_blocks=1, cbam=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from model_patches.networks import entanglement
+from colorize.pictures import entanglement
 from trainer.data.world import Appearance, Layout, LineStyle, pair, render
 
 SIDE = 96

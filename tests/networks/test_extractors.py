@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model_patches.networks import extractors
-from model_patches.networks.extractors import working
-from model_patches.networks.extractors.anime2sketch import Anime2Sketch
-from model_patches.networks.extractors.folding import for_inference
-from model_patches.networks.extractors.lineart_sk import LineartSk
-from model_patches.networks.extractors.manga_line import MangaLine
-from model_patches.networks.extractors.sketchkeras import SketchKeras
+from colorize.sketch import extractors
+from colorize.sketch.extractors import working
+from colorize.sketch.extractors.anime2sketch import Anime2Sketch
+from colorize.sketch.extractors.folding import for_inference
+from colorize.sketch.extractors.lineart_sk import LineartSk
+from colorize.sketch.extractors.manga_line import MangaLine
+from colorize.sketch.extractors.sketchkeras import SketchKeras
 from tests import tiny_extractors as tiny
 from tests.golden.cases.extractors import pillow_squash
 from tests.golden.files import key_list

@@ -1,4 +1,4 @@
-"""Line drawings without weights, and the blurs under them (networks/blur.py, networks/extractors/{lineart,xdog}.py)."""
+"""Line drawings without weights, and the blurs under them (pictures/blur.py, sketch/extractors/{lineart,xdog}.py)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import random
 import pytest
 import torch
 
-from model_patches.networks import blur
-from model_patches.networks.extractors import lineart, xdog
+from colorize.pictures import blur
+from colorize.sketch.extractors import lineart, xdog
 from tests import tiny_extractors as tiny
 from tests.networks import literal_blur as literal
 

@@ -1,11 +1,11 @@
-"""Dual guidance as single guidance, and joining the rows that guidance needs (source: networks/guidance.py)."""
+"""Dual guidance as single guidance, and joining the rows that guidance needs (source: sampling/guidance.py)."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from model_patches.networks import guidance
+from colorize.sampling import guidance
 
 
 def predictions():

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 FORBIDDEN = {
-    "model_patches/networks": {"comfy", "comfy_api", "folder_paths", "nodes", "trainer"},
+    "colorize": {"comfy", "comfy_api", "folder_paths", "nodes", "trainer"},
     "trainer": {"comfy", "comfy_api", "folder_paths", "nodes"},
 }
 

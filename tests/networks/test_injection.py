@@ -1,11 +1,11 @@
-"""The formulas of attention injection and AdaIN against written-out ones (source: networks/injection.py)."""
+"""The formulas of attention injection and AdaIN against written-out ones (source: colorize/unet/injection.py)."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from model_patches.networks import injection
+from colorize.unet import injection
 
 OWN, STORED = 6, 9
 

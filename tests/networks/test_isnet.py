@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
-from model_patches.networks import isnet, mask_edits, masks
-from model_patches.networks.isnet import ISNet
-from model_patches.networks.mask_edits import MaskEdits, edit
+from colorize.pictures import isnet, mask_edits, masks
+from colorize.pictures.isnet import ISNet
+from colorize.pictures.mask_edits import MaskEdits, edit
 from tests.tiny import prefixed, randomised
 
 TINY = {name: (2, 4) for name in isnet.STAGES}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model_patches.networks import manipulation as m
+from colorize.reference import manipulation as m
 
 WIDTH = 24
 T = m.THRESHOLDS

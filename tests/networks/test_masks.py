@@ -1,11 +1,11 @@
-"""Figure masks: growing them, and the frame around a segmentation network (source: networks/masks.py)."""
+"""Figure masks: growing them, and the frame around a segmentation network (source: colorize/pictures/masks.py)."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from model_patches.networks import masks
+from colorize.pictures import masks
 
 
 def spot(height, width, *places):

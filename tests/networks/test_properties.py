@@ -16,10 +16,20 @@ pytest.importorskip("hypothesis", reason="the property tests need hypothesis: pi
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from model_patches import figure_masks, preflight, preflight_preview  # noqa: E402
-from model_patches.line_measures import measure_lines  # noqa: E402
-from model_patches.networks import blur, extractors, images, isnet, mask_edits, masks, vision, wd_tagger  # noqa: E402
-from model_patches.networks.extractors import lineart, working, xdog  # noqa: E402
+from colorize.pictures import (  # noqa: E402
+    blur,
+    figure_masks,  # noqa: E402
+    images,
+    isnet,
+    mask_edits,
+    masks,
+)
+from colorize.pictures.line_measures import measure_lines  # noqa: E402
+from colorize.preflight import examine as preflight  # noqa: E402
+from colorize.preflight import preview as preflight_preview
+from colorize.reference import vision, wd_tagger  # noqa: E402
+from colorize.sketch import extractors  # noqa: E402
+from colorize.sketch.extractors import lineart, working, xdog  # noqa: E402
 from tests import tiny_extractors  # noqa: E402
 
 PIXELS = 40_000  # of one picture; a side may be 2048 all the same

@@ -7,18 +7,12 @@ import math
 import pytest
 import torch
 
-from model_patches.networks.noisy_reference import is_noisy_step, noisy_sampling_tokens
-from model_patches.networks.recovery import BackgroundEncoder, RecoveryTransformer, ScalarEmbedder
-from model_patches.networks.reference_strength import LevelStrengths
-from model_patches.networks.region_lora import (
-    RegionLinear,
-    rank_of,
-    region_ranks,
-    to_module_names,
-    to_official_names,
-)
-from model_patches.networks.schedule import NoiseSchedule
-from model_patches.networks.unet import UNet, UNetConfig
+from colorize.reference.noisy_sampling import is_noisy_step, noisy_sampling_tokens
+from colorize.reference.recovery import BackgroundEncoder, RecoveryTransformer, ScalarEmbedder
+from colorize.sampling.schedule import NoiseSchedule
+from colorize.unet.region_lora import RegionLinear, rank_of, region_ranks, to_module_names, to_official_names
+from colorize.unet.strengths import LevelStrengths
+from colorize.unet.unet import UNet, UNetConfig
 
 
 def random(network: torch.nn.Module) -> torch.nn.Module:

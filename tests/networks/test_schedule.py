@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from model_patches.networks import guidance, sampling
-from model_patches.networks.schedule import NoiseSchedule
+from colorize.sampling import guidance
+from colorize.sampling import solvers as sampling
+from colorize.sampling.schedule import NoiseSchedule
 from tests.networks import literal_training as literal
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model_patches.networks.sketch_encoder import SketchEncoder
+from colorize.sketch.encoder import SketchEncoder
 from tests.golden.files import key_list
 from tests.networks.literal_sketch_encoder import sketch_encoder as literal_encoder
 from tests.networks.literal_weights import Weights

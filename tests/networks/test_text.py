@@ -8,7 +8,7 @@ import socket
 import pytest
 import torch
 
-from model_patches.networks import text
+from colorize.reference import text
 from tests.golden.files import key_list
 from tests.networks.literal_layers import gelu, layer_norm, linear
 from tests.networks.literal_weights import Weights

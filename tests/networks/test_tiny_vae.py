@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model_patches.networks.tiny_vae import TinyVAE
+from colorize.tiny_vae import TinyVAE
 
 
 @torch.no_grad()

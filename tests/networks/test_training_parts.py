@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model_patches.networks.schedule import NoiseSchedule
+from colorize.sampling.schedule import NoiseSchedule
 from tests.networks import literal_training as literal
 from trainer.ema import EMA
 from trainer.losses import bleach, diffusion, dual_condition, latent_shuffle, noisy_reference, reference_drop

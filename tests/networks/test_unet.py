@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model_patches.networks.unet import UNet, UNetConfig, timestep_embedding, unet_config_from_state_dict
+from colorize.unet.unet import UNet, UNetConfig, timestep_embedding, unet_config_from_state_dict
 from tests.golden.files import key_list
 from tests.networks.literal_layers import sinusoid
 from tests.networks.literal_unet import unet as literal_unet

@@ -7,15 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model_patches.families import PLUGIN_PREFIX, STYLE_PREFIX
-from model_patches.networks.decoder_guide import DecoderGuide, Modulation, Warp, figure_split
-from model_patches.networks.picture_encoder import (
-    PictureEncoder,
-    background_context,
-    merged_styles,
-)
-from model_patches.networks.size_embedding import embed, ratio_scalars
-from model_patches.networks.unet import UNet, unet_config_from_state_dict, unet_weights
+from colorize.background.picture_encoder import PictureEncoder, background_context, merged_styles
+from colorize.families import PLUGIN_PREFIX, STYLE_PREFIX
+from colorize.unet.decoder_guide import DecoderGuide, Modulation, Warp, figure_split
+from colorize.unet.size_embedding import embed, ratio_scalars
+from colorize.unet.unet import UNet, unet_config_from_state_dict, unet_weights
 from tests import tiny
 
 CONFIG = dataclasses.replace(tiny.CONFIG, region_ranks=(4, 4), v2=True)

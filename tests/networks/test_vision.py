@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model_patches.networks import vision
+from colorize.reference import vision
 from tests.golden.files import key_list
 from tests.networks.literal_vision import normalised, tower
 from tests.networks.literal_weights import Weights

@@ -5,10 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from model_patches import tag_lists
-from model_patches.networks import wd_tagger
-from model_patches.networks.wd_tagger import WDTagger, prepare
-from model_patches.tag_lists import TagList, TagOptions, line, select
+from colorize.reference import tag_lists, wd_tagger
+from colorize.reference.tag_lists import TagList, TagOptions, line, select
+from colorize.reference.wd_tagger import WDTagger, prepare
 from tests.tiny import prefixed, randomised
 
 SIZES = dict(embed_dim=8, depths=(1, 1, 2, 1), heads=(1, 1, 2, 4), image_size=128, window=4)

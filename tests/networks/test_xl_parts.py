@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from model_patches.networks import geometry_tags, size_embedding, token_projection
-from model_patches.networks.attention import usual_head_width
-from model_patches.networks.token_projection import LogitProjection, RecoveryProjection, TokenProjection
-from model_patches.networks.xl_sketch_encoder import XLSketchEncoder, rotary_grid, rotary_table
-from model_patches.tag_lists import GENERAL, TagList
+from colorize.reference import geometry_tags, token_projection
+from colorize.reference.tag_lists import GENERAL, TagList
+from colorize.reference.token_projection import LogitProjection, RecoveryProjection, TokenProjection
+from colorize.sketch.xl_encoder import XLSketchEncoder, rotary_grid, rotary_table
+from colorize.unet import size_embedding
+from colorize.unet.attention import usual_head_width
 from tests.golden import needs
 from tests.golden.files import key_list
 from tests.tiny import randomised

@@ -7,11 +7,11 @@ import dataclasses
 import pytest
 import torch
 
-from model_patches.networks import unet as unet_module
-from model_patches.networks.reference_net import ReferenceNet, plugin_input
-from model_patches.networks.reference_strength import LevelStrengths
-from model_patches.networks.split_attention import Split, SplitOptions
-from model_patches.networks.unet import XL, UNet, UNetConfig, hint_blocks, unet_config_from_state_dict, unet_weights
+from colorize.background.reference_net import ReferenceNet, plugin_input
+from colorize.unet import unet as unet_module
+from colorize.unet.split_attention import Split, SplitOptions
+from colorize.unet.strengths import LevelStrengths
+from colorize.unet.unet import XL, UNet, UNetConfig, hint_blocks, unet_config_from_state_dict, unet_weights
 from tests.golden import needs
 from tests.golden.files import key_list
 from tests.tiny import randomised

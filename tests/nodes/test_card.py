@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model_patches import card
-from model_patches.types import LevelStrengths, Reference, Region
+from colorize.reference import card
+from colorize.reference.types import LevelStrengths, Reference, Region
 from tests import tiny
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -222,7 +222,7 @@ def test_load_refuses_another_encoder(pack, nodes, reference, tiny_encoder, capl
 
 
 def test_load_refuses_another_models_tokens(pack, nodes, reference):
-    families, types = pack.module("model_patches.families"), pack.module("model_patches.types")
+    families, types = pack.module("colorize.families"), pack.module("colorize.reference.types")
     name = nodes("ColorizeSaveReference", reference=reference).result[0]
     for width in (48, 1024):
         colorizer = types.Colorizer(families.Family("v1", "", "v", "choice", 32, width, 32), "model.safetensors")
@@ -238,7 +238,7 @@ def test_cards_from_the_input_folder(pack, nodes, reference):
 
     folder = Path(folder_paths.get_input_directory())
     folder.mkdir(parents=True, exist_ok=True)
-    pack.module("model_patches.card").save_card(reference, str(folder / "given.safetensors"))
+    pack.module("colorize.reference.card").save_card(reference, str(folder / "given.safetensors"))
     module = pack.module("nodes.card")
     assert "given.safetensors" in module.card_files()
     assert torch.equal(nodes("ColorizeLoadReference", card_name="given.safetensors").result[0].tokens, reference.tokens)
@@ -246,7 +246,7 @@ def test_cards_from_the_input_folder(pack, nodes, reference):
     assert node.validate_inputs("given.safetensors") is True
     assert "There is no reference card 'gone.safetensors'" in node.validate_inputs("gone.safetensors")
     before = node.fingerprint_inputs("given.safetensors")
-    pack.module("model_patches.card").save_card(replace(reference, tags=("a",)), str(folder / "given.safetensors"))
+    pack.module("colorize.reference.card").save_card(replace(reference, tags=("a",)), str(folder / "given.safetensors"))
     assert node.fingerprint_inputs("given.safetensors") != before
     for name in ("../../etc/passwd", "../output/references/x.safetensors", "given.safetensors [temp]"):
         with pytest.raises(ValueError):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model_patches.entanglement_meter import NOISE, heat_map, read, report
+from colorize.pictures.entanglement_meter import NOISE, heat_map, read, report
 
 
 def squares(seed, side=128, cells=8):

@@ -5,8 +5,7 @@ import logging
 import pytest
 import torch
 
-from model_patches import figure_masks
-from model_patches.networks import images
+from colorize.pictures import figure_masks, images
 
 
 def half(height=8, width=8, batch=1):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from model_patches.networks import blur, images
-from model_patches.networks.extractors import lineart
+from colorize.pictures import blur, images
+from colorize.sketch.extractors import lineart
 
 SKETCH_CASE = Path(__file__).resolve().parents[1] / "golden" / "data" / "sketch_preprocess.safetensors"
 

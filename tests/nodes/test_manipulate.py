@@ -7,8 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from model_patches import correlation
-from model_patches.networks import manipulation
+from colorize.reference import correlation, manipulation
 from tests import tiny
 
 WIDTH = tiny.CONFIG.context_dim
@@ -111,7 +110,7 @@ def test_files_that_are_no_text_encoder(pack, run, text_weights):
 def test_another_word_list(pack, text_encoder, text_weights):
     module = pack.module("model_patches.text")
     small = text_weights | {"token_embedding.weight": text_weights["token_embedding.weight"][:100]}
-    network = pack.module("model_patches.networks.text").load_text_encoder(small, {"colorize.text_head_width": "16"})
+    network = pack.module("colorize.reference.text").load_text_encoder(small, {"colorize.text_head_width": "16"})
     with pytest.raises(ValueError, match="odd knows 100 tokens, CLIP's word list has 49408"):
         module.LoadedTextEncoder(network, text_encoder.patcher, "odd").encode(["hair"])
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from model_patches.networks import images
-from model_patches.networks.extractors import lineart, xdog
+from colorize.pictures import images
+from colorize.sketch.extractors import lineart, xdog
 
 LINES = {  # drawing -> whether its lines are dark
     "linedistiller_frame_lines.png": True,

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from model_patches import preflight
-from model_patches.families import Family
-from model_patches.line_measures import line_width, measure_lines
-from model_patches.preflight import Inputs, examine, report
-from model_patches.preflight_preview import preview
+from colorize.families import Family
+from colorize.pictures.line_measures import line_width, measure_lines
+from colorize.preflight import examine as preflight
+from colorize.preflight.examine import Inputs, examine, report
+from colorize.preflight.preview import preview
 
 NAN = float("nan")
 

@@ -14,7 +14,7 @@ def tagger(pack):
     """A Swin V2 of 128 pixels and 16 tokens whose classifier is all bias, so that its answers are known."""
     import comfy.model_patcher
 
-    network = pack.module("model_patches.networks.wd_tagger").WDTagger(
+    network = pack.module("colorize.reference.wd_tagger").WDTagger(
         6, embed_dim=8, depths=(1, 1, 1, 1), heads=(1, 1, 2, 4), image_size=128, window=4
     )
     weights = randomised(network.model)
@@ -24,7 +24,7 @@ def tagger(pack):
     cpu = torch.device("cpu")
     module = pack.module("model_patches.tagger")
     patcher = comfy.model_patcher.CoreModelPatcher(network.eval(), load_device=cpu, offload_device=cpu)
-    tags = pack.module("model_patches.tag_lists").TagList(TAGS, CATEGORIES)
+    tags = pack.module("colorize.reference.tag_lists").TagList(TAGS, CATEGORIES)
     return module.LoadedTagger(network, patcher, tags, "tiny.safetensors", 128)
 
 

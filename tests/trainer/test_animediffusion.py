@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from model_patches.networks.animediffusion.schedule import AnimeSchedule
-from model_patches.networks.animediffusion.unet import load_network
+from colorize.animediffusion.schedule import AnimeSchedule
+from colorize.animediffusion.unet import load_network
 from trainer import checkpoint, draws, evaluate_faces
 from trainer import config as configuration
 from trainer.__main__ import main

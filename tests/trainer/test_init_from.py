@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from model_patches.networks.unet import UNet
+from colorize.unet.unet import UNet
 from tests import tiny
 from trainer import config as configuration
 from trainer import init_from, loop

@@ -14,9 +14,9 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
-from model_patches.networks import images
-from model_patches.networks.extractors import lineart
-from model_patches.networks.isnet import STAGES, ISNet
+from colorize.pictures import images
+from colorize.pictures.isnet import STAGES, ISNet
+from colorize.sketch.extractors import lineart
 from tests import tiny_extractors
 from tests.tiny import randomised
 from trainer.__main__ import main

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from model_patches import families
-from model_patches.networks.masks import without_figure
+from colorize import families
+from colorize.pictures.masks import without_figure
 from trainer import checkpoint, loop
 from trainer import config as configuration
 from trainer.__main__ import main

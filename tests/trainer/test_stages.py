@@ -2,7 +2,7 @@
 
 import torch
 
-from model_patches.networks.tiny_vae import TinyVAE
+from colorize.tiny_vae import TinyVAE
 from trainer.stages import contact_sheet, model_sketch, picture
 from trainer.stages.encoder import region_colors
 from trainer.stages.v1 import random_crops

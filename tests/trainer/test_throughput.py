@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from model_patches.networks.sketch_encoder import SketchEncoder
-from model_patches.networks.unet import UNet, UNetConfig
+from colorize.sketch.encoder import SketchEncoder
+from colorize.unet.unet import UNet, UNetConfig
 from trainer import config as configuration
 from trainer import draws, loop, memory, report, throughput, zero
 from trainer.config import ConfigError, Optimizer, System

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model_patches.networks.wd_tagger import WDTagger
-from model_patches.tag_lists import TagList
+from colorize.reference.tag_lists import TagList
+from colorize.reference.wd_tagger import WDTagger
 from trainer import checkpoint, xl_colorizer
 from trainer.__main__ import main
 from trainer.config import ConfigError

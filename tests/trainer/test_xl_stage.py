@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model_patches.networks.vision import ReferenceEncoder
-from model_patches.networks.wd_tagger import WDTagger
+from colorize.reference.vision import ReferenceEncoder
+from colorize.reference.wd_tagger import WDTagger
 from tests.training_log import logged, losses
 from trainer import checkpoint
 from trainer import config as configuration
@@ -198,7 +198,7 @@ def test_only_the_misaligned_branch_gets_gradients(xl):
 
 
 def test_hooked_blocks_are_the_last_of_the_lowest_resolution(xl):
-    from model_patches.networks.unet import XL, UNet
+    from colorize.unet.unet import XL, UNet
 
     unet = UNet(XL, device="meta")
     assert gram_module.hooked_blocks(unet) == (23, 63)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from model_patches.networks.masks import without_figure
+from colorize.pictures.masks import without_figure
 from trainer import config as configuration
 from trainer.cache.encodings import KEY
 from trainer.cache.recipes import KINDS, WHITE_KEY, kinds_of, recipes, row_key

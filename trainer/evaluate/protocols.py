@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from model_patches.networks import entanglement
+from colorize.pictures import entanglement
 from trainer.colorizer import Colorizer
 from trainer.config import ConfigError
 from trainer.data.world import REGION_NAMES

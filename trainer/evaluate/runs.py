@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from model_patches.networks.masks import without_background
+from colorize.pictures.masks import without_background
 from trainer.colorizer import REFERENCE_THRESHOLD, Colorizer
 from trainer.config import ConfigError
 from trainer.data.folder import FolderDataset

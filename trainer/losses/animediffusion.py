@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import torch
 
-from model_patches.networks.animediffusion.sampling import NoiseSource, Predictor, sample_ddim
-from model_patches.networks.animediffusion.schedule import AnimeSchedule
+from colorize.animediffusion.sampling import NoiseSource, Predictor, sample_ddim
+from colorize.animediffusion.schedule import AnimeSchedule
 
 REDUCTIONS = ("mean", "sum")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from model_patches.networks.schedule import NoiseSchedule
+from colorize.sampling.schedule import NoiseSchedule
 from trainer import draws
 
 

@@ -19,7 +19,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
-from model_patches.networks.unet import UNet
+from colorize.unet.unet import UNet
 
 HOOKS = ("last", "released", "levels")
 MARGIN = 0.1  # of the ranking variant

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from model_patches.networks.vision import ReferenceEncoder, load_reference_encoder
+from colorize.reference.vision import ReferenceEncoder, load_reference_encoder
 from trainer import checkpoint
 from trainer.config import ConfigError
 

@@ -1,7 +1,7 @@
 """How `prepare` makes a sketch or a mask of a picture: the table of methods, their weight files, and running them.
 
 A `Method` is what the user asked for, small enough to be sent to worker processes and to be hashed; `load` turns it
-into a callable. The networks are those of the nodes (model_patches.networks), without ComfyUI.
+into a callable. The networks are those of the nodes (colorize/sketch/extractors), without ComfyUI.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from model_patches.networks import images, masks
-from model_patches.networks.extractors import WITHOUT_NETWORK, load_network, without_network, working
-from model_patches.networks.isnet import ISNet, character_mask
-from model_patches.public_files import LINE_EXTRACTORS, SEGMENTERS, line_extractor_addresses
+from colorize.pictures import images, masks
+from colorize.pictures.isnet import ISNet, character_mask
+from colorize.public_files import LINE_EXTRACTORS, SEGMENTERS, line_extractor_addresses
+from colorize.sketch.extractors import WITHOUT_NETWORK, load_network, without_network, working
 from trainer.checkpoint import read_tensors
 from trainer.config import ConfigError
 

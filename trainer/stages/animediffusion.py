@@ -14,16 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model_patches.networks.animediffusion.sampling import Predictor, deterministic_forward, sample_ddim
-from model_patches.networks.animediffusion.schedule import AnimeSchedule
-from model_patches.networks.animediffusion.unet import (
-    HEADS_MARKER,
-    AnimeUNet,
-    AnimeUNetConfig,
-    attention_heads,
-    load_network,
-)
-from model_patches.networks.extractors.xdog import XDoG, xdog
+from colorize.animediffusion.sampling import Predictor, deterministic_forward, sample_ddim
+from colorize.animediffusion.schedule import AnimeSchedule
+from colorize.animediffusion.unet import HEADS_MARKER, AnimeUNet, AnimeUNetConfig, attention_heads, load_network
+from colorize.sketch.extractors.xdog import XDoG, xdog
 from trainer import checkpoint, draws
 from trainer.config import Config, ConfigError
 from trainer.data import diagonal_warp

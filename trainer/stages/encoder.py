@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model_patches.networks.vision import ReferenceEncoder, preprocess
+from colorize.reference.vision import ReferenceEncoder, preprocess
 from trainer import checkpoint
 from trainer.config import Config, Model
 from trainer.data.world import REGION_NAMES

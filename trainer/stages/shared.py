@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from model_patches import families
-from model_patches.networks.unet import UNet
-from model_patches.networks.vision import ReferenceEncoder
+from colorize import families
+from colorize.reference.vision import ReferenceEncoder
+from colorize.unet.unet import UNet
 from trainer import autoencoder, checkpoint
 from trainer.colorizer import Colorizer
 from trainer.config import Config, ConfigError, Model, Report

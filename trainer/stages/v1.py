@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from model_patches.networks.schedule import NoiseSchedule
-from model_patches.networks.sketch_encoder import SketchEncoder
-from model_patches.networks.unet import UNet, UNetConfig
+from colorize.sampling.schedule import NoiseSchedule
+from colorize.sketch.encoder import SketchEncoder
+from colorize.unet.unet import UNet, UNetConfig
 from trainer import autoencoder, checkpoint, draws
 from trainer.cache.encodings import build_encodings
 from trainer.colorizer import Colorizer, networks_from

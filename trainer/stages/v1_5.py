@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from model_patches import families
-from model_patches.networks.masks import grow_to_grid, without_figure
-from model_patches.networks.recovery import BackgroundEncoder, RecoveryTransformer, ScalarEmbedder
-from model_patches.networks.schedule import NoiseSchedule
-from model_patches.networks.split_attention import Split, SplitOptions
+from colorize import families
+from colorize.pictures.masks import grow_to_grid, without_figure
+from colorize.reference.recovery import BackgroundEncoder, RecoveryTransformer, ScalarEmbedder
+from colorize.sampling.schedule import NoiseSchedule
+from colorize.unet.split_attention import Split, SplitOptions
 from trainer import autoencoder, checkpoint, draws
 from trainer.cache.encodings import build_encodings
 from trainer.colorizer import (

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model_patches.networks.tiny_vae import ResidualBlock, TinyVAE
+from colorize.tiny_vae import ResidualBlock, TinyVAE
 from trainer import checkpoint, draws
 from trainer.autoencoder import SCALE
 from trainer.config import Config

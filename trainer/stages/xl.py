@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from model_patches.networks import size_embedding
-from model_patches.networks.masks import without_figure
-from model_patches.networks.reference_net import INPUT_CHANNELS, ReferenceNet
-from model_patches.networks.schedule import NoiseSchedule
-from model_patches.networks.token_projection import TokenProjection
-from model_patches.networks.unet import UNet, UNetConfig, unet_config_from_state_dict
-from model_patches.networks.vision import load_reference_encoder
-from model_patches.networks.xl_sketch_encoder import XLSketchEncoder
+from colorize.background.reference_net import INPUT_CHANNELS, ReferenceNet
+from colorize.pictures.masks import without_figure
+from colorize.reference.token_projection import TokenProjection
+from colorize.reference.vision import load_reference_encoder
+from colorize.sampling.schedule import NoiseSchedule
+from colorize.sketch.xl_encoder import XLSketchEncoder
+from colorize.unet import size_embedding
+from colorize.unet.unet import UNet, UNetConfig, unet_config_from_state_dict
 from trainer import autoencoder, checkpoint, draws
 from trainer.autoencoder import XL_SCALE
 from trainer.cache.encodings import KEY, build_encodings

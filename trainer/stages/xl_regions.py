@@ -1,6 +1,6 @@
 """Stages xl_plugin and xl_lora: what an XL model learns on top of its frozen backbone.
 
-xl_plugin trains the background plugin (networks/reference_net.py) and a background LoRA of the cross-attention, as the
+xl_plugin trains the background plugin (reference_net.py) and a background LoRA of the cross-attention, as the
 released trainer's second stage does: the plugin reads the background of the reference once, and the queries of the
 background read its bank. xl_lora trains LoRAs for figure and background without a plugin, as stage v1_5 does for its
 family. Both compose the regions with the sketch's figure mask; thresholds are drawn per sample.
@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from model_patches.networks.reference_net import ReferenceNet, plugin_input
-from model_patches.networks.region_lora import XL_KINDS, to_module_names, to_official_names
-from model_patches.networks.split_attention import Split, SplitOptions
+from colorize.background.reference_net import ReferenceNet, plugin_input
+from colorize.unet.region_lora import XL_KINDS, to_module_names, to_official_names
+from colorize.unet.split_attention import Split, SplitOptions
 from trainer import checkpoint, draws
 from trainer.autoencoder import XL_SCALE
 from trainer.colorizer import MASK_THRESHOLD, REFERENCE_THRESHOLD, REGION_LORA, UNET, Regions, latent_masks

@@ -12,7 +12,7 @@ from ..ours import ours
 from ..registry import Tolerance, case
 from .extractors import compare_stats
 
-PACKAGE = "model_patches.networks.animediffusion"
+PACKAGE = "colorize.animediffusion"
 CHAIN = Tolerance(1e-3)  # ten steps of a network; the recorded values are off by up to 1e-4 themselves
 GRADIENT = 0.05  # of the gradient's standard deviation, as the facts suggest for ten differentiated steps
 

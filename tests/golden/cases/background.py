@@ -12,22 +12,22 @@ CONTROL = "the sketch encoder's maps and their strength are compared in conditio
 
 @case("recovery_transformer")
 def recovery_transformer(golden, check):
-    network = ours("model_patches.networks.recovery").RecoveryTransformer.from_state_dict(golden.weights, "")
+    network = ours("colorize.reference.recovery").RecoveryTransformer.from_state_dict(golden.weights, "")
     check("tokens", network(golden.inputs["tokens"]))
 
 
 @case("scalar_embedder")
 def scalar_embedder(golden, check):
-    network = ours("model_patches.networks.recovery").ScalarEmbedder.from_state_dict(golden.weights, "")
+    network = ours("colorize.reference.recovery").ScalarEmbedder.from_state_dict(golden.weights, "")
     values = golden.inputs["thresholds"]
-    embedding = ours("model_patches.networks.unet").timestep_embedding
+    embedding = ours("colorize.unet.unet").timestep_embedding
     check("sinusoid", embedding(values, golden.constructor["embed_dim"]))
     check("embedding", network(values))
 
 
 @case("conditions_v1_5")
 def torch_conditions(golden, check):
-    encoder = ours("model_patches.networks.recovery").BackgroundEncoder.from_state_dict(golden.weights)
+    encoder = ours("colorize.reference.recovery").BackgroundEncoder.from_state_dict(golden.weights)
     arguments, inputs = golden.config["args"], golden.inputs
     figure = encoder.figure(inputs["emb_reference_full"][:, 1:], arguments["mask_threshold_sketch"])
     threshold = arguments["mask_threshold_ref"]
@@ -46,10 +46,10 @@ def torch_conditions(golden, check):
 @case("conditions_v1_5", side="comfy")
 def comfy_conditions(golden, check):
     """`condition` of Apply Reference, in the variant `released`."""
-    conditioning, types = ours("model_patches.conditioning"), ours("model_patches.types")
+    conditioning, types = ours("model_patches.conditioning"), ours("colorize.reference.types")
     inputs, arguments = golden.inputs, golden.config["args"]
     tokens = inputs["emb_reference_full"]
-    family = ours("model_patches.families").Family("v1.5", "", "v", "choice", 32, tokens.shape[-1], 32)
+    family = ours("colorize.families").Family("v1.5", "", "v", "choice", 32, tokens.shape[-1], 32)
     background = ours("model_patches.background").LoadedBackgroundEncoder.from_state_dict(golden.weights, "golden")
     colorizer = types.Colorizer(family, "golden", background)
     mask = inputs["smask"][:, 0]
@@ -89,5 +89,5 @@ def model():
     """What `condition` reads of a model: the places of its cross-attention layers."""
     from types import SimpleNamespace
 
-    place = ours("model_patches.networks.reference_strength").Place
+    place = ours("colorize.unet.strengths").Place
     return SimpleNamespace(diffusion_model=SimpleNamespace(attention_places=(place("encoder", 0),) * 16))

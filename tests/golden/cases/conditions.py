@@ -11,7 +11,7 @@ from ..registry import case
 def check_background(golden, check, join):
     """The released switch "BG enhance" of v1. join(tokens) -> figure and background tokens one after the other."""
     inputs, threshold = golden.inputs, golden.config["args"]["mask_threshold_ref"]
-    module = ours("model_patches.figure_masks")
+    module = ours("colorize.pictures.figure_masks")
     check("masked_reference_image", module.without_figure(inputs["reference"], inputs["rmask"][:, 0], threshold))
     for run, tokens in (("bg_enhance", "emb_masked_reference_full"), ("bg_enhance_background", "emb_background_full")):
         context, mask = join(inputs[tokens][:, 1:])
@@ -58,8 +58,8 @@ def comfy_conditions(golden, check):
 
     tokens = golden.inputs["emb_reference_full"]
     model = tiny_model(tokens.shape[-1])
-    types = ours("model_patches.types")
-    family = ours("model_patches.families").Family("v1", "", "v", "choice", 32, tokens.shape[-1], 32)
+    types = ours("colorize.reference.types")
+    family = ours("colorize.families").Family("v1", "", "v", "choice", 32, tokens.shape[-1], 32)
     colorizer = types.Colorizer(family=family, file_name="golden")
     reference = types.Reference(tokens=tokens, image_size=1, fit="stretch")
     apply = ours("nodes.apply").ColorizeApplyReference.execute
@@ -75,7 +75,7 @@ def comfy_conditions(golden, check):
         features = [feature[row : row + 1] for feature in golden.listed("control_features")]
         control = comfy_model.control(features, hint, strength)
         entries = control.get_control(latent, torch.ones(1), {}, 1, {})["input"][::-1]
-        for index, block in enumerate(ours("model_patches.networks.unet").HINT_BLOCKS):
+        for index, block in enumerate(ours("colorize.unet.unet").HINT_BLOCKS):
             check(f"plain.{prefix}.{index}", for_batch(entries[block], golden))
         seen += control.encoder.calls
     check("control_encoder_input", torch.cat(seen))
@@ -94,7 +94,7 @@ def tiny_model(context_dim: int):
     """A MODEL of the v1 layout with random weights that reads tokens of the given width."""
     from .. import comfy_model
 
-    module = ours("model_patches.networks.unet")
+    module = ours("colorize.unet.unet")
     config = module.UNetConfig(
         model_channels=32, channel_mult=(1, 1, 1, 1), num_head_channels=32, context_dim=context_dim
     )

@@ -20,7 +20,7 @@ def data_ops(golden, check):
 
 
 def reference_masks(golden, check):
-    masks, augment = ours("model_patches.networks.masks"), ours("trainer.data.augment.masks")
+    masks, augment = ours("colorize.pictures.masks"), ours("trainer.data.augment.masks")
     mask = golden.inputs["mask"]
     for name in check.names("mask_expansion_*"):
         cell = tuple(int(side) for side in name.split("_")[2:])
@@ -52,7 +52,7 @@ def bleaching(golden, check):
 def collate(golden, check, name):
     """A batch of one orientation. The places of the cuts are the recorded ones: their draws are NumPy's global ones."""
     decode, buckets = ours("trainer.data.decode"), ours("trainer.data.buckets")
-    dilate, widest = ours("model_patches.networks.masks").dilate, ours("trainer.data.augment.masks").DILATION
+    dilate, widest = ours("colorize.pictures.masks").dilate, ours("trainer.data.augment.masks").DILATION
     settings, prefix = golden.config["args"]["collate"], f"collate.{name}"
     count = len(golden.outputs[f"{prefix}.image"])
     sizes = [tuple(golden.inputs[f"{prefix}.{row}.image"].shape[:2]) for row in range(count)]

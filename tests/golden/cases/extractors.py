@@ -15,7 +15,7 @@ SQUARE, XL_SQUARE = 512, 768  # pixels; to which the released applications squas
 
 
 def network_of(golden):
-    return ours("model_patches.networks.extractors").load_network(golden.weights)
+    return ours("colorize.sketch.extractors").load_network(golden.weights)
 
 
 def pictures(golden, name="image"):
@@ -58,7 +58,7 @@ def pillow_squash(picture, height, width):
 
 def compare_application(golden, check, network):
     """Squash, extract, and place on the canvas: the released SD1.5 application from picture to model sketch."""
-    extractors, images = (ours(f"model_patches.networks.{name}") for name in ("extractors", "images"))
+    extractors, images = (ours(f"colorize.{name}") for name in ("sketch.extractors", "pictures.images"))
     sketch = extractors.lines(network, pillow_squash(golden.inputs["image"], SQUARE, SQUARE), "released")
     source = golden.inputs["image"].shape[:2]
     canvas, frame = images.place(sketch, *golden.config["app_target"], fit="pad", source=source)
@@ -75,7 +75,7 @@ def compare_application(golden, check, network):
 
 @case("pre_sketchkeras")
 def sketchkeras(golden, check):
-    blur = ours("model_patches.networks.blur")
+    blur = ours("colorize.pictures.blur")
     network, picture = network_of(golden), pictures(golden)
     check("y", compare_stats(golden, check, network, golden.inputs["x"], Tolerance(1e-4, 1e-4)))
     check("blurred", blur.gaussian_of_levels(blur.levels(picture), 3.0)[0].movedim(0, -1))
@@ -94,7 +94,7 @@ def sketchkeras(golden, check):
 def anime2sketch_tiny(golden, check):
     network = network_of(golden)
     check("y", network(golden.inputs["x"]))
-    check("proceed_xl", ours("model_patches.networks.extractors").lines(network, pictures(golden), "released"))
+    check("proceed_xl", ours("colorize.sketch.extractors").lines(network, pictures(golden), "released"))
 
 
 @case("pre_anime2sketch")
@@ -113,7 +113,7 @@ def anime2sketch(golden, check):
 @case("pre_manga_line")
 def manga_line(golden, check):
     levels = Tolerance(2e-4, 1e-5)  # values of 0..255
-    extractors = ours("model_patches.networks.extractors")
+    extractors = ours("colorize.sketch.extractors")
     network = network_of(golden)
     answer = compare_stats(golden, check, network, golden.inputs["x"], Tolerance(1e-4, 1e-4))
     check("y", answer, levels)
@@ -127,7 +127,7 @@ def manga_line(golden, check):
 
 @case("pre_manga_blocks")
 def manga_blocks(golden, check):
-    module = ours("model_patches.networks.extractors.manga_line")
+    module = ours("colorize.sketch.extractors.manga_line")
     kinds = {"residual_first": "same", "residual_down": "down", "upsampling": "up", "upsampling_same": "up"}
     for name, settings in golden.constructor.items():
         stage = module.stage(settings["in_filters"], settings["nb_filters"], settings["repetitions"], kinds[name])
@@ -138,7 +138,7 @@ def manga_blocks(golden, check):
 
 @case("pre_lineart_sk")
 def lineart_sk(golden, check):
-    extractors = ours("model_patches.networks.extractors")
+    extractors = ours("colorize.sketch.extractors")
     network = network_of(golden)
     check("y", compare_stats(golden, check, network, golden.inputs["x"], Tolerance(1e-4, 1e-4)))
     check("y_x255", network(255 * golden.inputs["x"]))
@@ -149,11 +149,11 @@ def lineart_sk(golden, check):
 
 @case("pre_lineart_standard")
 def lineart_standard(golden, check):
-    extractors = "model_patches.networks.extractors"
+    extractors = "colorize.sketch.extractors"
     lineart, blur, images = (
         ours(f"{extractors}.lineart"),
-        ours("model_patches.networks.blur"),
-        ours("model_patches.networks.images"),
+        ours("colorize.pictures.blur"),
+        ours("colorize.pictures.images"),
     )
     picture = pictures(golden)
     check("blur_sigma6", blur.gaussian((picture + 1) * 127.5, 6.0)[0].movedim(0, -1), Tolerance(2e-4))
@@ -178,8 +178,8 @@ def lineart_standard(golden, check):
 
 @case("ad_xdog")
 def xdog(golden, check):
-    module = ours("model_patches.networks.extractors.xdog")
-    blur = ours("model_patches.networks.blur")
+    module = ours("colorize.sketch.extractors.xdog")
+    blur = ours("colorize.pictures.blur")
     picture = pictures(golden)
     grey = blur.grey_levels(blur.levels(picture))
     check("gray", grey[0, 0])

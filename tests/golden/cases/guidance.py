@@ -17,8 +17,8 @@ def _rows(golden, count: int) -> list:
 
 @case("cfg")
 def torch_guidance(golden, check):
-    guidance = ours("model_patches.networks.guidance")
-    schedule = ours("model_patches.networks.schedule").NoiseSchedule()
+    guidance = ours("colorize.sampling.guidance")
+    schedule = ours("colorize.sampling.schedule").NoiseSchedule()
 
     def guided(rows, scale):
         if isinstance(scale, list):
@@ -43,7 +43,7 @@ def torch_guidance(golden, check):
 
 @case("cond_concat")
 def torch_rows(golden, check):
-    join_rows = ours("model_patches.networks.guidance").join_rows
+    join_rows = ours("colorize.sampling.guidance").join_rows
     cond = {
         "context": [golden.inputs["cond.context.0"]],
         "control": [golden.inputs["cond.control.0"], golden.inputs["cond.control.1"]],

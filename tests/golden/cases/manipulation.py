@@ -14,7 +14,7 @@ def text_vectors(golden):
 
 @case("manipulation_global")
 def manipulate_global(golden, check):
-    edit, vector = ours("model_patches.networks.manipulation").manipulate_global, text_vectors(golden)
+    edit, vector = ours("colorize.reference.manipulation").manipulate_global, text_vectors(golden)
     for run, settings in golden.runs.items():
         if "targets" not in settings:
             continue
@@ -30,7 +30,7 @@ def manipulate_global(golden, check):
 
 @case("manipulation_local")
 def manipulate_local(golden, check):
-    module, vector = ours("model_patches.networks.manipulation"), text_vectors(golden)
+    module, vector = ours("colorize.reference.manipulation"), text_vectors(golden)
     m, distance = module.min_max(golden.inputs["pwv.s"]), golden.inputs["pwv.dscale"]
     for run, settings in golden.runs.items():
         if run.startswith("pwv."):

@@ -11,7 +11,7 @@ from .extractors import pillow_squash
 
 @case("sketch_preprocess")
 def sketch_preprocess(golden, check):
-    images, lineart = ours("model_patches.networks.images"), ours("model_patches.networks.extractors.lineart")
+    images, lineart = ours("colorize.pictures.images"), ours("colorize.sketch.extractors.lineart")
     picture = golden.inputs["image_uint8_hwc"].float()[None] / 255
     check("reference_tensor", images.comfy_image_to_model(picture))
     drawn = {
@@ -32,8 +32,8 @@ def sketch_preprocess(golden, check):
 
 def extract_route(golden, check, picture):
     """The mode "extract" around an extractor that only inverts, and SketchKeras around a network that does nothing."""
-    images = ours("model_patches.networks.images")
-    sketchkeras = ours("model_patches.networks.extractors.sketchkeras").SketchKeras()
+    images = ours("colorize.pictures.images")
+    sketchkeras = ours("colorize.sketch.extractors.sketchkeras").SketchKeras()
     colours = images.comfy_image_to_model(picture)
     square = golden.runs["sketch.extract"]["extractor_receives_size"]
     target, source = golden.runs["sketch.invert"]["target_hw"], colours.shape[-2:]
@@ -51,8 +51,8 @@ def segmentation_stub(picture):
 
 @case("mask_preprocess")
 def mask_preprocess(golden, check):
-    masks = ours("model_patches.networks.masks")
-    split = ours("model_patches.networks.split_attention")
+    masks = ours("colorize.pictures.masks")
+    split = ours("colorize.unet.split_attention")
     image, mask = golden.inputs["image"], golden.inputs["mask_full"]
     for run, settings in golden.runs.items():
         size = settings["s"]

@@ -14,7 +14,7 @@ NO_SAMPLER = "k-diffusion's samplers are used inside ComfyUI only"
 
 def guided_predictor(network, golden, settings):
     """predict(x, t) of one run: the network's answers for the rows the run needs, combined by its guidance."""
-    guidance = ours("model_patches.networks.guidance")
+    guidance = ours("colorize.sampling.guidance")
     context, control = golden.inputs["context"], golden.listed("control")
     blank = golden.listed("uncond_sketch_control")
     scale = settings["cond_scale"]
@@ -36,8 +36,8 @@ def guided_predictor(network, golden, settings):
 
 @case("sample_v1")
 def torch_loops(golden, check):
-    sampling = ours("model_patches.networks.sampling")
-    schedule = ours("model_patches.networks.schedule").NoiseSchedule()
+    sampling = ours("colorize.sampling.solvers")
+    schedule = ours("colorize.sampling.schedule").NoiseSchedule()
     network = torch_unet(golden)
     for run, settings in golden.runs.items():
         predict = guided_predictor(network, golden, settings)
@@ -137,7 +137,7 @@ def comfy_sampler(settings, model_sampling):
     import comfy.samplers
 
     steps, name, scheduler = settings["steps"], settings["sampler"], settings["scheduler"]
-    schedule = ours("model_patches.networks.schedule").NoiseSchedule()
+    schedule = ours("colorize.sampling.schedule").NoiseSchedule()
     if name in ("diffuser_dpm", "diffuser_ddim"):
         timesteps = schedule.timesteps_leading(steps, intervals=steps + 1 if name == "diffuser_dpm" else steps)
         sigmas = torch.cat([model_sampling.sigma(timesteps), torch.zeros(1)])

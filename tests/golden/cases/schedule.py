@@ -13,7 +13,7 @@ OTHER_SAMPLER = "a sampler we do not offer outside ComfyUI"
 
 @case("schedule")
 def schedule(golden, check):
-    noise_schedule = ours("model_patches.networks.schedule").NoiseSchedule()
+    noise_schedule = ours("colorize.sampling.schedule").NoiseSchedule()
     steps = golden.config["steps"]
     check("betas", noise_schedule.betas)
     check("alphas_cumprod", noise_schedule.alphas_cumprod)
@@ -27,7 +27,7 @@ def schedule(golden, check):
     check("diffuser_dpm.timesteps", noise_schedule.timesteps_leading(steps, intervals=steps + 1))
     dpm = noise_schedule.timesteps_leading(steps, intervals=steps + 1)
     check("diffuser_dpm.sigmas", with_clean_end(noise_schedule.sigmas[dpm]))
-    karras, sigmas = ours("model_patches.networks.sampling").karras_levels(noise_schedule, steps)
+    karras, sigmas = ours("colorize.sampling.solvers").karras_levels(noise_schedule, steps)
     check("diffuser_dpm.karras.timesteps", karras)
     check("diffuser_dpm.karras.sigmas", with_clean_end(sigmas))
     check("diffuser_ddim.karras.timesteps", noise_schedule.timesteps_leading(steps))  # DDIM ignores the choice
@@ -44,8 +44,8 @@ def with_clean_end(sigmas: torch.Tensor) -> torch.Tensor:
 
 def toy_loops(golden, check, noise_schedule):
     """Short loops around tanh(x) * (0.2 + 0.6 t / 1000) + bias, one bias per row of [cond, no reference, no sketch]."""
-    guidance = ours("model_patches.networks.guidance")
-    sampling = ours("model_patches.networks.sampling")
+    guidance = ours("colorize.sampling.guidance")
+    sampling = ours("colorize.sampling.solvers")
     x, biases = golden.inputs["toy_x"], golden.inputs["toy_bias"]
     samplers = {"dpm": sampling.sample_dpm_solver, "ddim": sampling.sample_ddim}
     for run in check.names("toy.*.cfg*") + check.names("toy.*.dual"):

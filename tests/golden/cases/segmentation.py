@@ -15,7 +15,7 @@ def picture_of(golden) -> torch.Tensor:
 
 @case("pre_isnet_blocks")
 def isnet_blocks(golden, check):
-    isnet = ours("model_patches.networks.isnet")
+    isnet = ours("colorize.pictures.isnet")
     for name, sizes in golden.constructor.items():
         depth = 0 if name.endswith("F") else int(name.removeprefix("RSU"))
         block = isnet.NestedU(depth, sizes["in_ch"], sizes["mid_ch"], sizes["out_ch"]).eval()
@@ -27,7 +27,7 @@ def isnet_blocks(golden, check):
 
 @case("pre_isnet")
 def isnet(golden, check):
-    module, masks = ours("model_patches.networks.isnet"), ours("model_patches.networks.masks")
+    module, masks = ours("colorize.pictures.isnet"), ours("colorize.pictures.masks")
     network = module.ISNet.from_state_dict(golden.weights)
     seen = statistics_of(network)
     logits = network.logits(golden.inputs["x"])
@@ -71,7 +71,7 @@ def statistics_of(network) -> dict[str, torch.Tensor]:
 
 @case("pre_rmbg_wrap")
 def rmbg_wrap(golden, check):
-    salient_mask = ours("model_patches.networks.isnet").salient_mask
+    salient_mask = ours("colorize.pictures.isnet").salient_mask
 
     def network(square):
         return 2 * square.mean(dim=1, keepdim=True) + 0.3 * square[:, :1]

@@ -10,7 +10,7 @@ from ..registry import case
 
 @case("multi_encoder")
 def torch_features(golden, check):
-    module = ours("model_patches.networks.sketch_encoder")
+    module = ours("colorize.sketch.encoder")
     encoder = module.SketchEncoder.from_state_dict(golden.weights)
     for index, feature in enumerate(encoder(golden.inputs["sketch"])):
         check(f"hint.{index}", feature)
@@ -20,7 +20,7 @@ def torch_features(golden, check):
 def comfy_features(golden, check):
     """Through the CONTROL_NET: what it hands to the U-Net at each input block."""
     module = ours("model_patches.sketch_control")
-    hint_blocks = ours("model_patches.networks.unet").HINT_BLOCKS
+    hint_blocks = ours("colorize.unet.unet").HINT_BLOCKS
     sketch = golden.inputs["sketch"]
     control = module.SketchControl.from_state_dict(golden.weights)
     control.set_cond_hint((sketch + 1) / 2)

@@ -13,7 +13,7 @@ class TorchNetwork:
     """Our pure-torch U-Net with a golden file's weights."""
 
     def __init__(self, golden, weights=None):
-        module = ours("model_patches.networks.unet")
+        module = ours("colorize.unet.unet")
         weights = golden.weights if weights is None else weights
         ranks = module.unet_config_from_state_dict(weights, "", golden.constructor["num_head_channels"]).region_ranks
         config = unet_config(golden.constructor)
@@ -67,7 +67,7 @@ class ComfyNetwork:
 
 def split_of(settings: dict, context: torch.Tensor, mask: torch.Tensor, ties_to_figure: bool = False):
     """A Split from the recorded settings; `context` holds figure and background tokens one after the other."""
-    module = ours("model_patches.networks.split_attention")
+    module = ours("colorize.unet.split_attention")
     options = module.SplitOptions(
         kinds=("fg" if settings.get("fg_lora") else None, "bg" if settings.get("bg_lora") else None),
         strengths=(settings.get("fg_scale", 1.0), settings.get("bg_scale", 1.0)),

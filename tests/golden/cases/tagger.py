@@ -21,7 +21,7 @@ ROUTES = {  # recorded name -> preparation, layout
 
 @case("pre_wd_tagger")
 def wd_tagger_pictures(golden, check):
-    tagger, images = ours("model_patches.networks.wd_tagger"), ours("model_patches.networks.images")
+    tagger, images = ours("colorize.reference.wd_tagger"), ours("colorize.pictures.images")
 
     def answer(image, preparation, layout, size):
         colours = images.on_white(*images.rgb_and_alpha(image[None].float() / 255))
@@ -46,7 +46,7 @@ def wd_tagger_pictures(golden, check):
 
 def tag_strings(golden):
     """Raises ValueError when a recorded line of tags comes out otherwise."""
-    tags = ours("model_patches.tag_lists")
+    tags = ours("colorize.reference.tag_lists")
     names = tags.TagList(
         tuple(row[1] for row in golden.config["csv_rows"]), tuple(r[2] for r in golden.config["csv_rows"])
     )
@@ -68,7 +68,7 @@ def tag_strings(golden):
 
 @case("xl_wd_tagger")
 def wd_tagger(golden, check):
-    module = ours("model_patches.networks.wd_tagger")
+    module = ours("colorize.reference.wd_tagger")
     sizes = golden.constructor["timm"]
     metadata = {"colorize.image_size": str(sizes["img_size"]), "colorize.window_size": str(sizes["window_size"])}
     network = module.WDTagger.from_state_dict(golden.weights, metadata)
@@ -89,7 +89,7 @@ def wd_tagger(golden, check):
     check("pooled_logits", network.logits(pooled))
     sketch = network.tokens(prepared(golden.inputs["sketch_white"]))
     check("sketch_pooled_logits", network.logits(sketch.mean(dim=1, keepdim=True)))
-    geometry = ours("model_patches.networks.geometry_tags")
+    geometry = ours("colorize.reference.geometry_tags")
     logits, seen = network.logits(tokens), network.logits(sketch.mean(dim=1, keepdim=True))
     check("token_logits_threshold_0p2", geometry.above_threshold(logits, 0.2))
     for name, scale in (("geometry_update", 1.0), ("geometry_update_scale0p5", 0.5)):

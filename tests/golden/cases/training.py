@@ -11,7 +11,7 @@ from ..registry import case
 
 
 def _schedule():
-    return ours("model_patches.networks.schedule").NoiseSchedule()
+    return ours("colorize.sampling.schedule").NoiseSchedule()
 
 
 @case("training_losses")
@@ -50,7 +50,7 @@ def noisy_training(golden, check):
     check("latent_shuffle", shuffle(tokens, inputs["permutation"]))
     check("t_used_by_code", noisy.token_steps(t, "released", schedule.steps))
     check("paper_eq3", noisy.noisy_tokens(schedule, tokens, noise, t, "paper"))
-    sampling = ours("model_patches.networks.noisy_reference")
+    sampling = ours("colorize.reference.noisy_sampling")
     for name in check.names("paper_eq14_noise_level_*"):
         level = float(name.rpartition("_")[2])
         check(name, sampling.noisy_sampling_tokens(tokens, noise, schedule.sigmas[t], t, level))

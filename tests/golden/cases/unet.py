@@ -20,7 +20,7 @@ KEPT = {
 
 def unet_config(constructor: dict):
     """The UNetConfig of a recorded constructor (which counts attention by the stride of the level)."""
-    module = ours("model_patches.networks.unet")
+    module = ours("colorize.unet.unet")
     mults = tuple(constructor["channel_mult"])
     levels = tuple(level for level in range(len(mults)) if 2**level in constructor["attention_resolutions"])
     same = {key: value for key, value in constructor.items() if key in KEPT}
@@ -29,7 +29,7 @@ def unet_config(constructor: dict):
 
 def torch_unet(golden):
     """Our pure-torch U-Net with the weights of a golden case."""
-    module = ours("model_patches.networks.unet")
+    module = ours("colorize.unet.unet")
     network = module.UNet(unet_config(golden.constructor))
     network.load_state_dict(golden.weights)
     return network.eval()

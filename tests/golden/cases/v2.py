@@ -15,7 +15,7 @@ from .unet import unet_config
 
 @case("v2_bg_encoder", "v2_style_encoder")
 def encoders(golden, check):
-    module, inputs = ours("model_patches.networks.picture_encoder"), golden.inputs
+    module, inputs = ours("colorize.background.picture_encoder"), golden.inputs
     network = module.PictureEncoder.from_state_dict(golden.weights, "", golden.constructor["num_head_channels"])
     assert not inputs["timesteps"].any()
     for number, answer in enumerate(network(inputs["z"], inputs["context"], inputs["y"])):
@@ -24,7 +24,7 @@ def encoders(golden, check):
 
 @case("v2_size_embedding")
 def size_embedding(golden, check):
-    module = ours("model_patches.networks.size_embedding")
+    module = ours("colorize.unet.size_embedding")
     for run, settings in golden.runs.items():
         scalars = module.ratio_scalars(tuple(settings["image_hw"]), tuple(settings["target_hw"]))
         check(run, module.embed(scalars, settings["embed_dim"]))
@@ -34,7 +34,7 @@ class TorchNetwork:
     """Our pure-torch U-Net with a golden file's weights."""
 
     def __init__(self, golden):
-        module, constructor = ours("model_patches.networks.unet"), golden.constructor
+        module, constructor = ours("colorize.unet.unet"), golden.constructor
         ranks = tuple(constructor["lora_on_output_blocks"][kind] for kind in ("fr", "br"))
         config = unet_config(constructor)
         self.network = module.UNet(module.UNetConfig(**{**vars(config), "region_ranks": ranks, "v2": True})).eval()
@@ -52,7 +52,7 @@ class ComfyNetwork:
     def __init__(self, golden):
         from comfy.ops import manual_cast
 
-        sizes, lora = golden.constructor, ours("model_patches.networks.region_lora")
+        sizes, lora = golden.constructor, ours("colorize.unet.region_lora")
         self.network = ours("model_patches.v2_unet").V2UNet(
             image_size=32,
             num_res_blocks=[0, 0],
@@ -78,7 +78,7 @@ class ComfyNetwork:
 
 def check_unet(golden, check, network):
     inputs = golden.inputs
-    module, context = ours("model_patches.networks.decoder_guide"), inputs["context2"]
+    module, context = ours("colorize.unet.decoder_guide"), inputs["context2"]
     for run, settings in golden.runs.items():
         split = decoder = None
         if settings["mask"]:
@@ -119,8 +119,8 @@ def pooled(picture: torch.Tensor) -> torch.Tensor:
 @case("conditions_v2")
 def torch_conditions(golden, check):
     inputs, arguments = golden.inputs, golden.config["args"]
-    module, sizes = ours("model_patches.networks.picture_encoder"), ours("model_patches.networks.size_embedding")
-    masks, size = ours("model_patches.networks.masks"), (arguments["height"], arguments["width"])
+    module, sizes = ours("colorize.background.picture_encoder"), ours("colorize.unet.size_embedding")
+    masks, size = ours("colorize.pictures.masks"), (arguments["height"], arguments["width"])
     e, e_m, e_g = (inputs[f"emb_{name}_full"][:, 1:] for name in ("reference", "masked_reference", "background"))
     masked = masks.without_figure(inputs["reference"], inputs["rmask"], arguments["mask_threshold_ref"])
 
@@ -187,11 +187,11 @@ class PooledVAE:
 @case("conditions_v2", side="comfy")
 def comfy_conditions(golden, check):
     """`condition` of Apply Reference and the node for style and background, in the variant `released`."""
-    conditioning, types = ours("model_patches.conditioning"), ours("model_patches.types")
+    conditioning, types = ours("model_patches.conditioning"), ours("colorize.reference.types")
     guides, inputs, arguments = ours("model_patches.picture_guides"), golden.inputs, golden.config["args"]
     managed = ours("model_patches.managed").managed
     tokens, size = inputs["emb_reference_full"], (arguments["height"], arguments["width"])
-    family = ours("model_patches.families").Family("v2", "", "v", "choice", 32, tokens.shape[-1], 32)
+    family = ours("colorize.families").Family("v2", "", "v", "choice", 32, tokens.shape[-1], 32)
     latent = {"samples": torch.zeros(1, 4, *(side // 8 for side in size))}
     comfy_image = {name: (inputs[name] + 1).movedim(1, -1) / 2 for name in ("reference", "background")}
 

@@ -9,12 +9,12 @@ from ..registry import case
 @case("clip_preprocess", "clip_preprocess_down")
 def preprocess(golden, check):
     size = golden.config["size"]
-    check(f"pixels_{size}", ours("model_patches.networks.vision").preprocess(golden.inputs["image"], size))
+    check(f"pixels_{size}", ours("colorize.reference.vision").preprocess(golden.inputs["image"], size))
 
 
 @case("clip_tiny")
 def tokens(golden, check):
-    vision = ours("model_patches.networks.vision")
+    vision = ours("colorize.reference.vision")
     sizes = golden.constructor["vision"]
     prefix = golden.config["official_key_prefix"]
     weights = {prefix + key: tensor for key, tensor in golden.weights.items()}
@@ -43,6 +43,6 @@ def tokens(golden, check):
 def check_text(golden, check, weights):
     sizes, ids = golden.constructor["text"], golden.inputs["text_tokens"]
     metadata = {"colorize.text_head_width": str(sizes["width"] // sizes["heads"])}
-    encoder = ours("model_patches.networks.text").load_text_encoder(weights, metadata)
+    encoder = ours("colorize.reference.text").load_text_encoder(weights, metadata)
     check("text.projected_all_tokens", encoder.tokens(ids))
     check("text.normalized", encoder.encode_ids(ids)[:, None])

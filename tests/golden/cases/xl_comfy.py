@@ -25,7 +25,7 @@ def load_model(golden, constructor: dict):
     if not weights:
         config = xl_config(constructor)
         weights = {
-            UNET + key: value for key, value in ours("model_patches.networks.unet").UNet(config).state_dict().items()
+            UNET + key: value for key, value in ours("colorize.unet.unet").UNet(config).state_dict().items()
         }
     weights |= {HEADS: torch.tensor(constructor["num_head_channels"]), "v_pred": torch.tensor([])}
     model, *_ = comfy.sd.load_state_dict_guess_config(weights, output_vae=False, output_clip=False)
@@ -37,7 +37,7 @@ def xl_config(constructor: dict):
     mults = tuple(constructor["channel_mult"])
     levels = tuple(level for level in range(len(mults)) if 2**level in constructor["attention_resolutions"])
     depths = tuple(depth if level in levels else 0 for level, depth in enumerate(constructor["transformer_depth"]))
-    return ours("model_patches.networks.unet").UNetConfig(
+    return ours("colorize.unet.unet").UNetConfig(
         model_channels=constructor["model_channels"], channel_mult=mults, attention_levels=levels,
         num_res_blocks=constructor["num_res_blocks"], num_head_channels=constructor["num_head_channels"],
         context_dim=constructor["context_dim"], transformer_depth=depths, linear_projections=True,
@@ -97,7 +97,7 @@ class ComfyAttention:
         import comfy.ops
         from comfy.ldm.modules.attention import CrossAttention
 
-        lora, unet = ours("model_patches.networks.region_lora"), ours("model_patches.unet")
+        lora, unet = ours("colorize.unet.region_lora"), ours("model_patches.unet")
         operations, heads = comfy.ops.disable_weight_init, source.heads
         plain = CrossAttention(
             sizes["query_dim"], sizes["context_dim"], heads, sizes["dim_head"], operations=operations
@@ -144,7 +144,7 @@ def reference_net(golden, check):
     def run(with_banks: bool, **options):
         split = plugin_split(inputs["context"], mask, **options) if options else None
         feature_maps = network.model._sizes(x)
-        bank_options = ours("model_patches.networks.unet").BANK_OPTIONS
+        bank_options = ours("colorize.unet.unet").BANK_OPTIONS
         read = banks.read(len(x), mask if options else None, feature_maps, bank_options) if with_banks else {}
         guide = network.guide(None, split, False, **read)
         return network(x, inputs["t_0"], inputs["context"], controls(inputs), inputs["y"], guide)
@@ -167,7 +167,7 @@ class Wrapper:
         self.golden, self.inputs, self.sizes = golden, golden.inputs, golden.constructor["wrapper"]
         self.unet_sizes = self.sizes["unet_config"]["params"]
         self.network = Network(golden, self.unet_sizes)
-        families, types = ours("model_patches.families"), ours("model_patches.types")
+        families, types = ours("colorize.families"), ours("colorize.reference.types")
         plugin = ours("model_patches.plugin").LoadedPlugin.from_state_dict(
             golden.weights, self.unet_sizes["num_head_channels"], golden.path.name
         )
@@ -180,7 +180,7 @@ class Wrapper:
 
     def _projection(self):
         heads = self.sizes["proj_config"]["params"]["dim_head"]
-        network = ours("model_patches.networks.token_projection").from_state_dict(self.golden.weights, head_width=heads)
+        network = ours("colorize.reference.token_projection").from_state_dict(self.golden.weights, head_width=heads)
         patcher = ours("model_patches.managed").managed(network)
         return ours("model_patches.projection").LoadedProjection(network, patcher, self.golden.path.name)
 
@@ -198,7 +198,7 @@ class Wrapper:
                 background_tokens=found["clip_1"][:, 1:],
                 background_tagger_tokens=found["wd_1"],
             )
-        return ours("model_patches.types").Reference(
+        return ours("colorize.reference.types").Reference(
             found["clip_0"], 56, "stretch", tagger_tokens=found["wd_0"], **background
         )
 
@@ -235,7 +235,7 @@ class Wrapper:
     def sketch_control(self):
         """The control of the recorded sketch, as Apply ControlNet would set it up."""
         module, sizes = ours("model_patches.sketch_control"), self.sizes["control_encoder_config"]["params"]
-        encoder = ours("model_patches.networks.xl_sketch_encoder").XLSketchEncoder.from_state_dict(
+        encoder = ours("colorize.sketch.xl_encoder").XLSketchEncoder.from_state_dict(
             self.golden.weights, "control_encoder.", head_width=sizes["dim_head"]
         )
         control = module.SketchControl(encoder, ours("model_patches.managed").managed(encoder), torch.float32)

@@ -22,7 +22,7 @@ class Wrapper:
         self.golden, self.check = golden, check
         self.config = golden.constructor["wrapper"]
         heads = self.config["proj_config"]["params"]["dim_head"]
-        self.projection = ours("model_patches.networks.token_projection").from_state_dict(
+        self.projection = ours("colorize.reference.token_projection").from_state_dict(
             golden.weights, head_width=heads
         )
         self.encoder = xl_sketch_encoder(golden.weights, self.config["control_encoder_config"]["params"])
@@ -40,7 +40,7 @@ class Wrapper:
         return [hint.expand(self.batch, -1, -1, -1) for hint in hints]
 
     def y(self) -> torch.Tensor:
-        module, size = ours("model_patches.networks.size_embedding"), self.golden.inputs["sketch"].shape[-2:]
+        module, size = ours("colorize.unet.size_embedding"), self.golden.inputs["sketch"].shape[-2:]
         return module.embed(module.picture_scalars(*size, batch=self.batch), self.width)
 
     def mask(self) -> torch.Tensor:
@@ -84,7 +84,7 @@ def prepare_sdxl(golden, check):
 @case("xl_prepare_xlv2")
 def prepare_xlv2(golden, check):
     wrapper, inputs, config = Wrapper(golden, check), golden.inputs, golden.constructor["wrapper"]
-    module, sizes = ours("model_patches.networks.reference_net"), ours("model_patches.networks.size_embedding")
+    module, sizes = ours("colorize.background.reference_net"), ours("colorize.unet.size_embedding")
     heads = config["unet_config"]["params"]["num_head_channels"]
     plugin = module.ReferenceNet.from_state_dict(golden.weights, num_head_channels=heads)
     network = xl_unet(golden.weights, config["unet_config"]["params"])

@@ -56,7 +56,7 @@ class Pipeline(Wrapper):
         return encoder.encode(self.inputs["reference"], tagger=tagger)
 
     def _encoder(self):
-        managed, vision = ours("model_patches.managed").managed, ours("model_patches.networks.vision")
+        managed, vision = ours("model_patches.managed").managed, ours("colorize.reference.vision")
         prefix = "cond_stage_model.model."
         weights = {k.removeprefix(prefix): v for k, v in self.golden.weights.items() if k.startswith(prefix)}
         width = weights["vision_model.embeddings.class_embedding"].numel()
@@ -67,8 +67,8 @@ class Pipeline(Wrapper):
     def _tagger(self):
         size = self.sizes["img_embedder_config"]["params"]["input_size"]
         metadata = {"colorize.image_size": str(size), "colorize.window_size": str(size // TAGGER_STRIDE)}
-        network = ours("model_patches.networks.wd_tagger").WDTagger.from_state_dict(self.golden.weights, metadata)
-        no_tags = ours("model_patches.tag_lists").TagList((), ())
+        network = ours("colorize.reference.wd_tagger").WDTagger.from_state_dict(self.golden.weights, metadata)
+        no_tags = ours("colorize.reference.tag_lists").TagList((), ())
         patcher = ours("model_patches.managed").managed(network)
         return ours("model_patches.tagger").LoadedTagger(network, patcher, no_tags, self.golden.path.name, size)
 

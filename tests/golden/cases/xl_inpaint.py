@@ -25,8 +25,8 @@ RUNS = {
 
 @case("xl_latent_inpaint", side="comfy")
 def latent_inpaint(golden, check):
-    schedule = ours("model_patches.networks.schedule").NoiseSchedule()
-    binary, given = ours("model_patches.networks.masks").binary, golden.inputs
+    schedule = ours("colorize.sampling.schedule").NoiseSchedule()
+    binary, given = ours("colorize.pictures.masks").binary, golden.inputs
     steps = golden.constructor["steps"]
     for run, (sampler, beyond, threshold) in RUNS.items():
         timesteps = schedule.timesteps_leading(steps, golden.constructor["steps_offset"], steps + beyond)

@@ -13,13 +13,13 @@ WHOLE_LEVELS = Tolerance(8.0)
 
 def xl_sketch_encoder(weights, constructor: dict):
     """Our sketch encoder with a golden file's weights."""
-    module = ours("model_patches.networks.xl_sketch_encoder")
+    module = ours("colorize.sketch.xl_encoder")
     return module.XLSketchEncoder.from_state_dict(weights, "control_encoder.", head_width=constructor["dim_head"])
 
 
 @case("xl_sketch_encoder")
 def sketch_encoder(golden, check):
-    module = ours("model_patches.networks.xl_sketch_encoder")
+    module = ours("colorize.sketch.xl_encoder")
     encoder, sketch = xl_sketch_encoder(golden.weights, golden.constructor), golden.inputs["x"]
     tokens, grids = encoder.tokens(sketch)
     check("mid_tokens", tokens)
@@ -35,7 +35,7 @@ def sketch_encoder(golden, check):
 
 @case("xl_proj")
 def token_projection(golden, check):
-    module = ours("model_patches.networks.token_projection")
+    module = ours("colorize.reference.token_projection")
     clip, tagger, logits = (golden.inputs[name] for name in ("clip_tokens", "wd_tokens", "wd_logits"))
     heads = golden.constructor["common"]["dim_head"]
 
@@ -57,7 +57,7 @@ def token_projection(golden, check):
 
 @case("xl_scalar_embedding")
 def scalar_embedding(golden, check):
-    module = ours("model_patches.networks.size_embedding")
+    module = ours("colorize.unet.size_embedding")
     width = golden.constructor["embed_dim"]
     check(f"embedding_{width}", module.embed(golden.inputs["scalars"][:, None], width))
     for name in check.names("y_inference_*"):
@@ -75,7 +75,7 @@ def scalar_embedding(golden, check):
 
 @case("xl_clip_tokens")
 def clip_tokens(golden, check):
-    vision, sizes = ours("model_patches.networks.vision"), golden.constructor
+    vision, sizes = ours("colorize.reference.vision"), golden.constructor
     heads = sizes["hidden_size"] // sizes["num_attention_heads"]
     prefix = next(key for key in golden.weights if "patch_embedding" in key).partition("vision_model.")[0]
     weights = {key.removeprefix(prefix): value for key, value in golden.weights.items()}
@@ -94,7 +94,7 @@ def clip_tokens(golden, check):
 
 @case("xl_sigmas")
 def sigmas(golden, check):
-    schedule = ours("model_patches.networks.schedule").NoiseSchedule()
+    schedule = ours("colorize.sampling.schedule").NoiseSchedule()
     check("alphas_cumprod", schedule.alphas_cumprod)
     check("t_to_sigma", schedule.t_to_sigma(golden.inputs["t"]))
     for name in check.names("t.*"):
@@ -105,7 +105,7 @@ def sigmas(golden, check):
 
 @case("xl_ui_preprocess")
 def ui_preprocess(golden, check):
-    images, masks = ours("model_patches.networks.images"), ours("model_patches.networks.masks")
+    images, masks = ours("colorize.pictures.images"), ours("colorize.pictures.masks")
     for picture in ("tall", "wide"):
         given = golden.inputs[f"{picture}.image"].float()[None] / 255
         size = golden.inputs[f"{picture}.resolution_hw"].tolist()

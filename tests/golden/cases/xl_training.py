@@ -55,11 +55,11 @@ class Step:
         self.unet = xl_unet(golden.weights, sizes["unet_config"])
         self.encoder = xl_sketch_encoder(golden.weights, sizes["control_encoder_config"])
         heads = sizes["proj_config"]["dim_head"]
-        self.projection = ours("model_patches.networks.token_projection").from_state_dict(
+        self.projection = ours("colorize.reference.token_projection").from_state_dict(
             golden.weights, head_width=heads
         )
         self.width = sizes["scalar_embedder_config"]["embed_dim"]
-        self.schedule = ours("model_patches.networks.schedule").NoiseSchedule()
+        self.schedule = ours("colorize.sampling.schedule").NoiseSchedule()
         self.stage = SimpleNamespace(
             config=ours("trainer.config").build(settings),
             model={"diffusion_model": self.unet},
@@ -77,7 +77,7 @@ class Step:
         return heads[prefix].get_parameter(name.removeprefix(prefix))
 
     def y(self, batch: dict, variant: str = "released") -> torch.Tensor:
-        module = ours("model_patches.networks.size_embedding")
+        module = ours("colorize.unet.size_embedding")
         crop = tuple(batch["image"].shape[-2:])
         return module.embed(module.training_scalars(batch["size"], crop, batch["aesthetic_score"], variant), self.width)
 
@@ -100,7 +100,7 @@ def inputs_of(golden, group: str) -> dict:
 def inpainted(batch: dict, chosen: torch.Tensor, levels: torch.Tensor, offset: int = 4) -> torch.Tensor:
     """References, the chosen ones without what lies inside the figure mask of the sample `offset` places before."""
     elsewhere = batch["rmask"].roll(offset, dims=0)
-    cut = ours("model_patches.networks.masks").without_figure(batch["reference"], elsewhere, levels)
+    cut = ours("colorize.pictures.masks").without_figure(batch["reference"], elsewhere, levels)
     return torch.where(chosen.view(-1, 1, 1, 1), cut, batch["reference"])
 
 
@@ -177,8 +177,8 @@ def adapter_step(golden, check):
     """Stage 2: plugin and background LoRA."""
     step, batch = Step(golden, settings_of()), inputs_of(golden, "batch")
     draw, lost = inputs_of(golden, "draws_input"), inputs_of(golden, "draws_loss")
-    bleach, module = ours("trainer.losses.bleach"), ours("model_patches.networks.reference_net")
-    sizes, count = ours("model_patches.networks.size_embedding"), len(batch["image"])
+    bleach, module = ours("trainer.losses.bleach"), ours("colorize.background.reference_net")
+    sizes, count = ours("colorize.unet.size_embedding"), len(batch["image"])
     low, high = step.trainer["thresh_min"], 0.99
     levels = low + (high - low) * draw["00_rand"]
     ours_level, theirs = levels[:count], levels[count:]
@@ -201,7 +201,7 @@ def adapter_step(golden, check):
     mask = ours("trainer.colorizer").latent_masks(batch["smask"])
     check("mask", mask)
     check("attn2_mask_threshold", ours_level)
-    unet_module = ours("model_patches.networks.unet")
+    unet_module = ours("colorize.unet.unet")
     check("attn1_mask_threshold", torch.tensor(unet_module.BANK_OPTIONS.threshold))
     context, t = golden.outputs["context"], golden.inputs["t"]
     for parameters in (step.unet.parameters(), step.encoder.parameters(), step.projection.parameters()):
@@ -211,7 +211,7 @@ def adapter_step(golden, check):
         parameter.requires_grad_(".lora_" in name)
     keep = torch.stack([draw[f"0{5 + level}_bernoulli"] for level in range(4)], dim=1)
     hints = ours("trainer.stages.xl").drop_levels(step.encoder(erased), keep)
-    split_module = ours("model_patches.networks.split_attention")
+    split_module = ours("colorize.unet.split_attention")
     with torch.enable_grad():
         banks = plugin(given, y)
         dropped = ours("trainer.losses.reference_drop").drop_references(context, lost["01_bernoulli"])

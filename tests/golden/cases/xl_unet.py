@@ -12,7 +12,7 @@ UNET = "model.diffusion_model."
 
 def xl_unet(weights, constructor: dict):
     """Our U-Net with the weights of a golden file; the head width is the only size that tensors do not tell."""
-    module = ours("model_patches.networks.unet")
+    module = ours("colorize.unet.unet")
     network = module.UNet(module.unet_config_from_state_dict(weights, UNET, constructor["num_head_channels"]))
     network.load_state_dict(module.unet_weights(weights, UNET))
     return network.eval()
@@ -71,7 +71,7 @@ class Layer:
     """One cross-attention of the case `xl_split_attention`."""
 
     def __init__(self, golden, weights):
-        module, sizes = ours("model_patches.networks.unet"), golden.constructor
+        module, sizes = ours("colorize.unet.unet"), golden.constructor
         weights = {key.removeprefix("attn2."): value for key, value in module.unet_weights(weights, "").items()}
         ranks = tuple(sizes["r"] if f"to_q.lora_down_{kind}.weight" in weights else 0 for kind in ("fg", "bg"))
         self.attention = module.Attention(sizes["query_dim"], sizes["context_dim"], sizes["dim_head"], ranks)
@@ -84,7 +84,7 @@ class Layer:
         return self.attention.forward_split(self.golden.inputs[f"x_{part}"], split, self.size(part), strength)
 
     def split(self, options: dict, thresholds=None):
-        module, inputs = ours("model_patches.networks.split_attention"), self.golden.inputs
+        module, inputs = ours("colorize.unet.split_attention"), self.golden.inputs
         given = {"kinds": (None, None), "strengths": (1.0, 1.0)} | options
         return module.Split(inputs["context"].chunk(2, dim=1), inputs["mask"], module.SplitOptions(**given), thresholds)
 
@@ -148,14 +148,14 @@ def torch_split_attention(golden, check):
 
 def plugin_split(context: torch.Tensor, mask: torch.Tensor, kinds=("bg", "bg"), **options):
     """The regions as the released plugin blends them; `context` holds figure and background tokens."""
-    module = ours("model_patches.networks.split_attention")
+    module = ours("colorize.unet.split_attention")
     options = {"kinds": kinds, "strengths": (1.0, 1.0), "soft": True, "overshoot": True} | options
     return module.Split(context.chunk(2, dim=1), mask, module.SplitOptions(**options))
 
 
 @case("xl_reference_net")
 def reference_net(golden, check):
-    module, inputs, sizes = ours("model_patches.networks.reference_net"), golden.inputs, golden.constructor
+    module, inputs, sizes = ours("colorize.background.reference_net"), golden.inputs, golden.constructor
     plugin = module.ReferenceNet.from_state_dict(
         golden.weights, num_head_channels=sizes["reference_net"]["num_head_channels"]
     )
@@ -183,8 +183,8 @@ def reference_net(golden, check):
 
 @case("xl_cfg_dual")
 def dual_guidance(golden, check):
-    guidance = ours("model_patches.networks.guidance")
-    schedule = ours("model_patches.networks.schedule").NoiseSchedule()
+    guidance = ours("colorize.sampling.guidance")
+    schedule = ours("colorize.sampling.schedule").NoiseSchedule()
     network, inputs = xl_unet(golden.weights, golden.constructor["unet"]), golden.inputs
     x, sigma, scales = inputs["x"], inputs["sigma"], golden.constructor["scales"]
     signal, t = (1 + sigma**2).rsqrt(), schedule.sigma_to_t(sigma)

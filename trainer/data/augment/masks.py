@@ -11,7 +11,7 @@ import math
 import numpy as np
 import torch
 
-from model_patches.networks.masks import dilate, grow_to_grid
+from colorize.pictures.masks import dilate, grow_to_grid
 
 CELL = (60, 40)
 """Height and width in pixels of the released cells."""

@@ -1,0 +1,1 @@
+"""Networks that read a background or style picture: XL's plugin, v2's encoders."""

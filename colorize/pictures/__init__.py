@@ -1,0 +1,1 @@
+"""Pictures and masks: ranges, sizes, blur, line measures, figure masks."""

@@ -1,0 +1,1 @@
+"""What is wrong with a set of inputs, and how to mend it."""

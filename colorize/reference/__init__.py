@@ -1,0 +1,1 @@
+"""What a reference is and how it is read: towers, taggers, tokens, edits, cards."""

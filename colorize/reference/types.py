@@ -1,0 +1,103 @@
+"""The values that travel between our nodes. All are immutable: a node that changes one makes a new one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..families import Family
+from ..unet.strengths import LevelStrengths
+
+if TYPE_CHECKING:
+    from ...model_patches.background import LoadedBackgroundEncoder
+    from ...model_patches.picture_guides import LoadedPictureEncoders
+    from ...model_patches.plugin import LoadedPlugin
+    from ...model_patches.projection import LoadedProjection
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A further figure with a reference of its own."""
+
+    tokens: torch.Tensor
+    """(B, N, D): local tokens of its reference; on the CPU."""
+    mask: torch.Tensor
+    """(B, H, W): where the figure is in the sketch, 0..1; on the CPU, any size."""
+    strength: float = 1.0
+    """Factor on the attention result of this figure, 0..2."""
+    class_token: torch.Tensor | None = None
+    """(B, 1, D): class token of its reference, which XL models read too."""
+    tagger_tokens: torch.Tensor | None = None
+    """(B, P, W): the tagger's patch features of its reference, for XL models."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """An encoded colour reference, or a batch of them."""
+
+    tokens: torch.Tensor
+    """(B, 1 + N, D): the class token, then N local tokens, after the final norm and the projection; on the CPU."""
+    image_size: int
+    """Side in pixels of the square the encoder read."""
+    fit: str
+    """How the picture was brought to that square: "stretch", "pad" or "crop"."""
+    background_tokens: torch.Tensor | None = None
+    """(B, N, D): local tokens of the reference with its figure painted white, or of a background picture."""
+    background_is_picture: bool = False
+    """Whether the background tokens come from a picture of their own."""
+    background_threshold: float = 0.5
+    """Where the figure mask of the reference was cut, 0..1."""
+    regions: tuple[Region, ...] = ()
+    """Further figures; later ones lie on top."""
+    levels: LevelStrengths = LevelStrengths()
+    """Strength of the reference per level, part or layer of the U-Net."""
+    edits: tuple[str, ...] = ()
+    """What Manipulate Reference did to the tokens, one sentence per edit, in order."""
+    tags: tuple[str, ...] = ()
+    """Words that belong to the reference."""
+    palette: tuple[str, ...] = ()
+    """Its main colours as "#rrggbb", the most common first."""
+    encoder_mark: torch.Tensor | None = None
+    """(n,): numbers by which the encoder of the tokens is recognised (card.encoder_mark); None when not known."""
+    tagger_tokens: torch.Tensor | None = None
+    """(B, P, W): the tagger's patch features of the reference, which XL models read beside the tokens; on the CPU."""
+    tagger_mark: torch.Tensor | None = None
+    """(n,): numbers by which the tagger is recognised (card.tagger_mark); None when not known."""
+    background_class_token: torch.Tensor | None = None
+    """(B, 1, D): class token that belongs to background_tokens, for XL models."""
+    background_tagger_tokens: torch.Tensor | None = None
+    """(B, P, W): the tagger's patch features of the background, for XL models."""
+
+    @property
+    def local_tokens(self) -> torch.Tensor:
+        """(B, N, D): what cross-attention reads; the class token is left out, as in the released models."""
+        return self.tokens[:, 1:]
+
+    @property
+    def count(self) -> int:
+        """Number of references in the batch."""
+        return self.tokens.shape[0]
+
+    @property
+    def width(self) -> int:
+        """D, the width of a token."""
+        return self.tokens.shape[2]
+
+
+@dataclass(frozen=True, eq=False)
+class Colorizer:
+    """The reference side of a checkpoint: what Apply Reference needs to know about the model."""
+
+    family: Family
+    file_name: str
+    """For messages: which checkpoint this came from."""
+    background_encoder: LoadedBackgroundEncoder | None = field(default=None, repr=False)
+    """Recovery transformer and threshold embedding of a v1.5 file."""
+    projection: LoadedProjection | None = field(default=None, repr=False)
+    """Token projection of an XL file."""
+    plugin: LoadedPlugin | None = field(default=None, repr=False)
+    """Reference net of an XL file with the background plugin."""
+    picture_encoders: LoadedPictureEncoders | None = field(default=None, repr=False)
+    """Style and background encoder of a v2 file."""

@@ -1,0 +1,1 @@
+"""Schedules, solvers and guidance."""

@@ -1,0 +1,1 @@
+"""Sketch encoders and line extractors."""

@@ -1,0 +1,1 @@
+"""The U-Net: configuration, layers, attention, region weights, strengths."""

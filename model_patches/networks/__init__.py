@@ -1,1 +1,0 @@
-"""Networks in pure torch, shared by the ComfyUI nodes and the trainer. Nothing in here imports ComfyUI."""
