@@ -35,7 +35,7 @@ from ..colorize.animediffusion.unet import (
     network_tensors,
 )
 from ..colorize.families import CheckpointError
-from .files import check_finite, read_weights
+from .checkpoint.files import check_finite, read_weights
 
 LINES = "animediffusion_lines"
 """In a conditioning: line drawings (B, 1, H, W) in -1..1, black on white, on the CPU."""

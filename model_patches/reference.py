@@ -15,8 +15,8 @@ from ..colorize.pictures.figure_masks import without_background, without_figure
 from ..colorize.reference.card import encoder_mark, tagger_mark
 from ..colorize.reference.types import Reference
 from ..colorize.reference.vision import fitted, preprocess
-from .files import check_finite, read_weights
-from .managed import managed
+from .checkpoint.files import check_finite, read_weights
+from .checkpoint.managed import managed
 from .tagger import LoadedTagger
 
 CHUNK = 8  # references encoded together; bounds the working memory of long batches

@@ -12,8 +12,8 @@ import comfy.model_patcher
 import torch
 
 from ..colorize.families import CheckpointError
-from .files import check_finite, read_weights
-from .managed import managed
+from .checkpoint.files import check_finite, read_weights
+from .checkpoint.managed import managed
 
 FOLDERS = ("text_encoders", "clip_vision")
 """Model folders in which CLIP files with a text tower may lie; the first one wins."""

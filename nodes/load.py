@@ -53,7 +53,7 @@ class ColorizeLoadCheckpoint(io.ComfyNode):
 
     @classmethod
     def execute(cls, ckpt_name, prediction_type="auto"):
-        from ..model_patches.loading import load_checkpoint
+        from ..model_patches.checkpoint.loading import load_checkpoint
 
         path = folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)
         return io.NodeOutput(*load_checkpoint(path, prediction_type))

@@ -26,7 +26,7 @@ def conditioning_outputs():
 
 def provider_input():
     """The choice of what computes an .onnx file."""
-    from ..model_patches.onnx_session import PROVIDERS
+    from ..model_patches.checkpoint.onnx_session import PROVIDERS
 
     return io.Combo.Input(
         "provider",

@@ -11,10 +11,10 @@ from ..families import Family
 from ..unet.strengths import LevelStrengths
 
 if TYPE_CHECKING:
-    from ...model_patches.background import LoadedBackgroundEncoder
+    from ...model_patches.checkpoint.projection import LoadedProjection
+    from ...model_patches.checkpoint.recovery import LoadedBackgroundEncoder
     from ...model_patches.picture_guides import LoadedPictureEncoders
     from ...model_patches.plugin import LoadedPlugin
-    from ...model_patches.projection import LoadedProjection
 
 
 @dataclass(frozen=True, eq=False)

@@ -152,7 +152,7 @@ def bench_injection(options) -> None:
 
 def bench_picture(options) -> None:
     """Everything of the quickstart's graph between files and picture, against sampling alone with a stock U-Net."""
-    model, vae, control, _ = ours("model_patches.loading").load_checkpoint(options.checkpoint)
+    model, vae, control, _ = ours("model_patches.checkpoint.loading").load_checkpoint(options.checkpoint)
     encoder = ours("model_patches.reference").load_encoder(options.encoder)
     ours_model = model.model
     stock = stock_model(ours_model)

@@ -50,7 +50,9 @@ def comfy_conditions(golden, check):
     inputs, arguments = golden.inputs, golden.config["args"]
     tokens = inputs["emb_reference_full"]
     family = ours("colorize.families").Family("v1.5", "", "v", "choice", 32, tokens.shape[-1], 32)
-    background = ours("model_patches.background").LoadedBackgroundEncoder.from_state_dict(golden.weights, "golden")
+    background = ours("model_patches.checkpoint.recovery").LoadedBackgroundEncoder.from_state_dict(
+        golden.weights, "golden"
+    )
     colorizer = types.Colorizer(family, "golden", background)
     mask = inputs["smask"][:, 0]
 

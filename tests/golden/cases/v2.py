@@ -189,7 +189,7 @@ def comfy_conditions(golden, check):
     """`condition` of Apply Reference and the node for style and background, in the variant `released`."""
     conditioning, types = ours("model_patches.conditioning"), ours("colorize.reference.types")
     guides, inputs, arguments = ours("model_patches.picture_guides"), golden.inputs, golden.config["args"]
-    managed = ours("model_patches.managed").managed
+    managed = ours("model_patches.checkpoint.managed").managed
     tokens, size = inputs["emb_reference_full"], (arguments["height"], arguments["width"])
     family = ours("colorize.families").Family("v2", "", "v", "choice", 32, tokens.shape[-1], 32)
     latent = {"samples": torch.zeros(1, 4, *(side // 8 for side in size))}

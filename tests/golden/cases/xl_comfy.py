@@ -24,9 +24,7 @@ def load_model(golden, constructor: dict):
     weights = {key: value.clone() for key, value in golden.weights.items() if key.startswith(UNET)}
     if not weights:
         config = xl_config(constructor)
-        weights = {
-            UNET + key: value for key, value in ours("colorize.unet.unet").UNet(config).state_dict().items()
-        }
+        weights = {UNET + key: value for key, value in ours("colorize.unet.unet").UNet(config).state_dict().items()}
     weights |= {HEADS: torch.tensor(constructor["num_head_channels"]), "v_pred": torch.tensor([])}
     model, *_ = comfy.sd.load_state_dict_guess_config(weights, output_vae=False, output_clip=False)
     return model.model
@@ -181,8 +179,8 @@ class Wrapper:
     def _projection(self):
         heads = self.sizes["proj_config"]["params"]["dim_head"]
         network = ours("colorize.reference.token_projection").from_state_dict(self.golden.weights, head_width=heads)
-        patcher = ours("model_patches.managed").managed(network)
-        return ours("model_patches.projection").LoadedProjection(network, patcher, self.golden.path.name)
+        patcher = ours("model_patches.checkpoint.managed").managed(network)
+        return ours("model_patches.checkpoint.projection").LoadedProjection(network, patcher, self.golden.path.name)
 
     def reference(self, run: str):
         """The REFERENCE of the recorded answers of the frozen encoders, which two pictures may have."""
@@ -238,7 +236,9 @@ class Wrapper:
         encoder = ours("colorize.sketch.xl_encoder").XLSketchEncoder.from_state_dict(
             self.golden.weights, "control_encoder.", head_width=sizes["dim_head"]
         )
-        control = module.SketchControl(encoder, ours("model_patches.managed").managed(encoder), torch.float32)
+        control = module.SketchControl(
+            encoder, ours("model_patches.checkpoint.managed").managed(encoder), torch.float32
+        )
         return control.set_cond_hint((self.inputs["sketch"] + 1) / 2)
 
     def hints(self, blank: bool = False):

@@ -56,7 +56,7 @@ class Pipeline(Wrapper):
         return encoder.encode(self.inputs["reference"], tagger=tagger)
 
     def _encoder(self):
-        managed, vision = ours("model_patches.managed").managed, ours("colorize.reference.vision")
+        managed, vision = ours("model_patches.checkpoint.managed").managed, ours("colorize.reference.vision")
         prefix = "cond_stage_model.model."
         weights = {k.removeprefix(prefix): v for k, v in self.golden.weights.items() if k.startswith(prefix)}
         width = weights["vision_model.embeddings.class_embedding"].numel()
@@ -69,7 +69,7 @@ class Pipeline(Wrapper):
         metadata = {"colorize.image_size": str(size), "colorize.window_size": str(size // TAGGER_STRIDE)}
         network = ours("colorize.reference.wd_tagger").WDTagger.from_state_dict(self.golden.weights, metadata)
         no_tags = ours("colorize.reference.tag_lists").TagList((), ())
-        patcher = ours("model_patches.managed").managed(network)
+        patcher = ours("model_patches.checkpoint.managed").managed(network)
         return ours("model_patches.tagger").LoadedTagger(network, patcher, no_tags, self.golden.path.name, size)
 
     def autoencoder(self):

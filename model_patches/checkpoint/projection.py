@@ -9,8 +9,8 @@ import comfy.model_management
 import comfy.model_patcher
 import torch
 
-from ..colorize.families import PROJECTION_PREFIX, CheckpointError
-from ..colorize.reference import token_projection
+from ...colorize.families import PROJECTION_PREFIX, CheckpointError
+from ...colorize.reference import token_projection
 from .managed import managed
 
 TAGGER_ADVICE = (

@@ -9,8 +9,8 @@ import comfy.model_management
 import comfy.model_patcher
 import torch
 
-from ..colorize.families import BACKGROUND_PREFIXES, CheckpointError
-from ..colorize.reference.recovery import BackgroundEncoder
+from ...colorize.families import BACKGROUND_PREFIXES, CheckpointError
+from ...colorize.reference.recovery import BackgroundEncoder
 from .managed import managed
 
 

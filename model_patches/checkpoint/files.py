@@ -10,7 +10,7 @@ import comfy.utils
 import folder_paths
 import torch
 
-from ..colorize.families import CheckpointError
+from ...colorize.families import CheckpointError
 
 READ_ADVICE = "Compare its size with the download page, and download it again."
 

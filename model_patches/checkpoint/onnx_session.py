@@ -8,7 +8,7 @@ import os
 
 import torch
 
-from ..colorize.families import CheckpointError
+from ...colorize.families import CheckpointError
 from .files import READ_ADVICE
 
 BUILDS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-rocm")

@@ -12,15 +12,15 @@ import os
 import comfy.sd
 import torch
 
-from ..colorize import families
-from ..colorize.reference.types import Colorizer
-from . import unet
-from .background import LoadedBackgroundEncoder
+from ...colorize import families
+from ...colorize.reference.types import Colorizer
+from .. import unet
+from ..picture_guides import LoadedPictureEncoders, parts_of
+from ..plugin import LoadedPlugin
+from ..sketch_control import SketchControl
 from .files import check_finite, read_weights
-from .picture_guides import LoadedPictureEncoders, parts_of
-from .plugin import LoadedPlugin
 from .projection import LoadedProjection
-from .sketch_control import SketchControl
+from .recovery import LoadedBackgroundEncoder
 
 # Parts of a checkpoint that are used; schedule buffers, EMA copies and frozen encoders are left aside.
 USED_PREFIXES = (families.UNET_PREFIX, families.VAE_PREFIX, *families.COMPANION_PREFIXES)
