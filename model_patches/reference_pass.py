@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from comfy.patcher_extension import WrappersMP
 
-from .conditioning import LAST_STEP, PlanCache, noise_stream
+from .conditioning.conditioning import LAST_STEP, PlanCache, noise_stream
 from .sketch_control import PIXELS_PER_LATENT, SketchControl, entries_of
 
 KEY = "colorize_reference_pass"  # of the wrappers on the model

@@ -26,7 +26,7 @@ from ..colorize.sampling.schedule import fractional_step
 from ..colorize.unet.region_lora import KINDS, LowRank, Ranks, region_ranks, to_module_names, to_official_names
 from ..colorize.unet.split_attention import split_attention
 from ..colorize.unet.strengths import attention_places
-from .conditioning import PAYLOAD, Guide, conds_of, guide_of
+from .conditioning.conditioning import PAYLOAD, Guide, conds_of, guide_of
 
 MODEL_TYPES = {"v": comfy.model_base.ModelType.V_PREDICTION, "eps": comfy.model_base.ModelType.EPS}
 

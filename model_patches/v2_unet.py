@@ -13,7 +13,7 @@ from comfy.ldm.modules.attention import optimized_attention
 
 from ..colorize import families
 from ..colorize.unet.decoder_guide import Modulation, Warp
-from .conditioning import PAYLOAD
+from .conditioning.conditioning import PAYLOAD
 from .reference_pass import with_patch
 from .unet import ColorizeModel, ColorizeUNet, ColorizeV1
 

@@ -16,7 +16,7 @@ from ..colorize.unet import size_embedding
 from ..colorize.unet.region_lora import XL_KINDS
 from ..colorize.unet.split_attention import split_attention
 from ..colorize.unet.unet import UNUSED
-from .conditioning import PAYLOAD, Guide
+from .conditioning.conditioning import PAYLOAD, Guide
 from .sketch_control import PIXELS_PER_LATENT
 from .unet import ColorizeBase, ColorizeModel, ColorizeUNet
 

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..colorize.pictures.figure_masks import check_mask, on_canvas
 from ..colorize.unet.size_embedding import SCORE
-from ..model_patches.conditioning import MODES, VARIANTS, ReferenceSettings, condition
+from ..model_patches.conditioning.conditioning import MODES, VARIANTS, ReferenceSettings, condition
 from .sockets import CATEGORY, ColorizerSocket, FrameSocket, ReferenceSocket, share_input
 
 

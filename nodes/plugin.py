@@ -46,7 +46,7 @@ class ColorizeApplyBackgroundPlugin(io.ComfyNode):
 
     @classmethod
     def execute(cls, colorizer, vae, positive, negative, image, latent, figure_mask=None, mask_threshold=0.5):
-        from ..model_patches.plugin import read_background, with_banks
+        from ..model_patches.conditioning.background_plugin import read_background, with_banks
 
         banks = read_background(colorizer, vae, positive, image, latent, figure_mask, mask_threshold)
         return io.NodeOutput(with_banks(positive, banks), with_banks(negative, banks))

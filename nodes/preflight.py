@@ -20,7 +20,7 @@ def _size(name, tooltip):
 class ColorizePreflight(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        from ..model_patches.conditioning import MODES
+        from ..model_patches.conditioning.conditioning import MODES
 
         return io.Schema(
             node_id="ColorizePreflight",

@@ -99,7 +99,7 @@ class ColorizeApplyStyleBackground(io.ComfyNode):
         mask_threshold=0.5,
         variant="paper",
     ):
-        from ..model_patches.picture_guides import GuideSettings, read_pictures, with_guides
+        from ..model_patches.conditioning.style_background import GuideSettings, read_pictures, with_guides
 
         settings = GuideSettings(mask_threshold, background_factor, merge, variant)
         guides = read_pictures(

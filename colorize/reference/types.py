@@ -13,8 +13,8 @@ from ..unet.strengths import LevelStrengths
 if TYPE_CHECKING:
     from ...model_patches.checkpoint.projection import LoadedProjection
     from ...model_patches.checkpoint.recovery import LoadedBackgroundEncoder
-    from ...model_patches.picture_guides import LoadedPictureEncoders
-    from ...model_patches.plugin import LoadedPlugin
+    from ...model_patches.conditioning.background_plugin import LoadedPlugin
+    from ...model_patches.conditioning.style_background import LoadedPictureEncoders
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,8 +15,8 @@ import torch
 from ...colorize import families
 from ...colorize.reference.types import Colorizer
 from .. import unet
-from ..picture_guides import LoadedPictureEncoders, parts_of
-from ..plugin import LoadedPlugin
+from ..conditioning.background_plugin import LoadedPlugin
+from ..conditioning.style_background import LoadedPictureEncoders, parts_of
 from ..sketch_control import SketchControl
 from .files import check_finite, read_weights
 from .projection import LoadedProjection

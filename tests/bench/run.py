@@ -69,7 +69,7 @@ class Setting:
 
         both: every query answers for every region, as the released code computes it.
         """
-        conditioning, split = ours("model_patches.conditioning"), ours("colorize.unet.split_attention")
+        conditioning, split = ours("model_patches.conditioning.conditioning"), ours("colorize.unet.split_attention")
         masks = torch.zeros(1, figures, *self.x.shape[-2:])
         for figure, columns in enumerate(torch.arange(self.x.shape[-1] // 2).chunk(figures)):
             masks[:, figure, :, columns] = 1

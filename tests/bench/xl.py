@@ -20,7 +20,7 @@ class Setting:
 
     def __init__(self, options: argparse.Namespace, stock_model, lines):
         """stock_model, lines: of run.py."""
-        unet, plugin = ours("colorize.unet.unet"), ours("model_patches.plugin")
+        unet, plugin = ours("colorize.unet.unet"), ours("model_patches.conditioning.background_plugin")
         # Tokens as wide in proportion as the released ones, so that projecting them costs the same share of a step.
         context = unet.XL.context_dim * options.width // unet.XL.model_channels
         config = dataclasses.replace(unet.XL, model_channels=options.width, context_dim=context)
@@ -59,7 +59,7 @@ class Setting:
         masks[..., : self.x.shape[-1] // 2] = 1
         options = ours("colorize.unet.split_attention").SplitOptions((None, None), (1.0, 1.0))
         return self.step(
-            self.model, colorize_settings=ours("model_patches.conditioning").StepSettings(split=options),
+            self.model, colorize_settings=ours("model_patches.conditioning.conditioning").StepSettings(split=options),
             colorize_tokens=[self.tokens + 1], colorize_masks=masks, colorize_banks=banks,
         )  # fmt: skip
 

@@ -208,7 +208,9 @@ def test_region_weights_of_stage_xl_lora(pack, xl_graph, loaded_regions, figure_
     xl_graph.sample(*conditioned, steps=1, cfg=1.0)
     hook.remove()
     (given, named, out) = seen[0]
-    context = pack.module("model_patches.conditioning").context_of(loaded_regions.colorizer, figure_reference)
+    context = pack.module("model_patches.conditioning.conditioning").context_of(
+        loaded_regions.colorizer, figure_reference
+    )
     options = SplitOptions(("fg", "bg"), (0.8, 1.0), threshold=0.5)
     split = Split([context.own, context.background], to_latent_size(mask[:, None], 8, 8), options)
     y = named["y"] if "y" in named else given[3]

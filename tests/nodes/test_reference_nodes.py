@@ -268,7 +268,7 @@ def applied(pack, monkeypatch):
 def test_prompts_from_before_the_modes_keep_working(pack, applied):
     """Model, colorizer and reference are all that is required; the rest has the settings' own defaults."""
     settings, mask = applied()
-    assert settings == pack.module("model_patches.conditioning").ReferenceSettings() and mask is None
+    assert settings == pack.module("model_patches.conditioning.conditioning").ReferenceSettings() and mask is None
     assert list(pack.node("ColorizeApplyReference").INPUT_TYPES()["required"]) == ["model", "colorizer", "reference"]
     assert list(pack.node("ColorizeEncodeReference").INPUT_TYPES()["required"]) == ["encoder", "image", "fit"]
 

@@ -46,7 +46,7 @@ def torch_conditions(golden, check):
 @case("conditions_v1_5", side="comfy")
 def comfy_conditions(golden, check):
     """`condition` of Apply Reference, in the variant `released`."""
-    conditioning, types = ours("model_patches.conditioning"), ours("colorize.reference.types")
+    conditioning, types = ours("model_patches.conditioning.conditioning"), ours("colorize.reference.types")
     inputs, arguments = golden.inputs, golden.config["args"]
     tokens = inputs["emb_reference_full"]
     family = ours("colorize.families").Family("v1.5", "", "v", "choice", 32, tokens.shape[-1], 32)

@@ -62,7 +62,7 @@ class ComfyNetwork:
     @staticmethod
     def _guide(split, strengths):
         strengths = tuple(strengths) if strengths else None
-        return ours("model_patches.conditioning").Guide(strengths=strengths, split=split, off=False)
+        return ours("model_patches.conditioning.conditioning").Guide(strengths=strengths, split=split, off=False)
 
 
 def split_of(settings: dict, context: torch.Tensor, mask: torch.Tensor, ties_to_figure: bool = False):

@@ -69,7 +69,9 @@ class ComfyNetwork:
         self.network.load_state_dict(lora.to_module_names(golden.weights))
 
     def __call__(self, x, timesteps, context, control, split, decoder):
-        guide = ours("model_patches.conditioning").Guide(strengths=None, split=split, off=False, decoder=decoder)
+        guide = ours("model_patches.conditioning.conditioning").Guide(
+            strengths=None, split=split, off=False, decoder=decoder
+        )
         context = split.tokens[0] if split is not None else context
         control = {"input": [None, control[0]], "middle": [], "output": []}  # the last is taken first
         options = {"colorize": guide}
@@ -187,8 +189,12 @@ class PooledVAE:
 @case("conditions_v2", side="comfy")
 def comfy_conditions(golden, check):
     """`condition` of Apply Reference and the node for style and background, in the variant `released`."""
-    conditioning, types = ours("model_patches.conditioning"), ours("colorize.reference.types")
-    guides, inputs, arguments = ours("model_patches.picture_guides"), golden.inputs, golden.config["args"]
+    conditioning, types = ours("model_patches.conditioning.conditioning"), ours("colorize.reference.types")
+    guides, inputs, arguments = (
+        ours("model_patches.conditioning.style_background"),
+        golden.inputs,
+        golden.config["args"],
+    )
     managed = ours("model_patches.checkpoint.managed").managed
     tokens, size = inputs["emb_reference_full"], (arguments["height"], arguments["width"])
     family = ours("colorize.families").Family("v2", "", "v", "choice", 32, tokens.shape[-1], 32)

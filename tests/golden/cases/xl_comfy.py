@@ -49,7 +49,7 @@ class Network:
     def __init__(self, golden, constructor: dict):
         self.model = load_model(golden, constructor)
         self.network = self.model.diffusion_model
-        self.guide = ours("model_patches.conditioning").Guide
+        self.guide = ours("model_patches.conditioning.conditioning").Guide
 
     def __call__(self, x, t, context, hints, y, guide=None):
         entries = ours("model_patches.sketch_control").entries_of([hint.clone() for hint in hints]) if hints else None
@@ -111,7 +111,7 @@ class ComfyAttention:
         return self.layer(x, context=context)
 
     def forward_split(self, x, split, size, strength):
-        guide = ours("model_patches.conditioning").Guide((strength,), split, False)
+        guide = ours("model_patches.conditioning.conditioning").Guide((strength,), split, False)
         options = {"colorize": guide, "activations_shape": [len(x), 0, *size]}
         return self.layer(x, context=split.tokens[0], transformer_options=options)
 
@@ -129,7 +129,7 @@ def comfy_split_attention(golden, check):
 
 @case("xl_reference_net", side="comfy")
 def reference_net(golden, check):
-    module, inputs, sizes = ours("model_patches.plugin"), golden.inputs, golden.constructor
+    module, inputs, sizes = ours("model_patches.conditioning.background_plugin"), golden.inputs, golden.constructor
     plugin = module.LoadedPlugin.from_state_dict(
         golden.weights, sizes["reference_net"]["num_head_channels"], golden.path.name
     )
@@ -166,7 +166,7 @@ class Wrapper:
         self.unet_sizes = self.sizes["unet_config"]["params"]
         self.network = Network(golden, self.unet_sizes)
         families, types = ours("colorize.families"), ours("colorize.reference.types")
-        plugin = ours("model_patches.plugin").LoadedPlugin.from_state_dict(
+        plugin = ours("model_patches.conditioning.background_plugin").LoadedPlugin.from_state_dict(
             golden.weights, self.unet_sizes["num_head_channels"], golden.path.name
         )
         family = families.Family(
@@ -202,7 +202,7 @@ class Wrapper:
 
     def conditions(self, run: str, **settings):
         """(positive, negative) of a run, with regions where it has a background."""
-        module, reference = ours("model_patches.conditioning"), self.reference(run)
+        module, reference = ours("model_patches.conditioning.conditioning"), self.reference(run)
         mask = None
         if reference.background_tokens is not None:
             settings |= dict(mode="masked vanilla")
@@ -254,7 +254,7 @@ class Wrapper:
         """The network's answer to the recorded x and t under a conditioning."""
         x, t = self.inputs["x"], self.inputs["t"]
         tokens, options = positive[0]
-        payload, module = options.get("colorize"), ours("model_patches.conditioning")
+        payload, module = options.get("colorize"), ours("model_patches.conditioning.conditioning")
         context, guide = tokens.expand(len(x), -1, -1), None
         if payload is not None:
             conds = module.conds_of(payload, tokens, x, 0)
@@ -311,7 +311,7 @@ def prepare_xlv2(golden, check):
     positive, negative = wrapper.conditions("plain")
     check_plain(check, wrapper, "plain", positive, negative)
     check("plain.v", wrapper.velocity(positive, hints))
-    plugin = ours("model_patches.plugin")
+    plugin = ours("model_patches.conditioning.background_plugin")
     for run, source, mask in (("bg", "reference", "rmask"), ("bg_image", "background", "rmask_bg")):
         positive, negative = wrapper.conditions(run, mask_edges="soft", variant="released")
         check_contexts(check, wrapper, run, positive, negative)
@@ -363,7 +363,7 @@ def dual_guidance(golden, check):
 
 @case("xl_guidance_interval", side="comfy")
 def guidance_interval(golden, check):
-    module, network = ours("model_patches.conditioning"), Network(golden, golden.constructor["unet"])
+    module, network = ours("model_patches.conditioning.conditioning"), Network(golden, golden.constructor["unet"])
     inputs = golden.inputs
     for run, t, window, off_window, _ in golden.constructor["table"]:
         if run == "sticky_then_inside":

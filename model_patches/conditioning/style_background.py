@@ -25,17 +25,17 @@ import comfy.latent_formats
 import comfy.model_patcher
 import torch
 
-from ..colorize.background.picture_encoder import PictureEncoder, background_context, merged_styles
-from ..colorize.families import PLUGIN_PREFIX, STYLE_PREFIX
-from ..colorize.pictures import images
-from ..colorize.pictures.figure_masks import check_mask, without_figure
-from ..colorize.pictures.masks import squash
-from ..colorize.reference.types import Colorizer, Reference
-from ..colorize.unet import size_embedding
-from ..colorize.unet.decoder_guide import DecoderGuide, figure_split
-from ..colorize.unet.split_attention import SplitOptions
+from ...colorize.background.picture_encoder import PictureEncoder, background_context, merged_styles
+from ...colorize.families import PLUGIN_PREFIX, STYLE_PREFIX
+from ...colorize.pictures import images
+from ...colorize.pictures.figure_masks import check_mask, without_figure
+from ...colorize.pictures.masks import squash
+from ...colorize.reference.types import Colorizer, Reference
+from ...colorize.unet import size_embedding
+from ...colorize.unet.decoder_guide import DecoderGuide, figure_split
+from ...colorize.unet.split_attention import SplitOptions
+from .background_plugin import Banks, managed_unet, read_rows, size_of
 from .conditioning import PAYLOAD, Payload, StepSettings
-from .plugin import Banks, managed_unet, read_rows, size_of
 
 NODE = "Apply Style and Background"
 

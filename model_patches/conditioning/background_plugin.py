@@ -20,18 +20,18 @@ import comfy.model_patcher
 import comfy.utils
 import torch
 
-from ..colorize.background.picture_encoder import PictureEncoder
-from ..colorize.background.reference_net import ReferenceNet, plugin_input
-from ..colorize.families import PLUGIN_PREFIX, CheckpointError
-from ..colorize.pictures import images
-from ..colorize.pictures.figure_masks import check_mask, without_figure
-from ..colorize.pictures.masks import squash
-from ..colorize.reference.types import Colorizer
-from ..colorize.unet import size_embedding
-from ..colorize.unet.split_attention import SplitOptions
-from ..colorize.unet.unet import BANK_OPTIONS
+from ...colorize.background.picture_encoder import PictureEncoder
+from ...colorize.background.reference_net import ReferenceNet, plugin_input
+from ...colorize.families import PLUGIN_PREFIX, CheckpointError
+from ...colorize.pictures import images
+from ...colorize.pictures.figure_masks import check_mask, without_figure
+from ...colorize.pictures.masks import squash
+from ...colorize.reference.types import Colorizer
+from ...colorize.unet import size_embedding
+from ...colorize.unet.split_attention import SplitOptions
+from ...colorize.unet.unet import BANK_OPTIONS
+from ..sketch_control import PIXELS_PER_LATENT
 from .conditioning import PAYLOAD, Payload, PlanCache
-from .sketch_control import PIXELS_PER_LATENT
 
 # Working memory per latent place in values: about 24 tensors of the first level's width at once.
 VALUES_PER_PLACE = 24 * 320

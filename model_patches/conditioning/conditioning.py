@@ -35,17 +35,17 @@ from typing import TYPE_CHECKING
 import comfy.conds
 import torch
 
-from ..colorize.families import CheckpointError
-from ..colorize.pictures.figure_masks import check_mask
-from ..colorize.reference.noisy_sampling import noisy_sampling_tokens
-from ..colorize.reference.types import Colorizer, Reference
-from ..colorize.unet.decoder_guide import DecoderGuide
-from ..colorize.unet.size_embedding import SCORE
-from ..colorize.unet.split_attention import REGION_KINDS, Split, SplitOptions, to_latent_size
-from ..colorize.unet.unet import BANK_OPTIONS
+from ...colorize.families import CheckpointError
+from ...colorize.pictures.figure_masks import check_mask
+from ...colorize.reference.noisy_sampling import noisy_sampling_tokens
+from ...colorize.reference.types import Colorizer, Reference
+from ...colorize.unet.decoder_guide import DecoderGuide
+from ...colorize.unet.size_embedding import SCORE
+from ...colorize.unet.split_attention import REGION_KINDS, Split, SplitOptions, to_latent_size
+from ...colorize.unet.unet import BANK_OPTIONS
 
 if TYPE_CHECKING:
-    from .plugin import Banks
+    from .background_plugin import Banks
 
 MODES = ("vanilla", *REGION_KINDS)
 VARIANTS = ("paper", "released")

@@ -1,0 +1,1 @@
+"""References, masks and settings into conditioning."""
