@@ -7,10 +7,10 @@ from comfy_api.latest import io
 from ..colorize.pictures import images
 from ..colorize.sketch.extractors import lineart
 from ..colorize.sketch.extractors.xdog import VARIANTS, XDoG
-from ..model_patches import extractors
+from ..model_patches.inputs import extractors
 from .sockets import CATEGORY
 
-LineExtractorSocket = io.Custom("LINE_EXTRACTOR")  # model_patches.extractors.LoadedLineExtractor
+LineExtractorSocket = io.Custom("LINE_EXTRACTOR")  # model_patches.inputs.extractors.LoadedLineExtractor
 
 METHODS = ("auto", "standard", "xdog")
 
@@ -18,7 +18,7 @@ METHODS = ("auto", "standard", "xdog")
 def extract_sketch(picture, extractor=None, method="auto", resolution=0, variant="paper", standard=None, xdog=None):
     """Pictures (B, 3, H, W) in -1..1 -> comfy picture of the drawings (B, H, W, 3), dark lines on white.
 
-    standard, xdog: settings of the two methods without weights, see model_patches.extractors.extract_without_network.
+    standard, xdog: settings of the two methods without weights, see inputs.extractors.extract_without_network.
     """
     if method not in METHODS:
         raise ValueError(f"Method {method!r} is unknown; choose one of {', '.join(METHODS)}.")

@@ -5,14 +5,16 @@ from comfy_api.latest import io
 
 from .sockets import CATEGORY, provider_input
 
-SegmenterSocket = io.Custom("BACKGROUND_REMOVAL")  # ComfyUI's own type: model_patches.segment.LoadedSegmenter, BiRefNet
+SegmenterSocket = io.Custom(
+    "BACKGROUND_REMOVAL"
+)  # ComfyUI's own type: model_patches.inputs.segment.LoadedSegmenter, BiRefNet
 
 
 class ColorizeLoadSegmenter(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         from ..colorize.pictures.masks import WORKING_SIZE
-        from ..model_patches.segment import ROUTES, segmenter_files
+        from ..model_patches.inputs.segment import ROUTES, segmenter_files
 
         return io.Schema(
             node_id="ColorizeLoadSegmenter",
@@ -59,7 +61,7 @@ class ColorizeLoadSegmenter(io.ComfyNode):
 
     @classmethod
     def execute(cls, segmenter_name, made_for="pictures", working_size=1024, provider="auto"):
-        from ..model_patches.segment import load_segmenter, segmenter_path
+        from ..model_patches.inputs.segment import load_segmenter, segmenter_path
 
         return io.NodeOutput(load_segmenter(segmenter_path(segmenter_name), made_for, working_size, provider))
 
@@ -172,7 +174,7 @@ class ColorizeSegmentCharacter(io.ComfyNode):
         mask=None,
     ):
         from ..colorize.pictures.mask_edits import MaskEdits, edit
-        from ..model_patches.segment import cut_out, figure_masks
+        from ..model_patches.inputs.segment import cut_out, figure_masks
 
         edits = MaskEdits(threshold, edges, keep_largest, fill_holes, grow, feather)
         figure = edit(figure_masks(segmenter, image, mask), edits)

@@ -197,7 +197,7 @@ def bench_picture(options) -> None:
 
 def bench_extract(options) -> None:
     """Extract Sketch against the released route around the same network: with it (full size), and without its time."""
-    extractors, nodes = ours("model_patches.extractors"), ours("nodes.extract")
+    extractors, nodes = ours("model_patches.inputs.extractors"), ours("nodes.extract")
     folding = ours("colorize.sketch.extractors.folding")
     to_model = ours("colorize.pictures.images").comfy_image_to_model
     picture = extract.squashed((torch.rand(16, 16, 3) * 255).byte().numpy(), 1024)  # smooth colours

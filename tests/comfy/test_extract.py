@@ -150,7 +150,7 @@ def test_wrong_files(load):
 def test_folder_is_added_to_what_the_user_has(pack, tmp_path):
     import folder_paths
 
-    extractors = pack.module("model_patches.extractors")
+    extractors = pack.module("model_patches.inputs.extractors")
     folder_paths.add_model_folder_path(extractors.FOLDER, str(tmp_path))
     try:
         extractors.register_folder()

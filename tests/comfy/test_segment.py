@@ -75,7 +75,7 @@ def test_memory_is_managed(pack, model_folders, isnet_weights):
 
 
 def test_names_are_listed_with_onnx_and_looked_up_again(pack, model_folders):
-    module = pack.module("model_patches.segment")
+    module = pack.module("model_patches.inputs.segment")
     (model_folders.background_removal / "listed.onnx").write_bytes(b"x")
     assert "listed.onnx" in module.segmenter_files()
     import folder_paths

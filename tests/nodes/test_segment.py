@@ -23,7 +23,7 @@ def dark(picture):
 
 @pytest.fixture
 def segment(pack):
-    module = pack.module("model_patches.segment")
+    module = pack.module("model_patches.inputs.segment")
 
     def run(image, network=dark, route="pictures", size=64, mask=None, **widgets):
         segmenter = module.LoadedSegmenter(network, None, "stub.onnx", route, size)

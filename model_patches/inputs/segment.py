@@ -17,13 +17,13 @@ import comfy.utils
 import folder_paths
 import torch
 
-from ..colorize.families import CheckpointError
-from ..colorize.pictures import images, masks
-from ..colorize.pictures.isnet import ISNet, character_mask
-from ..colorize.public_files import SEGMENTERS
-from .checkpoint.files import check_finite, read_weights
-from .checkpoint.managed import managed
-from .checkpoint.onnx_session import OnnxNetwork
+from ...colorize.families import CheckpointError
+from ...colorize.pictures import images, masks
+from ...colorize.pictures.isnet import ISNet, character_mask
+from ...colorize.public_files import SEGMENTERS
+from ..checkpoint.files import check_finite, read_weights
+from ..checkpoint.managed import managed
+from ..checkpoint.onnx_session import OnnxNetwork
 
 FOLDER = "colorize_segmenters"  # ComfyUI's folder key; the files lie in models/background_removal
 EXTENSIONS = {".safetensors", ".sft", ".ckpt", ".pth", ".pt", ".bin", ".onnx"}

@@ -12,12 +12,12 @@ import comfy.utils
 import folder_paths
 import torch
 
-from ..colorize.families import CheckpointError
-from ..colorize.public_files import LINE_EXTRACTORS, line_extractor_addresses
-from ..colorize.sketch.extractors import load_network, without_network, working
-from ..colorize.sketch.extractors.folding import for_inference
-from .checkpoint.files import add_model_folder, check_finite, read_weights
-from .checkpoint.managed import managed
+from ...colorize.families import CheckpointError
+from ...colorize.public_files import LINE_EXTRACTORS, line_extractor_addresses
+from ...colorize.sketch.extractors import load_network, without_network, working
+from ...colorize.sketch.extractors.folding import for_inference
+from ..checkpoint.files import add_model_folder, check_finite, read_weights
+from ..checkpoint.managed import managed
 
 FOLDER = "colorize_extractors"
 """Key and name of the folder below ComfyUI's models folder; extra_model_paths.yaml may add others to the key."""

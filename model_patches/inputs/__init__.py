@@ -1,0 +1,1 @@
+"""Line extraction and segmentation under ComfyUI's memory management."""
