@@ -48,7 +48,7 @@ class Pack:
         self.base = base  # ComfyUI's data folder of this test run
 
     def module(self, path: str) -> ModuleType:
-        """A module of the pack as ComfyUI sees it: pack.module("model_patches.unet")."""
+        """A module of the pack as ComfyUI sees it: pack.module("model_patches.model.model")."""
         return importlib.import_module(f"{self.name}.{path}")
 
     def node(self, node_id: str):

@@ -45,8 +45,8 @@ class ColorizeDiffusionExtension(ComfyExtension):
         """Tell ComfyUI's loaders about our families and folders, and where the bundled small model lies."""
         import folder_paths
 
-        from ..model_patches import unet
         from ..model_patches.inputs import extractors
+        from ..model_patches.model import model as unet
 
         unet.register()
         extractors.register_folder()

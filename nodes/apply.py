@@ -172,7 +172,7 @@ class ColorizeApplyReference(io.ComfyNode):
         size=0,
         aesthetic_score=SCORE,
     ):
-        from ..model_patches.unet import ColorizeModel
+        from ..model_patches.model.model import ColorizeModel
 
         check_match(getattr(model, "model", None), ColorizeModel, colorizer, reference)
         if figure_mask is not None:

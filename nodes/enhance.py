@@ -34,7 +34,7 @@ def _window():
 
 def _model(model):
     """The MODEL, or a ValueError that says what to connect."""
-    from ..model_patches.unet import ColorizeModel
+    from ..model_patches.model.model import ColorizeModel
 
     if not isinstance(getattr(model, "model", None), ColorizeModel):
         raise ValueError(

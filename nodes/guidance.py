@@ -53,6 +53,6 @@ class ColorizeDualGuidance(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, positive, negative, reference_scale=4.0, sketch_scale=1.0):
-        from ..model_patches.guidance import DualGuider
+        from ..model_patches.model.dual_guidance import DualGuider
 
         return io.NodeOutput(DualGuider(model, positive, negative, reference_scale, sketch_scale))

@@ -89,7 +89,7 @@ class ColorizePreflight(io.ComfyNode):
     ):
         from ..colorize.preflight import examine as preflight
         from ..colorize.preflight.preview import preview
-        from ..model_patches.unet import ColorizeModel
+        from ..model_patches.model.model import ColorizeModel
 
         inner = getattr(model, "model", model)
         inputs = preflight.Inputs(

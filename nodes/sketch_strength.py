@@ -46,7 +46,7 @@ class ColorizeSketchStrength(io.ComfyNode):
 
     @classmethod
     def execute(cls, control_net, high=1.0, middle=1.0, low=1.0, bottom=1.0):
-        from ..model_patches.sketch_control import SketchControl
+        from ..model_patches.model.sketch_control import SketchControl
 
         if not isinstance(control_net, SketchControl):
             raise ValueError(

@@ -5,7 +5,7 @@ Diffusion 2.1 U-Net whose cross-attention reads reference tokens and whose atten
 convolutions. XL: the U-Net of Stable Diffusion XL (several transformer blocks in a row, linear projections, a vector y
 of numbers beside the time step), whose decoder can also read a bank of a background picture's tokens
 (reference_net.py). v2: v1 whose decoder also reads what two encoders saw of pictures (decoder_guide.py). ComfyUI runs
-the same weights through its own U-Net class (model_patches/unet.py); the golden cases hold both to the same numbers.
+the same weights through its own U-Net class (model/model.py); the golden cases hold both to the same numbers.
 
 Shape legend: B batch, C channels, H W height and width of a feature map, N = H * W image tokens, M reference tokens,
 D width of a reference token, E width of the time embedding, S tokens of a bank, Y width of y.

@@ -14,10 +14,10 @@ import torch
 
 from ...colorize import families
 from ...colorize.reference.types import Colorizer
-from .. import unet
 from ..conditioning.background_plugin import LoadedPlugin
 from ..conditioning.style_background import LoadedPictureEncoders, parts_of
-from ..sketch_control import SketchControl
+from ..model import model as unet
+from ..model.sketch_control import SketchControl
 from .files import check_finite, read_weights
 from .projection import LoadedProjection
 from .recovery import LoadedBackgroundEncoder

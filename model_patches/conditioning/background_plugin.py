@@ -30,7 +30,7 @@ from ...colorize.reference.types import Colorizer
 from ...colorize.unet import size_embedding
 from ...colorize.unet.split_attention import SplitOptions
 from ...colorize.unet.unet import BANK_OPTIONS
-from ..sketch_control import PIXELS_PER_LATENT
+from ..model.sketch_control import PIXELS_PER_LATENT
 from .conditioning import PAYLOAD, Payload, PlanCache
 
 # Working memory per latent place in values: about 24 tensors of the first level's width at once.

@@ -88,7 +88,7 @@ class Setting:
         encoder = ours("colorize.sketch.encoder").SketchEncoder(
             widths=[self.width * mult for mult in (1, 2, 4, 4)], model_channels=self.width
         )
-        control = ours("model_patches.sketch_control").SketchControl.from_state_dict(encoder.state_dict())
+        control = ours("model_patches.model.sketch_control").SketchControl.from_state_dict(encoder.state_dict())
         return control.set_cond_hint(lines(self.size))
 
 

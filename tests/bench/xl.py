@@ -27,7 +27,7 @@ class Setting:
         torch.manual_seed(0)
         weights = {PREFIX + key: value for key, value in unet.UNet(config).state_dict().items()}
         markers = {"colorize.num_head_channels": torch.tensor(config.num_head_channels), "v_pred": torch.tensor([])}
-        ours("model_patches.unet").register()
+        ours("model_patches.model.model").register()
         self.model = comfy.sd.load_state_dict_guess_config(weights | markers, output_vae=False, output_clip=False)[
             0
         ].model
@@ -45,7 +45,7 @@ class Setting:
 
         widths = [options.width * mult for mult in config.channel_mult]
         encoder = ours("colorize.sketch.xl_encoder").XLSketchEncoder(widths, options.width)
-        control = ours("model_patches.sketch_control").SketchControl.from_state_dict(encoder.state_dict())
+        control = ours("model_patches.model.sketch_control").SketchControl.from_state_dict(encoder.state_dict())
         self.control = control.set_cond_hint(lines(options.size))
 
     def step(self, model, control=None, **conditions):

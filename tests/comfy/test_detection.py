@@ -106,13 +106,13 @@ def test_registering_twice_changes_nothing(pack):
     import comfy.supported_models
 
     before = list(comfy.supported_models.models)
-    pack.module("model_patches.unet").register()
+    pack.module("model_patches.model.model").register()
     assert comfy.supported_models.models == before
     assert sum(entry.__name__ == "ColorizeV1" for entry in before) == 1
 
 
 def test_diffusers_detection_is_left_alone(pack):
     """Without a state dict there is nothing to recognise us by."""
-    entry = pack.module("model_patches.unet").ColorizeV1
+    entry = pack.module("model_patches.model.model").ColorizeV1
     assert entry.matches({"context_dim": 1024}, None) is False
     assert entry.matches({"image_model": "flux"}, {"a": 1}) is False

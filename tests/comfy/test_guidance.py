@@ -24,7 +24,7 @@ class Parts:
         _, self.no_sketch, _ = graph.conditioned(loaded, reference, torch.zeros_like(sketch), **settings)
 
     def guider(self, reference_scale, sketch_scale, **conds):
-        module = self.pack.module("model_patches.guidance")
+        module = self.pack.module("model_patches.model.dual_guidance")
         given = {"positive": self.positive, "negative": self.negative} | conds
         return module.DualGuider(self.model, *given.values(), reference_scale, sketch_scale)
 
@@ -268,7 +268,7 @@ def test_other_controls_stay(parts):
             self.copy_to(c)
             return c
 
-    blank_chain = parts.pack.module("model_patches.guidance").blank_chain
+    blank_chain = parts.pack.module("model_patches.model.dual_guidance").blank_chain
     ours = parts.positive[0][1]["control"]
     alone = Stock()
     assert blank_chain(alone) is alone and blank_chain(None) is None

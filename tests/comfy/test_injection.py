@@ -222,11 +222,11 @@ def test_regions_and_dual_guidance(pack, graph, loaded_v1_5, nodes, size):
     injected = nodes.adain(
         nodes.inject(model, latent(height=size[0], width=size[1])), latent(height=size[0], width=size[1])
     )
-    guider = pack.module("model_patches.guidance").DualGuider(injected, positive, negative, 3.0, 1.5)
+    guider = pack.module("model_patches.model.dual_guidance").DualGuider(injected, positive, negative, 3.0, 1.5)
     rows = rows_of(model)
     found = sample(guider)
     assert torch.isfinite(found).all() and rows == [2, 2, 1, 1] * 2
-    plain = pack.module("model_patches.guidance").DualGuider(model, positive, negative, 3.0, 1.5)
+    plain = pack.module("model_patches.model.dual_guidance").DualGuider(model, positive, negative, 3.0, 1.5)
     assert differs(found, sample(plain))
 
 

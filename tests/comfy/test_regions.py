@@ -90,7 +90,7 @@ def test_incomplete_v1_5_files_say_what_is_missing(pack, folders, regions_file, 
 
 def test_stock_loader_reads_v1_5(pack, regions_file, graph, loaded_v1_5):
     model = pack.run("CheckpointLoaderSimple", regions_file)[0]
-    assert type(model.model) is pack.module("model_patches.unet").ColorizeModel
+    assert type(model.model) is pack.module("model_patches.model.model").ColorizeModel
     expected = loaded_v1_5.model.model.diffusion_model.state_dict()
     assert model.model.diffusion_model.state_dict().keys() == expected.keys()
 

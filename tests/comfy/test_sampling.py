@@ -32,7 +32,7 @@ def test_no_step_cost(pack, loaded):
     """Nothing runs per step besides ComfyUI's own U-Net: no method of it is replaced."""
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-    unet = pack.module("model_patches.unet").ColorizeUNet
+    unet = pack.module("model_patches.model.model").ColorizeUNet
     assert type(loaded.model.model.diffusion_model) is unet
     assert unet.forward is UNetModel.forward and unet._forward is UNetModel._forward
 

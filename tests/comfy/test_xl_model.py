@@ -314,7 +314,7 @@ def test_encoder_runs_once(xl_graph, loaded_xl, monkeypatch):
 def test_half_precision_keeps_the_sine(pack, weights):
     """The released application loses it; the maps then change by a third."""
     sketch = (torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) > 0.9).float()
-    module = pack.module("model_patches.sketch_control")
+    module = pack.module("model_patches.model.sketch_control")
     half = {key: value.half() for key, value in weights.items() if key.startswith("control_encoder.")}
     control = module.SketchControl.from_state_dict(half, "control_encoder.").set_cond_hint(sketch)
     reference = XLSketchEncoder.from_state_dict(weights, "control_encoder.")

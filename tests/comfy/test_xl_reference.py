@@ -345,7 +345,7 @@ def test_levels_of_the_layers(xl_graph, loaded_xl):
 def test_dual_guidance(pack, xl_graph, loaded_xl, figure_reference):
     """The mean of both guided pictures, with regions and the XL sketch encoder's blank sketch."""
     parts = xl_graph.conditioned(loaded_xl, figure_reference, mode="masked vanilla", figure_mask=half_mask())
-    blanks = pack.module("model_patches.guidance").without_sketch(parts[1], 2.0)[0]
+    blanks = pack.module("model_patches.model.dual_guidance").without_sketch(parts[1], 2.0)[0]
     (guider,) = pack.run("ColorizeDualGuidance", *parts, 4.0, 2.0)
     expected = by_formula(*predictions(*parts, blanks), 4.0, 2.0)
     assert (denoised(guider) - expected).abs().max() < 1e-3 * expected.abs().max()

@@ -18,7 +18,7 @@ def load_model(weights: dict[str, torch.Tensor], num_head_channels: int, predict
 
     The checkpoint also gets a small sketch encoder and the marker tensors of our files, by which they are recognised.
     """
-    ours("model_patches.unet").register()
+    ours("model_patches.model.model").register()
     checkpoint = {PREFIX + key: tensor.clone() for key, tensor in weights.items()}
     width = weights["input_blocks.0.0.weight"].shape[0]
     encoder = ours("colorize.sketch.encoder").SketchEncoder(widths=(width,) * 4, model_channels=width)
@@ -46,7 +46,7 @@ def control(features: list[torch.Tensor], sketch: torch.Tensor | None = None, st
 
     sketch: (B, 3, H, W) in 0..1; a blank one of the features' size when not given.
     """
-    module = ours("model_patches.sketch_control")
+    module = ours("model_patches.model.sketch_control")
     if sketch is None:
         height, width = (size * 8 for size in features[0].shape[-2:])
         sketch = torch.zeros(features[0].shape[0], 3, height, width)

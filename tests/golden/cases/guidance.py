@@ -70,7 +70,7 @@ def comfy_guidance(golden, check):
 
     from .conditions import tiny_model
 
-    module = ours("model_patches.unet")
+    module = ours("model_patches.model.model")
     x, sigma = golden.inputs["x"], golden.inputs["sigma"]
     samplings = {"v": module.VSampling(), "eps": module.EpsSampling()}
     check("model_input", samplings["v"].calculate_input(sigma, x).repeat(3, 1, 1, 1))
@@ -99,7 +99,7 @@ def guided_by_both(model, answers, scales, x, sigma):
     # The tokens say which answer a row gets, so the sketch, which a sketch scale asks for, is taken away again.
     cond, no_reference, no_sketch = (torch.full((1, 2, TOKEN_WIDTH), float(row)) for row in range(3))
     sketch = comfy_model.control([torch.zeros(1, 1, 1, 1)] * 5)
-    guider = ours("model_patches.guidance").DualGuider(
+    guider = ours("model_patches.model.dual_guidance").DualGuider(
         model, [[cond, {"control": sketch}]], [[no_reference, {}]], *scales
     )
     guider.inner_set_conds({"positive": [[cond, {}]], "no_sketch": [[no_sketch, {}]]})

@@ -87,7 +87,9 @@ def comfy_guider(model, golden, settings):
 
     positive, negative = conditioning(golden, settings)
     if settings["uncond"] == "both":
-        guider = ours("model_patches.guidance").DualGuider(model, positive, negative, *settings["cond_scale"])
+        guider = ours("model_patches.model.dual_guidance").DualGuider(
+            model, positive, negative, *settings["cond_scale"]
+        )
         blank = comfy_model.control(golden.listed("uncond_sketch_control"))  # recorded, not encoded
         guider.inner_set_conds({"no_sketch": [[golden.inputs["context"], {"control": blank}]]})
         return guider

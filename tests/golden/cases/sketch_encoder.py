@@ -19,7 +19,7 @@ def torch_features(golden, check):
 @case("multi_encoder", side="comfy")
 def comfy_features(golden, check):
     """Through the CONTROL_NET: what it hands to the U-Net at each input block."""
-    module = ours("model_patches.sketch_control")
+    module = ours("model_patches.model.sketch_control")
     hint_blocks = ours("colorize.unet.unet").HINT_BLOCKS
     sketch = golden.inputs["sketch"]
     control = module.SketchControl.from_state_dict(golden.weights)

@@ -53,7 +53,7 @@ class ComfyNetwork:
         from comfy.ops import manual_cast
 
         sizes, lora = golden.constructor, ours("colorize.unet.region_lora")
-        self.network = ours("model_patches.v2_unet").V2UNet(
+        self.network = ours("model_patches.model.v2").V2UNet(
             image_size=32,
             num_res_blocks=[0, 0],
             transformer_depth=[],

@@ -20,7 +20,7 @@ def load_model(golden, constructor: dict):
     """
     import comfy.sd
 
-    ours("model_patches.unet").register()
+    ours("model_patches.model.model").register()
     weights = {key: value.clone() for key, value in golden.weights.items() if key.startswith(UNET)}
     if not weights:
         config = xl_config(constructor)
@@ -52,7 +52,9 @@ class Network:
         self.guide = ours("model_patches.conditioning.conditioning").Guide
 
     def __call__(self, x, t, context, hints, y, guide=None):
-        entries = ours("model_patches.sketch_control").entries_of([hint.clone() for hint in hints]) if hints else None
+        entries = (
+            ours("model_patches.model.sketch_control").entries_of([hint.clone() for hint in hints]) if hints else None
+        )
         options = {} if guide is None else {"colorize": guide}
         control = None if entries is None else {"input": entries}
         return self.network(x, t, context=context, y=y, control=control, transformer_options=options)
@@ -95,7 +97,7 @@ class ComfyAttention:
         import comfy.ops
         from comfy.ldm.modules.attention import CrossAttention
 
-        lora, unet = ours("colorize.unet.region_lora"), ours("model_patches.unet")
+        lora, unet = ours("colorize.unet.region_lora"), ours("model_patches.model.model")
         operations, heads = comfy.ops.disable_weight_init, source.heads
         plain = CrossAttention(
             sizes["query_dim"], sizes["context_dim"], heads, sizes["dim_head"], operations=operations
@@ -232,7 +234,7 @@ class Wrapper:
 
     def sketch_control(self):
         """The control of the recorded sketch, as Apply ControlNet would set it up."""
-        module, sizes = ours("model_patches.sketch_control"), self.sizes["control_encoder_config"]["params"]
+        module, sizes = ours("model_patches.model.sketch_control"), self.sizes["control_encoder_config"]["params"]
         encoder = ours("colorize.sketch.xl_encoder").XLSketchEncoder.from_state_dict(
             self.golden.weights, "control_encoder.", head_width=sizes["dim_head"]
         )
@@ -380,7 +382,7 @@ def guidance_interval(golden, check):
 def attention_injection(golden, check):
     """A step of the MODEL with the released variant; the rows are one with and one without reference."""
     reference_pass, injection = ours("model_patches.reference_pass"), ours("model_patches.attention_injection")
-    control = ours("model_patches.sketch_control").entries_of
+    control = ours("model_patches.model.sketch_control").entries_of
     inputs, sizes = golden.inputs, golden.constructor
     network = Network(golden, sizes["unet"])
     model = loaded_patcher(network.model)

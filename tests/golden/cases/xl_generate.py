@@ -31,7 +31,7 @@ def generate(golden, check):
             continue
         sampler, sigmas, unit_start = found
         noise = start_noise(inputs[f"{run}.noise"], sampler, sigmas, unit_start, model.model)
-        guider = ours("model_patches.guidance").DualGuider(model, positive, negative, *scales)
+        guider = ours("model_patches.model.dual_guidance").DualGuider(model, positive, negative, *scales)
         unscaled = guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, disable_pbar=True, seed=0)
         latent = model.model.process_latent_in(unscaled)
         check(f"{run}.latent", latent, relative(golden.outputs, f"{run}.latent"))

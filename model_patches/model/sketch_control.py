@@ -19,10 +19,10 @@ import comfy.ops
 import comfy.utils
 import torch
 
-from ..colorize.sketch import xl_encoder as xl_sketch_encoder
-from ..colorize.sketch.encoder import SketchEncoder
-from ..colorize.sketch.xl_encoder import XLSketchEncoder
-from ..colorize.unet.unet import HINT_BLOCKS
+from ...colorize.sketch import xl_encoder as xl_sketch_encoder
+from ...colorize.sketch.encoder import SketchEncoder
+from ...colorize.sketch.xl_encoder import XLSketchEncoder
+from ...colorize.unet.unet import HINT_BLOCKS
 
 CACHED_SIZES = 4  # sketches of an image-to-image, hires or area pass are kept side by side
 PIXELS_PER_LATENT = 8

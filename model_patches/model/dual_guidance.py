@@ -11,7 +11,7 @@ import math
 
 import comfy.samplers
 
-from ..colorize.sampling.guidance import dual_as_single
+from ...colorize.sampling.guidance import dual_as_single
 from .sketch_control import SketchControl
 
 

@@ -11,14 +11,14 @@ import comfy.latent_formats
 import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock, CrossAttention, optimized_attention
 
-from ..colorize import families
-from ..colorize.unet import size_embedding
-from ..colorize.unet.region_lora import XL_KINDS
-from ..colorize.unet.split_attention import split_attention
-from ..colorize.unet.unet import UNUSED
-from .conditioning.conditioning import PAYLOAD, Guide
+from ...colorize import families
+from ...colorize.unet import size_embedding
+from ...colorize.unet.region_lora import XL_KINDS
+from ...colorize.unet.split_attention import split_attention
+from ...colorize.unet.unet import UNUSED
+from ..conditioning.conditioning import PAYLOAD, Guide
+from .model import ColorizeBase, ColorizeModel, ColorizeUNet
 from .sketch_control import PIXELS_PER_LATENT
-from .unet import ColorizeBase, ColorizeModel, ColorizeUNet
 
 SCALARS = 2  # size and aesthetic score
 

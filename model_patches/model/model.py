@@ -21,12 +21,12 @@ import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock, CrossAttention, SpatialTransformer, optimized_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel, Upsample
 
-from ..colorize import families
-from ..colorize.sampling.schedule import fractional_step
-from ..colorize.unet.region_lora import KINDS, LowRank, Ranks, region_ranks, to_module_names, to_official_names
-from ..colorize.unet.split_attention import split_attention
-from ..colorize.unet.strengths import attention_places
-from .conditioning.conditioning import PAYLOAD, Guide, conds_of, guide_of
+from ...colorize import families
+from ...colorize.sampling.schedule import fractional_step
+from ...colorize.unet.region_lora import KINDS, LowRank, Ranks, region_ranks, to_module_names, to_official_names
+from ...colorize.unet.split_attention import split_attention
+from ...colorize.unet.strengths import attention_places
+from ..conditioning.conditioning import PAYLOAD, Guide, conds_of, guide_of
 
 MODEL_TYPES = {"v": comfy.model_base.ModelType.V_PREDICTION, "eps": comfy.model_base.ModelType.EPS}
 
@@ -282,8 +282,8 @@ def register() -> None:
     The entries go to the front of the table because the first match wins: a narrow model of ours can have the sizes
     that the Stable Diffusion 1 entry asks for, while `matches` accepts nothing that is not ours.
     """
-    from .v2_unet import ColorizeV2
-    from .xl_unet import ColorizeXL
+    from .v2 import ColorizeV2
+    from .xl import ColorizeXL
 
     table = comfy.supported_models.models
     known = {entry.__name__ for entry in table if getattr(entry, "is_colorize_family", False)}

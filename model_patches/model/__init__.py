@@ -1,0 +1,1 @@
+"""The models as ComfyUI sees them: registration, attention, schedules, sketch control, guidance."""
