@@ -8,7 +8,7 @@ from ..colorize.reference.edits import LARGEST_RATIO, LARGEST_SCALE, PARTS, Edit
 from ..colorize.reference.manipulation import RATIO, THRESHOLDS, VARIANTS
 from .sockets import CATEGORY, ReferenceSocket
 
-TextEncoderSocket = io.Custom("REFERENCE_TEXT_ENCODER")  # model_patches.text.LoadedTextEncoder
+TextEncoderSocket = io.Custom("REFERENCE_TEXT_ENCODER")  # model_patches.reference.text.LoadedTextEncoder
 ThresholdsSocket = io.Custom("COLORIZE_THRESHOLDS")  # four floats
 
 TEXT_FOLDERS = ("text_encoders", "clip_vision")
@@ -126,7 +126,7 @@ class ColorizeLoadTextEncoder(io.ComfyNode):
 
     @classmethod
     def execute(cls, encoder_name):
-        from ..model_patches.text import load_text_encoder
+        from ..model_patches.reference.text import load_text_encoder
 
         found = (folder_paths.get_full_path(folder, encoder_name) for folder in TEXT_FOLDERS)
         path = next((path for path in found if path), None)

@@ -36,7 +36,7 @@ class ColorizeLoadReferenceEncoder(io.ComfyNode):
 
     @classmethod
     def execute(cls, encoder_name):
-        from ..model_patches.reference import load_encoder
+        from ..model_patches.reference.encoder import load_encoder
 
         return io.NodeOutput(load_encoder(folder_paths.get_full_path_or_raise("clip_vision", encoder_name)))
 

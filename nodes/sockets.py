@@ -6,8 +6,8 @@ CATEGORY = "Colorize Diffusion"
 
 ColorizerSocket = io.Custom("COLORIZER")  # colorize.reference.types.Colorizer
 ReferenceSocket = io.Custom("REFERENCE")  # colorize.reference.types.Reference
-ReferenceEncoderSocket = io.Custom("REFERENCE_ENCODER")  # model_patches.reference.LoadedReferenceEncoder
-TaggerSocket = io.Custom("COLORIZE_TAGGER")  # model_patches.tagger.LoadedTagger
+ReferenceEncoderSocket = io.Custom("REFERENCE_ENCODER")  # model_patches.reference.encoder.LoadedReferenceEncoder
+TaggerSocket = io.Custom("COLORIZE_TAGGER")  # model_patches.reference.tagger.LoadedTagger
 FrameSocket = io.Custom("COLORIZE_FRAME")  # colorize.pictures.images.Frame
 
 

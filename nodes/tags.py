@@ -4,13 +4,13 @@ from comfy_api.latest import io
 
 from .sockets import CATEGORY, TaggerSocket, provider_input
 
-TagFeaturesSocket = io.Custom("COLORIZE_TAG_FEATURES")  # model_patches.tagger.TagFeatures
+TagFeaturesSocket = io.Custom("COLORIZE_TAG_FEATURES")  # model_patches.reference.tagger.TagFeatures
 
 
 class ColorizeLoadTagger(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        from ..model_patches.tagger import tagger_files
+        from ..model_patches.reference.tagger import tagger_files
 
         return io.Schema(
             node_id="ColorizeLoadTagger",
@@ -33,7 +33,7 @@ class ColorizeLoadTagger(io.ComfyNode):
 
     @classmethod
     def execute(cls, tagger_name, provider="auto"):
-        from ..model_patches.tagger import load_tagger, tagger_path
+        from ..model_patches.reference.tagger import load_tagger, tagger_path
 
         return io.NodeOutput(load_tagger(tagger_path(tagger_name), provider))
 

@@ -153,7 +153,7 @@ def bench_injection(options) -> None:
 def bench_picture(options) -> None:
     """Everything of the quickstart's graph between files and picture, against sampling alone with a stock U-Net."""
     model, vae, control, _ = ours("model_patches.checkpoint.loading").load_checkpoint(options.checkpoint)
-    encoder = ours("model_patches.reference").load_encoder(options.encoder)
+    encoder = ours("model_patches.reference.encoder").load_encoder(options.encoder)
     ours_model = model.model
     stock = stock_model(ours_model)
     stock_patcher = comfy.model_patcher.ModelPatcher(stock, model.load_device, model.offload_device)

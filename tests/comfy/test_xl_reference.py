@@ -135,7 +135,7 @@ def test_large_encoders_on_small_cards(pack, monkeypatch):
     """bigG in float32 does not fit into 8 GB beside anything; ViT-H does."""
     import comfy.model_management as management
 
-    precision = pack.module("model_patches.reference").precision
+    precision = pack.module("model_patches.reference.encoder").precision
     big, huge = 632_000_000, 1_845_000_000
     assert precision(huge) == torch.float32  # the CPU
     monkeypatch.setattr(management, "text_encoder_device", lambda: torch.device("cuda"))
@@ -171,7 +171,7 @@ def test_wrong_tagger(xl_graph, loaded_xl):
 
 
 def test_onnx_taggers_have_no_features(pack, xl_graph):
-    module = pack.module("model_patches.tagger")
+    module = pack.module("model_patches.reference.tagger")
     onnx = module.LoadedTagger(object(), None, xl_graph.tagger.tags, "wd.onnx")
     with pytest.raises(ValueError, match="'wd.onnx' answers tags only.*model.safetensors"):
         xl_graph.reference(tagger=onnx)

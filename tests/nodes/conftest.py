@@ -14,4 +14,4 @@ def tiny_encoder(pack):
     cpu = torch.device("cpu")
     tower = tiny.reference_encoder()
     patcher = comfy.model_patcher.CoreModelPatcher(tower, load_device=cpu, offload_device=cpu)
-    return pack.module("model_patches.reference").LoadedReferenceEncoder(tower, patcher, "tiny")
+    return pack.module("model_patches.reference.encoder").LoadedReferenceEncoder(tower, patcher, "tiny")

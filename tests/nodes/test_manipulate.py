@@ -108,7 +108,7 @@ def test_files_that_are_no_text_encoder(pack, run, text_weights):
 
 
 def test_another_word_list(pack, text_encoder, text_weights):
-    module = pack.module("model_patches.text")
+    module = pack.module("model_patches.reference.text")
     small = text_weights | {"token_embedding.weight": text_weights["token_embedding.weight"][:100]}
     network = pack.module("colorize.reference.text").load_text_encoder(small, {"colorize.text_head_width": "16"})
     with pytest.raises(ValueError, match="odd knows 100 tokens, CLIP's word list has 49408"):

@@ -22,7 +22,7 @@ def tagger(pack):
     weights["head.fc.bias"] = torch.logit(torch.tensor([0.2, 0.7, 0.5, 0.9, 0.36, 0.86]))
     network.model.load_state_dict(weights)
     cpu = torch.device("cpu")
-    module = pack.module("model_patches.tagger")
+    module = pack.module("model_patches.reference.tagger")
     patcher = comfy.model_patcher.CoreModelPatcher(network.eval(), load_device=cpu, offload_device=cpu)
     tags = pack.module("colorize.reference.tag_lists").TagList(TAGS, CATEGORIES)
     return module.LoadedTagger(network, patcher, tags, "tiny.safetensors", 128)

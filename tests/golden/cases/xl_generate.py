@@ -61,7 +61,7 @@ class Pipeline(Wrapper):
         weights = {k.removeprefix(prefix): v for k, v in self.golden.weights.items() if k.startswith(prefix)}
         width = weights["vision_model.embeddings.class_embedding"].numel()
         network = vision.load_reference_encoder(weights, {"colorize.head_width": str(width // CLIP_HEADS)})
-        loaded = ours("model_patches.reference").LoadedReferenceEncoder
+        loaded = ours("model_patches.reference.encoder").LoadedReferenceEncoder
         return loaded(network, managed(network), self.golden.path.name)
 
     def _tagger(self):
@@ -70,7 +70,9 @@ class Pipeline(Wrapper):
         network = ours("colorize.reference.wd_tagger").WDTagger.from_state_dict(self.golden.weights, metadata)
         no_tags = ours("colorize.reference.tag_lists").TagList((), ())
         patcher = ours("model_patches.checkpoint.managed").managed(network)
-        return ours("model_patches.tagger").LoadedTagger(network, patcher, no_tags, self.golden.path.name, size)
+        return ours("model_patches.reference.tagger").LoadedTagger(
+            network, patcher, no_tags, self.golden.path.name, size
+        )
 
     def autoencoder(self):
         """ComfyUI's autoencoder with the recorded sizes and weights."""

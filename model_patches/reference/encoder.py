@@ -10,13 +10,13 @@ import comfy.model_patcher
 import comfy.utils
 import torch
 
-from ..colorize.families import CheckpointError
-from ..colorize.pictures.figure_masks import without_background, without_figure
-from ..colorize.reference.card import encoder_mark, tagger_mark
-from ..colorize.reference.types import Reference
-from ..colorize.reference.vision import fitted, preprocess
-from .checkpoint.files import check_finite, read_weights
-from .checkpoint.managed import managed
+from ...colorize.families import CheckpointError
+from ...colorize.pictures.figure_masks import without_background, without_figure
+from ...colorize.reference.card import encoder_mark, tagger_mark
+from ...colorize.reference.types import Reference
+from ...colorize.reference.vision import fitted, preprocess
+from ..checkpoint.files import check_finite, read_weights
+from ..checkpoint.managed import managed
 from .tagger import LoadedTagger
 
 CHUNK = 8  # references encoded together; bounds the working memory of long batches
@@ -135,7 +135,7 @@ def load_encoder(path: str) -> LoadedReferenceEncoder:
     Computed in float32, as in the released application: it runs once per reference, and the tokens steer every step.
     See `precision` for small graphics cards.
     """
-    from ..colorize.reference.vision import find_tower, load_reference_encoder
+    from ...colorize.reference.vision import find_tower, load_reference_encoder
 
     name = os.path.basename(path)
     state_dict, metadata = read_weights(path)

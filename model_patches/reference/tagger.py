@@ -12,14 +12,14 @@ import comfy.utils
 import folder_paths
 import torch
 
-from ..colorize.families import CheckpointError
-from ..colorize.pictures import images
-from ..colorize.reference.geometry_tags import geometry_features, geometry_tags
-from ..colorize.reference.tag_lists import GENERAL, TagList
-from ..colorize.reference.wd_tagger import IMAGE_SIZE, WDTagger, prepare, to_network, to_onnx
-from .checkpoint.files import add_model_folder, check_finite, read_weights
-from .checkpoint.managed import managed
-from .checkpoint.onnx_session import OnnxNetwork
+from ...colorize.families import CheckpointError
+from ...colorize.pictures import images
+from ...colorize.reference.geometry_tags import geometry_features, geometry_tags
+from ...colorize.reference.tag_lists import GENERAL, TagList
+from ...colorize.reference.wd_tagger import IMAGE_SIZE, WDTagger, prepare, to_network, to_onnx
+from ..checkpoint.files import add_model_folder, check_finite, read_weights
+from ..checkpoint.managed import managed
+from ..checkpoint.onnx_session import OnnxNetwork
 
 FOLDER = "colorize_taggers"  # ComfyUI's folder key; the files lie in models/colorize_taggers
 OTHER_FOLDER = "wd14_tagger"  # that of ComfyUI-WD14-Tagger, when extra_model_paths.yaml names it

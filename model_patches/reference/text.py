@@ -11,9 +11,9 @@ import comfy.model_management
 import comfy.model_patcher
 import torch
 
-from ..colorize.families import CheckpointError
-from .checkpoint.files import check_finite, read_weights
-from .checkpoint.managed import managed
+from ...colorize.families import CheckpointError
+from ..checkpoint.files import check_finite, read_weights
+from ..checkpoint.managed import managed
 
 FOLDERS = ("text_encoders", "clip_vision")
 """Model folders in which CLIP files with a text tower may lie; the first one wins."""
@@ -36,7 +36,7 @@ class LoadedTextEncoder:
 
     def encode(self, texts: Sequence[str]) -> torch.Tensor:
         """Texts -> vectors (n, D) of length 1, float32 on the CPU. What is too long is cut, and said in the log."""
-        from ..colorize.reference.text import VOCABULARY, token_counts, tokenize
+        from ...colorize.reference.text import VOCABULARY, token_counts, tokenize
 
         network = self.encoder
         if network.vocabulary != VOCABULARY:
@@ -63,7 +63,7 @@ def load_text_encoder(path: str) -> LoadedTextEncoder:
 
     Computed in float32, as in the released application: it runs once per prompt.
     """
-    from ..colorize.reference.text import load_text_encoder as build
+    from ...colorize.reference.text import load_text_encoder as build
 
     name = os.path.basename(path)
     state_dict, metadata = read_weights(path)

@@ -1,0 +1,1 @@
+"""Encoders, taggers and text towers under ComfyUI's memory management."""
