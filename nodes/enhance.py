@@ -118,8 +118,8 @@ class ColorizeAttentionInjection(io.ComfyNode):
         reference_sketch=None,
         control_net=None,
     ):
-        from ..model_patches import reference_pass
-        from ..model_patches.attention_injection import Injection
+        from ..model_patches.reference_pass import reference_pass
+        from ..model_patches.reference_pass.attention_injection import Injection
 
         latents = reference_pass.read_latent(_model(model), reference_latent)
         _check_sketch(sketch_scale, reference_sketch, control_net, len(latents))
@@ -180,8 +180,8 @@ class ColorizeAdaIN(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, reference_latent, strength=0.5, start_percent=0.0, end_percent=1.0):
-        from ..model_patches import reference_pass
-        from ..model_patches.adain import AdaIN
+        from ..model_patches.reference_pass import reference_pass
+        from ..model_patches.reference_pass.adain import AdaIN
 
         source = reference_pass.Source(reference_pass.read_latent(_model(model), reference_latent))
         adain = AdaIN(source, strength, start_percent, end_percent)

@@ -14,7 +14,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from ...colorize import families
 from ...colorize.unet.decoder_guide import Modulation, Warp
 from ..conditioning.conditioning import PAYLOAD
-from ..reference_pass import with_patch
+from ..reference_pass.reference_pass import with_patch
 from .model import ColorizeModel, ColorizeUNet, ColorizeV1
 
 # As in the attention of v1: in half precision its products can leave the range.

@@ -134,7 +134,10 @@ def bench_split(options) -> None:
 def bench_injection(options) -> None:
     """Steps with a reference of the picture's size, for the two rows of guidance."""
     setting = Setting(options)
-    reference_pass, injection = ours("model_patches.reference_pass"), ours("model_patches.attention_injection")
+    reference_pass, injection = (
+        ours("model_patches.reference_pass.reference_pass"),
+        ours("model_patches.reference_pass.attention_injection"),
+    )
     x, sigma, tokens = (torch.cat([values] * 2) for values in (setting.x, setting.sigma, setting.tokens))
     source = reference_pass.Source(torch.randn_like(setting.x))
 
@@ -143,7 +146,7 @@ def bench_injection(options) -> None:
         return model.model.apply_model(x, sigma, c_crossattn=tokens, transformer_options=transformer_options)
 
     effects = {f"injection, {v}": injection.Injection(source, variant=v) for v in injection.VARIANTS}
-    effects["AdaIN"] = ours("model_patches.adain").AdaIN(source)
+    effects["AdaIN"] = ours("model_patches.reference_pass.adain").AdaIN(source)
     for title, effect in effects.items():
         patched = reference_pass.attach(setting.model, effect)
         ratio = paired(lambda m=patched: step(m), lambda: step(setting.model), options.repeats)

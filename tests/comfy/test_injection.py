@@ -166,7 +166,7 @@ def test_a_sketch_of_the_reference(graph, loaded, conditioned, nodes):
 
 
 def test_the_maps_are_those_of_the_sketch_encoder(pack, graph, loaded):
-    encode = pack.module("model_patches.reference_pass").encode_sketch
+    encode = pack.module("model_patches.reference_pass.reference_pass").encode_sketch
     sketch = graph.sketch(seed=3)[0]
     with torch.no_grad():
         expected = loaded.control_net.encoder(sketch.movedim(-1, 1) * 2 - 1)
@@ -327,7 +327,7 @@ def test_a_run_under_a_function_wrapper(graph, conditioned, nodes):
 def test_moving(pack, conditioned, nodes):
     """A device moves the tensors and keeps what is shared; a dtype changes nothing."""
     both = nodes.adain(nodes.inject(conditioned[0]))
-    key = pack.module("model_patches.reference_pass").KEY
+    key = pack.module("model_patches.reference_pass.reference_pass").KEY
     (wrapper,) = both.get_wrappers("apply_model", key)
     assert wrapper.to(torch.float16) is wrapper and len(wrapper.sources) == 1
     moved = wrapper.to(torch.device("meta"))

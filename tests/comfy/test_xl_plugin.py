@@ -194,7 +194,7 @@ def test_stacks_with_attention_injection(pack, xl_graph, masked, apply):
 def test_the_reference_of_the_injection_reads_no_banks(pack, masked, apply, xl_graph):
     """Its run keeps what its own picture shows: the banks are the drawing's background, not its."""
     model, positive, negative = masked
-    module = pack.module("model_patches.reference_pass")
+    module = pack.module("model_patches.reference_pass.reference_pass")
     source = module.Source(torch.zeros(1, 4, 8, 8))
     conditions = {"colorize_banks": object(), "colorize_settings": 1, "colorize_masks": None, "y": 2}
     assert module.conditions_at(conditions, source, (8, 8)) == {"colorize_settings": 1, "colorize_masks": None, "y": 2}

@@ -16,7 +16,10 @@ def comfy_side(golden, check):
 
     from .. import comfy_model
 
-    reference_pass, injection = ours("model_patches.reference_pass"), ours("model_patches.attention_injection")
+    reference_pass, injection = (
+        ours("model_patches.reference_pass.reference_pass"),
+        ours("model_patches.reference_pass.attention_injection"),
+    )
     model = comfy_model.load_model(golden.weights, golden.constructor["num_head_channels"])
     network, sampling = model.model.diffusion_model, model.model.model_sampling
     sigma = sampling.sigma(torch.tensor(golden.config["timesteps"], dtype=torch.float32))

@@ -381,7 +381,10 @@ def guidance_interval(golden, check):
 @case("xl_attention_injection", side="comfy")
 def attention_injection(golden, check):
     """A step of the MODEL with the released variant; the rows are one with and one without reference."""
-    reference_pass, injection = ours("model_patches.reference_pass"), ours("model_patches.attention_injection")
+    reference_pass, injection = (
+        ours("model_patches.reference_pass.reference_pass"),
+        ours("model_patches.reference_pass.attention_injection"),
+    )
     control = ours("model_patches.model.sketch_control").entries_of
     inputs, sizes = golden.inputs, golden.constructor
     network = Network(golden, sizes["unet"])

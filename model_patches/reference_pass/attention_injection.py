@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention_masked
 
-from ..colorize.unet.injection import even_attention, released_attention
+from ...colorize.unet.injection import even_attention, released_attention
 from .reference_pass import Recorded, Source, check_window, with_patch
 
 VARIANTS = ("even", "released")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..colorize.unet.injection import match_statistics, statistics
+from ...colorize.unet.injection import match_statistics, statistics
 from .reference_pass import Source, check_window, with_patch
 
 

@@ -1,0 +1,1 @@
+"""Features of the reference read beside the picture: attention injection and AdaIN."""
