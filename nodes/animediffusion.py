@@ -50,7 +50,7 @@ class ColorizeLoadAnimeDiffusion(io.ComfyNode):
 
     @classmethod
     def execute(cls, ckpt_name):
-        from ..model_patches.animediffusion import load_animediffusion
+        from ..model_patches.animediffusion.model import load_animediffusion
 
         return io.NodeOutput(*load_animediffusion(folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)))
 
@@ -58,7 +58,7 @@ class ColorizeLoadAnimeDiffusion(io.ComfyNode):
 class ColorizeAnimeDiffusionConditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        from ..model_patches.animediffusion_inputs import LINE_KINDS
+        from ..model_patches.animediffusion.inputs import LINE_KINDS
 
         return io.Schema(
             node_id="ColorizeAnimeDiffusionConditioning",
@@ -155,7 +155,7 @@ class ColorizeAnimeDiffusionConditioning(io.ComfyNode):
         polarity="auto",
         mask=None,
     ):
-        from ..model_patches import animediffusion_inputs as inputs
+        from ..model_patches.animediffusion import inputs as inputs
 
         drawn, frame = inputs.place_lines(sketch, mask, height, width, fit, lines, line_sigma, polarity)
         shown = inputs.place_reference(reference, height, width, reference_fit)
@@ -170,7 +170,7 @@ class ColorizeAnimeDiffusionConditioning(io.ComfyNode):
 class ColorizeAnimeDiffusionSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        from ..model_patches.animediffusion_sampling import METHODS, NOISES, STARTS
+        from ..model_patches.animediffusion.sampling import METHODS, NOISES, STARTS
 
         return io.Schema(
             node_id="ColorizeAnimeDiffusionSampler",
@@ -264,7 +264,7 @@ class ColorizeAnimeDiffusionSampler(io.ComfyNode):
     ):
         import latent_preview
 
-        from ..model_patches.animediffusion_sampling import Walk, sample
+        from ..model_patches.animediffusion.sampling import Walk, sample
 
         walk = Walk(method, steps, eta, start, seed, batch_noise, at_once)
         samples = latent["samples"]

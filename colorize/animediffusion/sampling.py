@@ -1,7 +1,7 @@
 """The walks of AnimeDiffusion between noise and picture, in plain steps: DDIM, the ancestral chain, the way back.
 
 Used by the trainer and held to the recorded numbers; inside ComfyUI the same steps run as a sampler on noise levels
-(model_patches/animediffusion.py). They differ from sampling/solvers.py in three points of the released code: x0 is
+(animediffusion/model.py). They differ from sampling/solvers.py in three points of the released code: x0 is
 clamped to -1..1 but eps is not recomputed from it, noise can be added (eta), and the walk ends at step 0, not at a
 perfectly clean picture.
 

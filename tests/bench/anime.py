@@ -17,7 +17,7 @@ STEPS = 10
 def bench_anime(options: argparse.Namespace) -> None:
     """One picture with the published configuration (52 M values, random weights); `--size` sets its side."""
     unet, sampling, schedule = (ours(f"{PACKAGE}.{name}") for name in ("unet", "sampling", "schedule"))
-    inside, walks = ours("model_patches.animediffusion"), ours("model_patches.animediffusion_sampling")
+    inside, walks = ours("model_patches.animediffusion.model"), ours("model_patches.animediffusion.sampling")
     torch.manual_seed(0)
     network = unet.AnimeUNet().eval()
     file = Path("anime_bench.pt").resolve()  # in the scratch folder of the process

@@ -131,7 +131,7 @@ def test_the_vae_passes_pixels(pack, loaded):
 def test_ddim_is_the_plain_loop(pack, loaded, condition, network, eta, start):
     conditioning, latent, _, reference = condition()
     out = sample(pack, loaded[0], conditioning, latent, steps=4, eta=eta, start=start)
-    walk = pack.module("model_patches.animediffusion_sampling").Walk(seed=3)
+    walk = pack.module("model_patches.animediffusion.sampling").Walk(seed=3)
     shape, predict = (3, SIZE, SIZE), predictor(network, conditioning, 1)
     x = walk.drawn(-1, [0], shape)
     if start == "reference":
@@ -143,7 +143,7 @@ def test_ddim_is_the_plain_loop(pack, loaded, condition, network, eta, start):
 
 def test_ddpm_is_the_plain_chain(pack, loaded, condition, network, monkeypatch):
     """Of 12 steps instead of a thousand; ComfyUI's model finds its own step for each of their noise levels."""
-    module, short = pack.module("model_patches.animediffusion_sampling"), AnimeSchedule(12)
+    module, short = pack.module("model_patches.animediffusion.sampling"), AnimeSchedule(12)
     monkeypatch.setattr(module, "AnimeSchedule", lambda: AnimeSchedule(12))
     conditioning, latent, *_ = condition()
     out = sample(pack, loaded[0], conditioning, latent, method="ddpm")
@@ -189,7 +189,7 @@ def test_frames_do_not_depend_on_the_chunks(pack, loaded, condition):
     conditioning, latent, *_ = condition(count=5)
     seen = []
     whole = sample(pack, loaded[0], conditioning, latent, steps=2, at_once=8, eta=0.5)
-    module = pack.module("model_patches.animediffusion_sampling")
+    module = pack.module("model_patches.animediffusion.sampling")
     with torch.inference_mode():
         walk = module.Walk(steps=2, seed=3, eta=0.5, chunk=2)
         parts = module.sample(
@@ -226,7 +226,7 @@ def test_mistakes_are_named(pack, loaded, condition, tiny_file):
         condition(count=3, references=2)
     for name in ("steps", "chunk"):
         with pytest.raises(ValueError, match="choose 1"):
-            pack.module("model_patches.animediffusion_sampling").Walk(**{name: 0})
+            pack.module("model_patches.animediffusion.sampling").Walk(**{name: 0})
     with (
         torch.inference_mode(),
         pytest.raises(ValueError, match="carries no line drawing"),

@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 
-from ..colorize.animediffusion.schedule import LINEAR_END, LINEAR_START
-from ..colorize.animediffusion.unet import (
+from ...colorize.animediffusion.schedule import LINEAR_END, LINEAR_START
+from ...colorize.animediffusion.unet import (
     HEADS_MARKER,
     AnimeUNet,
     AnimeUNetConfig,
@@ -34,8 +34,8 @@ from ..colorize.animediffusion.unet import (
     network_prefix,
     network_tensors,
 )
-from ..colorize.families import CheckpointError
-from .checkpoint.files import check_finite, read_weights
+from ...colorize.families import CheckpointError
+from ..checkpoint.files import check_finite, read_weights
 
 LINES = "animediffusion_lines"
 """In a conditioning: line drawings (B, 1, H, W) in -1..1, black on white, on the CPU."""

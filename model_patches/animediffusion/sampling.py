@@ -14,9 +14,9 @@ import comfy.sample
 import comfy.samplers
 import torch
 
-from ..colorize.animediffusion.sampling import ancestral_step, descending, deterministic_forward, sample_ddim
-from ..colorize.animediffusion.schedule import AnimeSchedule
-from .animediffusion import LINES, REFERENCE, AnimeDiffusionModel
+from ...colorize.animediffusion.sampling import ancestral_step, descending, deterministic_forward, sample_ddim
+from ...colorize.animediffusion.schedule import AnimeSchedule
+from .model import LINES, REFERENCE, AnimeDiffusionModel
 
 METHODS = ("ddim", "ddpm")
 STARTS = ("noise", "reference")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ..colorize.pictures import images
-from ..colorize.sketch.extractors.xdog import XDoG, xdog
-from .animediffusion import LINES, REFERENCE
+from ...colorize.pictures import images
+from ...colorize.sketch.extractors.xdog import XDoG, xdog
+from .model import LINES, REFERENCE
 
 LINE_KINDS = ("xdog", "as_drawn", "xdog_of_picture")
 WHITE = 1.0  # an empty place of the drawing, black on white

@@ -1,0 +1,1 @@
+"""AnimeDiffusion inside ComfyUI."""
