@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from colorize.pictures import entanglement
-from trainer.data.world import Appearance, Layout, LineStyle, pair, render
+from trainer.world import Appearance, Layout, LineStyle, pair, render
 
 SIDE = 96
 

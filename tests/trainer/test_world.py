@@ -12,7 +12,7 @@ from PIL import Image
 
 from trainer.config import ConfigError
 from trainer.data import demo
-from trainer.data.world import (
+from trainer.world import (
     REGION_NAMES,
     Appearance,
     Layout,
@@ -27,10 +27,10 @@ from trainer.data.world import (
     seeds_of,
     sketch,
 )
-from trainer.data.world import layout as layouts
-from trainer.data.world.appearance import oklch, to_oklch
-from trainer.data.world.crowd import Crowd, stepped_back
-from trainer.data.world.layout import with_background
+from trainer.world import layout as layouts
+from trainer.world.appearance import oklch, to_oklch
+from trainer.world.crowd import Crowd, stepped_back
+from trainer.world.layout import with_background
 
 SIZE = 96
 

@@ -35,7 +35,8 @@ from PIL import Image, ImageFilter
 from tqdm import tqdm
 
 from trainer.config import ConfigError
-from trainer.data.world import (
+from trainer.workers import process_pool
+from trainer.world import (
     BACKGROUND_STYLES,
     REGION_NAMES,
     WORLD_VERSION,
@@ -46,7 +47,6 @@ from trainer.data.world import (
     regions,
     seeds_of,
 )
-from trainer.workers import process_pool
 
 CHARACTERS_PER_SEED = 1_000_000
 """Set number `seed` holds the characters seed * 1,000,000 up to the next set's first."""

@@ -21,8 +21,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from trainer.config import ConfigError
-from trainer.data.world import WORLD_VERSION, Appearance, Layout, picture, seeds_of
 from trainer.workers import process_pool
+from trainer.world import WORLD_VERSION, Appearance, Layout, picture, seeds_of
 
 SIZES = (32, 1024)
 HALF_WIDTH = (0.27, 0.33)  # of the face, as a share of the picture's side

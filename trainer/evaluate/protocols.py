@@ -16,11 +16,11 @@ import torch
 from colorize.pictures import entanglement
 from trainer.colorizer import Colorizer
 from trainer.config import ConfigError
-from trainer.data.world import REGION_NAMES
 from trainer.metrics import clip, frechet
 from trainer.metrics.edges import edge_f1
 from trainer.metrics.regions import region_errors, shown_regions
 from trainer.metrics.similarity import ms_ssim, psnr
+from trainer.world import REGION_NAMES
 
 from .runs import Sample, Values
 

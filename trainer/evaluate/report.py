@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from trainer.data.world import REGION_NAMES
 from trainer.metrics.frechet import frechet_distance, frechet_interval
 from trainer.metrics.intervals import interval, joint_interval
 from trainer.metrics.regions import BACKGROUND
+from trainer.world import REGION_NAMES
 
 from .protocols import Protocol
 from .runs import Values

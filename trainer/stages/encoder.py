@@ -19,7 +19,7 @@ from torch import nn
 from colorize.reference.vision import ReferenceEncoder, preprocess
 from trainer import checkpoint
 from trainer.config import Config, Model
-from trainer.data.world import REGION_NAMES
+from trainer.world import REGION_NAMES
 
 from . import Batch, Stage, contact_sheet, picture
 
