@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from trainer import checkpoint
 from trainer import config as configuration
 from trainer.config import ConfigError
+from trainer.models import files as checkpoint
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -27,7 +27,6 @@ from colorize.animediffusion.sampling import deterministic_forward, sample_ddim
 from colorize.animediffusion.schedule import AnimeSchedule
 from colorize.animediffusion.unet import AnimeUNet, attention_heads, load_network
 from colorize.sketch.extractors.xdog import XDoG, xdog
-from trainer import checkpoint
 from trainer.config import ConfigError
 from trainer.data import decode, diagonal_warp
 from trainer.data.sources import SUFFIXES
@@ -35,6 +34,7 @@ from trainer.metrics.edges import edge_f1
 from trainer.metrics.frechet import frechet_distance, frechet_interval, inception
 from trainer.metrics.intervals import interval
 from trainer.metrics.similarity import ms_ssim, psnr
+from trainer.models import files as checkpoint
 from trainer.stages import contact_sheet, picture
 
 PROTOCOLS = ("self", "warped", "other", "shuffled")

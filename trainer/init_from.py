@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from trainer import checkpoint
 from trainer.config import ConfigError
+from trainer.models import files as checkpoint
 
 log = logging.getLogger("trainer")
 

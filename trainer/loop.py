@@ -24,13 +24,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
-from trainer import checkpoint, init_from, throughput, zero
+from trainer import init_from, throughput, zero
 from trainer.cache.encodings import CachedParts
 from trainer.config import ANIMEDIFFUSION, Config, ConfigError, Optimizer
 from trainer.data.face_folder import FaceDataset
 from trainer.data.folder import FolderDataset, PositionSampler
 from trainer.draws import Draws
 from trainer.ema import EMA
+from trainer.models import files as checkpoint
 from trainer.report import Reporter
 from trainer.run import Run, arithmetic
 from trainer.stages import Stage, build_stage, needs_of

@@ -17,9 +17,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from trainer import checkpoint
 from trainer.config import Config, ConfigError, Model
 from trainer.ema import EMA
+from trainer.models import files as checkpoint
 from trainer.report import Reporter
 from trainer.stages import Stage
 from trainer.validation import Validation

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from trainer.colorizer import MODES
 from trainer.config import ConfigError
-from trainer.xl_colorizer import load
+from trainer.models.colorizer import MODES
+from trainer.models.xl_colorizer import load
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

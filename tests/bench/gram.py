@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 
 from colorize.reference.vision import ReferenceEncoder
 from colorize.tiny_vae import TinyVAE
-from trainer import checkpoint
 from trainer import config as configuration
 from trainer.draws import Draws
 from trainer.losses.gram import HOOKS
+from trainer.models import files as checkpoint
 from trainer.run import arithmetic
 from trainer.stages import build_stage
 from trainer.tiny_tagger import tiny_tagger

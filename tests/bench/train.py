@@ -25,9 +25,10 @@ from safetensors.torch import save_file
 from colorize.reference.vision import ReferenceEncoder
 from colorize.sampling.schedule import NoiseSchedule
 from colorize.tiny_vae import TinyVAE
-from trainer import autoencoder, loop
 from trainer import config as configuration
-from trainer.colorizer import read_encoder
+from trainer import loop
+from trainer.models import autoencoder
+from trainer.models.colorizer import read_encoder
 from trainer.run import arithmetic
 from trainer.stages import model_sketch, picture
 from trainer.stages.v1 import new_networks

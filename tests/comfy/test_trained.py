@@ -7,9 +7,9 @@ from safetensors.torch import save_file
 from colorize.sampling.schedule import NoiseSchedule
 from colorize.tiny_vae import TinyVAE
 from tests import tiny
-from trainer import checkpoint
 from trainer import config as configuration
-from trainer.colorizer import Colorizer
+from trainer.models import files as checkpoint
+from trainer.models.colorizer import Colorizer
 from trainer.stages import build_stage
 
 

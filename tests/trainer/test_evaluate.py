@@ -10,12 +10,12 @@ import torch
 
 from trainer import evaluate
 from trainer.__main__ import main
-from trainer.colorizer import Colorizer
 from trainer.config import ConfigError
 from trainer.evaluate import runs
 from trainer.evaluate.curve import mean_entanglement
 from trainer.evaluate.protocols import Protocol, entanglement_of, next_ones
 from trainer.evaluate.report import difference, report, scores_of_regions, summary_of_regions, table
+from trainer.models.colorizer import Colorizer
 from trainer.world import REGION_NAMES
 
 HAIR, EYES, BACKGROUND = (REGION_NAMES.index(name) for name in ("hair", "eyes", "background"))

@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from trainer import checkpoint, loop
 from trainer import config as configuration
+from trainer import loop
 from trainer.__main__ import main
-from trainer.colorizer import Colorizer
 from trainer.config import ConfigError
+from trainer.models import files as checkpoint
+from trainer.models.colorizer import Colorizer
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from trainer import checkpoint, loop
 from trainer import config as configuration
+from trainer import loop
+from trainer.models import files as checkpoint
 
 from .launch import command, finish, start
 

@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 
-from trainer import checkpoint, draws, loop
 from trainer import config as configuration
+from trainer import draws, loop
 from trainer.__main__ import main
 from trainer.convert import find_checkpoint
+from trainer.models import files as checkpoint
 from trainer.stages import build_stage
 from trainer.validation import Validation
 

@@ -11,19 +11,19 @@ from safetensors.torch import load_file, save_file
 from colorize.reference.vision import ReferenceEncoder
 from colorize.reference.wd_tagger import WDTagger
 from tests.training_log import logged, losses
-from trainer import checkpoint
 from trainer import config as configuration
 from trainer.cache.build import build_cache
 from trainer.cache.recipes import recipes
 from trainer.config import ConfigError
 from trainer.draws import Draws
 from trainer.dry_run import report
-from trainer.frozen import OnDemand
 from trainer.loop import build_dataset, train
 from trainer.losses import gram as gram_module
+from trainer.models import files as checkpoint
+from trainer.models.frozen import OnDemand
+from trainer.models.xl_colorizer import XLColorizer, plugin_from
 from trainer.stages import build_stage, needs_of
 from trainer.stages.xl import drop_levels
-from trainer.xl_colorizer import XLColorizer, plugin_from
 
 TAGGER = dict(classes=6, embed_dim=8, depths=(1, 1), heads=(1, 2), image_size=32, window=4)
 

@@ -21,10 +21,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from trainer import autoencoder, checkpoint
 from trainer.cache.store import digest
 from trainer.config import XL, Config, ConfigError
-from trainer.frozen import autoencoder_file
+from trainer.models import autoencoder
+from trainer.models import files as checkpoint
+from trainer.models.frozen import autoencoder_file
 
 VERSION = 1
 """Goes up when the code between a file and its row changes what comes out."""

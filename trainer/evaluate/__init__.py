@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from trainer.colorizer import MODES
 from trainer.config import ConfigError
-from trainer.xl_colorizer import load
+from trainer.models.colorizer import MODES
+from trainer.models.xl_colorizer import load
 
 PROTOCOLS = ("regions", "deformed", "random", "entanglement")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from trainer.colorizer import Colorizer
+from trainer.models.colorizer import Colorizer
 
 from .protocols import entanglement_of
 

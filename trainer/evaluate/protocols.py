@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 
 from colorize.pictures import entanglement
-from trainer.colorizer import Colorizer
 from trainer.config import ConfigError
 from trainer.metrics import clip, frechet
 from trainer.metrics.edges import edge_f1
 from trainer.metrics.regions import region_errors, shown_regions
 from trainer.metrics.similarity import ms_ssim, psnr
+from trainer.models.colorizer import Colorizer
 from trainer.world import REGION_NAMES
 
 from .runs import Sample, Values

@@ -12,10 +12,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from colorize.pictures.masks import without_background
-from trainer.colorizer import REFERENCE_THRESHOLD, Colorizer
 from trainer.config import ConfigError
 from trainer.data.folder import FolderDataset
 from trainer.data.sources import FolderSource, open_source
+from trainer.models.colorizer import REFERENCE_THRESHOLD, Colorizer
 from trainer.stages import Batch, contact_sheet, model_sketch, picture
 
 if TYPE_CHECKING:

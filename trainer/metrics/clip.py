@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from colorize.reference.vision import ReferenceEncoder, load_reference_encoder
-from trainer import checkpoint
 from trainer.config import ConfigError
+from trainer.models import files as checkpoint
 
 
 def embedding(encoder: ReferenceEncoder) -> Callable[[torch.Tensor], torch.Tensor]:

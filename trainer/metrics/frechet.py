@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trainer import checkpoint
 from trainer.config import ConfigError
+from trainer.models import files as checkpoint
 
 Features = Callable[[torch.Tensor], torch.Tensor]
 """Pictures (B, 3, H, W) in [-1, 1] -> features (B, D)."""

@@ -18,11 +18,12 @@ from colorize.animediffusion.sampling import Predictor, deterministic_forward, s
 from colorize.animediffusion.schedule import AnimeSchedule
 from colorize.animediffusion.unet import HEADS_MARKER, AnimeUNet, AnimeUNetConfig, attention_heads, load_network
 from colorize.sketch.extractors.xdog import XDoG, xdog
-from trainer import checkpoint, draws
+from trainer import draws
 from trainer.config import Config, ConfigError
 from trainer.data import diagonal_warp
 from trainer.losses.animediffusion import predicted_noise, reconstructed, squared_error
 from trainer.metrics.similarity import psnr
+from trainer.models import files as checkpoint
 
 from . import Batch, Stage, contact_sheet, picture
 

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from colorize.reference.vision import ReferenceEncoder, preprocess
-from trainer import checkpoint
 from trainer.config import Config, Model
+from trainer.models import files as checkpoint
 from trainer.world import REGION_NAMES
 
 from . import Batch, Stage, contact_sheet, picture

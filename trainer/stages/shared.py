@@ -11,12 +11,13 @@ import torch
 from colorize import families
 from colorize.reference.vision import ReferenceEncoder
 from colorize.unet.unet import UNet
-from trainer import autoencoder, checkpoint
-from trainer.colorizer import Colorizer
 from trainer.config import Config, ConfigError, Model, Report
 from trainer.evaluate.curve import mean_entanglement
 from trainer.evaluate.protocols import next_ones
-from trainer.xl_colorizer import XLColorizer
+from trainer.models import autoencoder
+from trainer.models import files as checkpoint
+from trainer.models.colorizer import Colorizer
+from trainer.models.xl_colorizer import XLColorizer
 
 from . import Batch, model_sketch, picture
 
@@ -49,7 +50,7 @@ def entanglement_curves(
     batch: Batch,
     report: Report,
     generator: torch.Generator,
-    mode: str = "vanilla",  # of trainer.colorizer.MODES
+    mode: str = "vanilla",  # of trainer.models.colorizer.MODES
 ) -> dict[str, float]:
     """entanglement, structure and leakage of a batch of two or more (see evaluate/protocols.py); nothing without
     report.validate_entanglement. Every sample's reference is the next one's picture, uint8 (B, 3, S, S) as its own."""

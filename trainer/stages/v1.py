@@ -12,16 +12,18 @@ from torch import nn
 from colorize.sampling.schedule import NoiseSchedule
 from colorize.sketch.encoder import SketchEncoder
 from colorize.unet.unet import UNet, UNetConfig
-from trainer import autoencoder, checkpoint, draws
+from trainer import draws
 from trainer.cache.encodings import build_encodings
-from trainer.colorizer import Colorizer, networks_from
 from trainer.config import Config, ConfigError
-from trainer.frozen import borrowed, frozen_encoders
 from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
 from trainer.losses.dual_condition import dual_conditioned_loss
 from trainer.losses.latent_shuffle import draw_permutation, shuffle_tokens
 from trainer.losses.noisy_reference import noisy_tokens
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
+from trainer.models import autoencoder
+from trainer.models import files as checkpoint
+from trainer.models.colorizer import Colorizer, networks_from
+from trainer.models.frozen import borrowed, frozen_encoders
 
 from . import Batch, Stage, contact_sheet, model_sketch, picture
 from .shared import check_token_width, drawn_latents, entanglement_curves, model_header, model_markers

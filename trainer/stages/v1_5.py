@@ -22,9 +22,15 @@ from colorize.pictures.masks import grow_to_grid, without_figure
 from colorize.reference.recovery import BackgroundEncoder, RecoveryTransformer, ScalarEmbedder
 from colorize.sampling.schedule import NoiseSchedule
 from colorize.unet.split_attention import Split, SplitOptions
-from trainer import autoencoder, checkpoint, draws
+from trainer import draws
 from trainer.cache.encodings import build_encodings
-from trainer.colorizer import (
+from trainer.config import Config, ConfigError, Model
+from trainer.losses.bleach import draw_bleached, whiten_background
+from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
+from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
+from trainer.models import autoencoder
+from trainer.models import files as checkpoint
+from trainer.models.colorizer import (
     MODE_KINDS,
     REGION_LORA,
     UNET,
@@ -33,11 +39,7 @@ from trainer.colorizer import (
     latent_masks,
     networks_from,
 )
-from trainer.config import Config, ConfigError, Model
-from trainer.frozen import borrowed, frozen_encoders
-from trainer.losses.bleach import draw_bleached, whiten_background
-from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
-from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
+from trainer.models.frozen import borrowed, frozen_encoders
 
 from . import Batch, Stage, contact_sheet, model_sketch, picture
 from .shared import check_token_width, drawn_latents, entanglement_curves, model_header, model_markers

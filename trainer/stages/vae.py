@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from colorize.tiny_vae import ResidualBlock, TinyVAE
-from trainer import checkpoint, draws
-from trainer.autoencoder import SCALE
+from trainer import draws
 from trainer.config import Config
+from trainer.models import files as checkpoint
+from trainer.models.autoencoder import SCALE
 
 from . import Batch, Stage, contact_sheet, picture
 

@@ -24,12 +24,17 @@ from colorize.sampling.schedule import NoiseSchedule
 from colorize.sketch.xl_encoder import XLSketchEncoder
 from colorize.unet import size_embedding
 from colorize.unet.unet import UNet, UNetConfig, unet_config_from_state_dict
-from trainer import autoencoder, checkpoint, draws
-from trainer.autoencoder import XL_SCALE
+from trainer import draws
 from trainer.cache.encodings import KEY, build_encodings
-from trainer.colorizer import REGION_LORA, SKETCH, UNET
 from trainer.config import Config, ConfigError
-from trainer.frozen import (
+from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
+from trainer.losses.gram import gram_loss, hooked_blocks, two_branches
+from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
+from trainer.models import autoencoder
+from trainer.models import files as checkpoint
+from trainer.models.autoencoder import XL_SCALE
+from trainer.models.colorizer import REGION_LORA, SKETCH, UNET
+from trainer.models.frozen import (
     FrozenReferenceEncoder,
     FrozenTagger,
     autoencoder_file,
@@ -37,10 +42,7 @@ from trainer.frozen import (
     frozen_encoders,
     tensor_shapes,
 )
-from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
-from trainer.losses.gram import gram_loss, hooked_blocks, two_branches
-from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
-from trainer.xl_colorizer import PROJECTION, XLColorizer, embedded, networks_from, tagger_width
+from trainer.models.xl_colorizer import PROJECTION, XLColorizer, embedded, networks_from, tagger_width
 
 from . import Batch, Stage, contact_sheet, model_sketch, picture
 from .shared import drawn_latents, entanglement_curves, model_header, model_markers

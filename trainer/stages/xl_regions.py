@@ -22,15 +22,16 @@ from torch import nn
 from colorize.background.reference_net import ReferenceNet, plugin_input
 from colorize.unet.region_lora import XL_KINDS, to_module_names, to_official_names
 from colorize.unet.split_attention import Split, SplitOptions
-from trainer import checkpoint, draws
-from trainer.autoencoder import XL_SCALE
-from trainer.colorizer import MASK_THRESHOLD, REFERENCE_THRESHOLD, REGION_LORA, UNET, Regions, latent_masks
+from trainer import draws
 from trainer.config import Config, ConfigError
-from trainer.frozen import borrowed
 from trainer.losses.bleach import background_reference, draw_bleached, whiten_background
 from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
-from trainer.xl_colorizer import embedded, networks_from, plugin_from
+from trainer.models import files as checkpoint
+from trainer.models.autoencoder import XL_SCALE
+from trainer.models.colorizer import MASK_THRESHOLD, REFERENCE_THRESHOLD, REGION_LORA, UNET, Regions, latent_masks
+from trainer.models.frozen import borrowed
+from trainer.models.xl_colorizer import embedded, networks_from, plugin_from
 
 from . import Batch, contact_sheet, model_sketch, picture
 from .shared import drawn_latents

@@ -198,7 +198,7 @@ def adapter_step(golden, check):
     y = sizes.embed(batch["crop"], step.width)
     check("plugin_y", y)
     check("y", step.y(batch))
-    mask = ours("trainer.colorizer").latent_masks(batch["smask"])
+    mask = ours("trainer.models.colorizer").latent_masks(batch["smask"])
     check("mask", mask)
     check("attn2_mask_threshold", ours_level)
     unet_module = ours("colorize.unet.unet")

@@ -18,9 +18,10 @@ from colorize.sampling.schedule import NoiseSchedule
 from colorize.sketch.encoder import SketchEncoder
 from colorize.unet.split_attention import REGION_KINDS, Split, SplitOptions, to_latent_size
 from colorize.unet.unet import UNet, unet_config_from_state_dict
-from trainer import autoencoder, checkpoint
-from trainer.autoencoder import Autoencoder
 from trainer.config import ConfigError
+from trainer.models import autoencoder
+from trainer.models import files as checkpoint
+from trainer.models.autoencoder import Autoencoder
 
 UNET = "model.diffusion_model."
 SKETCH = "control_encoder."

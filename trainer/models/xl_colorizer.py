@@ -16,10 +16,11 @@ from colorize.reference.wd_tagger import PATCHES, PREFIXES, WDTagger, prepare, t
 from colorize.sketch.xl_encoder import XLSketchEncoder
 from colorize.unet import size_embedding
 from colorize.unet.unet import UNet, unet_config_from_state_dict, unet_weights
-from trainer import autoencoder, checkpoint
-from trainer.autoencoder import XL_SCALE, Autoencoder
-from trainer.colorizer import REGION_LORA, SKETCH, UNET, Colorizer, Regions, guided_latents, read_encoder
 from trainer.config import ConfigError
+from trainer.models import autoencoder
+from trainer.models import files as checkpoint
+from trainer.models.autoencoder import XL_SCALE, Autoencoder
+from trainer.models.colorizer import REGION_LORA, SKETCH, UNET, Colorizer, Regions, guided_latents, read_encoder
 
 PROJECTION = "proj."
 PLUGIN = "bg_encoder."

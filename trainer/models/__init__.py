@@ -1,0 +1,1 @@
+"""Trained and frozen models, and the files they live in."""
