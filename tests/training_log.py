@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from trainer import config as configuration
-from trainer.loop import train
+from trainer.run.loop import train
 
 
 def logged(folder: Path) -> list[dict]:

@@ -21,7 +21,7 @@ def _train(args: argparse.Namespace, rest: list[str]) -> None:
 
         print(report(resolved))
         return
-    from trainer.loop import train
+    from trainer.run.loop import train
 
     print(f"exported {train(resolved)}")
 

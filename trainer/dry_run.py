@@ -12,12 +12,12 @@ import torch
 from colorize.reference.vision import ReferenceEncoder, load_reference_encoder
 from colorize.sketch.encoder import SketchEncoder
 from colorize.unet.unet import UNet, UNetConfig, unet_config_from_state_dict
-from trainer import memory
 from trainer.config import XL, Config, ConfigError
-from trainer.loop import build_dataset
 from trainer.models import files as checkpoint
 from trainer.models.colorizer import REGION_LORA, UNET
 from trainer.models.frozen import autoencoder_file
+from trainer.run import memory
+from trainer.run.loop import build_dataset
 from trainer.stages import build_stage
 
 ENCODERS_ASIDE = "encoders  not in memory, when the cache folder holds every picture"

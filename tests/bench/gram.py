@@ -21,7 +21,7 @@ from trainer import config as configuration
 from trainer.draws import Draws
 from trainer.losses.gram import HOOKS
 from trainer.models import files as checkpoint
-from trainer.run import arithmetic
+from trainer.run.run import arithmetic
 from trainer.stages import build_stage
 from trainer.tiny_tagger import tiny_tagger
 

@@ -26,10 +26,10 @@ from colorize.reference.vision import ReferenceEncoder
 from colorize.sampling.schedule import NoiseSchedule
 from colorize.tiny_vae import TinyVAE
 from trainer import config as configuration
-from trainer import loop
 from trainer.models import autoencoder
 from trainer.models.colorizer import read_encoder
-from trainer.run import arithmetic
+from trainer.run import loop
+from trainer.run.run import arithmetic
 from trainer.stages import model_sketch, picture
 from trainer.stages.v1 import new_networks
 

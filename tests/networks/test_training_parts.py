@@ -7,8 +7,8 @@ import torch
 
 from colorize.sampling.schedule import NoiseSchedule
 from tests.networks import literal_training as literal
-from trainer.ema import EMA
 from trainer.losses import bleach, diffusion, dual_condition, latent_shuffle, noisy_reference, reference_drop
+from trainer.run.ema import EMA
 
 T = [0, 3, 500, 899, 900, 999]
 

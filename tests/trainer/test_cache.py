@@ -15,15 +15,15 @@ from safetensors.torch import load_file, save_file
 
 from tests.training_log import losses
 from trainer import config as configuration
-from trainer import loop
 from trainer.__main__ import main
 from trainer.cache import build, recipes
 from trainer.cache.encodings import CachedParts, TensorCache
 from trainer.cache.store import Store, StoreWriter, digest, store_folder
 from trainer.config import ConfigError
-from trainer.loop import build_dataset
 from trainer.models import autoencoder
 from trainer.models.frozen import FrozenAutoencoder, FrozenReferenceEncoder, OnDemand, borrowed
+from trainer.run import loop
+from trainer.run.loop import build_dataset
 
 RECIPE = {"kind": "latents", "version": 1}
 

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from trainer import config
-from trainer.loop import build_dataset
+from trainer.run.loop import build_dataset
 from trainer.stages import build_stage
 
 

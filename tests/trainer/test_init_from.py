@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from colorize.unet.unet import UNet
 from tests import tiny
 from trainer import config as configuration
-from trainer import init_from, loop
 from trainer.config import ConfigError
+from trainer.run import init_from, loop
 
 
 def plainly_fitted(weight: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

@@ -9,12 +9,12 @@ import torch
 from colorize import families
 from colorize.pictures.masks import without_figure
 from trainer import config as configuration
-from trainer import loop
 from trainer.__main__ import main
 from trainer.config import ConfigError
 from trainer.losses.bleach import whiten_background
 from trainer.models import files as checkpoint
 from trainer.models.colorizer import MODES, Colorizer, latent_masks
+from trainer.run import loop
 from trainer.stages import build_stage
 from trainer.stages.v1_5 import new_background_encoder, region_ranks
 

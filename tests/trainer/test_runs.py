@@ -12,11 +12,11 @@ import torch
 from safetensors import safe_open
 
 from trainer import config as configuration
-from trainer import loop
 from trainer.__main__ import main
 from trainer.config import ConfigError
 from trainer.models import files as checkpoint
 from trainer.models.colorizer import Colorizer
+from trainer.run import loop
 
 ROOT = Path(__file__).parents[2]
 

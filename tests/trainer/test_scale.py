@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from trainer import config as configuration
-from trainer import loop
 from trainer.models import files as checkpoint
+from trainer.run import loop
 
 from .launch import command, finish, start
 

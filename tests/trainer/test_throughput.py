@@ -12,9 +12,10 @@ from torch.utils.checkpoint import checkpoint as recompute
 from colorize.sketch.encoder import SketchEncoder
 from colorize.unet.unet import UNet, UNetConfig
 from trainer import config as configuration
-from trainer import draws, loop, memory, report, throughput, zero
+from trainer import draws
 from trainer.config import ConfigError, Optimizer, System
 from trainer.draws import Draws
+from trainer.run import loop, memory, report, throughput, zero
 
 from .launch import ROOT
 
@@ -216,7 +217,7 @@ def test_the_loop_imports_without_what_is_optional():
     code = (
         "import sys\n"
         "for name in ('deepspeed', 'bitsandbytes', 'resource', 'tensorboard', 'fcntl'): sys.modules[name] = None\n"
-        "import trainer.loop, trainer.dry_run, trainer.convert\n"
+        "import trainer.run.loop, trainer.dry_run, trainer.convert\n"
         "assert not any(name.startswith(('comfy', 'nodes')) for name in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

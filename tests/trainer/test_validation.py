@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from trainer import config as configuration
-from trainer import draws, loop
+from trainer import draws
 from trainer.__main__ import main
 from trainer.convert import find_checkpoint
 from trainer.models import files as checkpoint
+from trainer.run import loop
+from trainer.run.validation import Validation
 from trainer.stages import build_stage
-from trainer.validation import Validation
 
 
 class Numbers(torch.utils.data.Dataset):

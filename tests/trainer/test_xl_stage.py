@@ -17,11 +17,11 @@ from trainer.cache.recipes import recipes
 from trainer.config import ConfigError
 from trainer.draws import Draws
 from trainer.dry_run import report
-from trainer.loop import build_dataset, train
 from trainer.losses import gram as gram_module
 from trainer.models import files as checkpoint
 from trainer.models.frozen import OnDemand
 from trainer.models.xl_colorizer import XLColorizer, plugin_from
+from trainer.run.loop import build_dataset, train
 from trainer.stages import build_stage, needs_of
 from trainer.stages.xl import drop_levels
 

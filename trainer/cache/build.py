@@ -26,10 +26,10 @@ from trainer.cache.recipes import KINDS, WHITE_KEY, kinds_of, recipes, row_key
 from trainer.cache.store import StoreWriter
 from trainer.config import XL, Config, ConfigError
 from trainer.data.folder import FolderDataset
-from trainer.loop import build_dataset
 from trainer.losses.bleach import whiten_background
 from trainer.models.frozen import FrozenTagger, frozen_encoders
-from trainer.run import arithmetic
+from trainer.run.loop import build_dataset
+from trainer.run.run import arithmetic
 from trainer.stages import Batch, picture
 from trainer.stages.v1_5 import grown_masks, is_binary
 

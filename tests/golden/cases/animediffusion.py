@@ -257,7 +257,7 @@ def pictures(golden, check):
 def learning_rate(golden, check):
     """lr 1e-4, warm-up of 1 epoch from 1e-8, cosine down to 1e-8 at epoch 200, at fractional epochs."""
     optimizer = ours("trainer.config").Optimizer(lr=1e-4, lowest_lr=1e-8, warmup=1000, decay="cosine")
-    rate = ours("trainer.loop").learning_rate
+    rate = ours("trainer.run.loop").learning_rate
     epochs = golden.inputs["f64_epoch"].tolist()
     rates = [rate(optimizer, epoch * 1000, 200 * 1000) for epoch in epochs]  # 1000 steps an epoch
     check("f64_lr", torch.tensor(rates, dtype=torch.float64), Tolerance(1e-12, 1e-6))

@@ -8,6 +8,6 @@ from ..registry import case
 
 @case("fitting_weights")
 def fitting_weights(golden, check):
-    fit = ours("trainer.init_from").fit
+    fit = ours("trainer.run.init_from").fit
     for name, shape in golden.config["new_shapes"].items():
         check(name, fit(golden.inputs[name], shape))

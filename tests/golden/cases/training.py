@@ -62,7 +62,7 @@ def ema(golden, check):
         prefix = f"step{step}_"
         return {key.removeprefix(prefix): value for key, value in golden.inputs.items() if key.startswith(prefix)}
 
-    average = ours("trainer.ema").EMA(parameters(0), decay=golden.config.get("decay", 0.9999))
+    average = ours("trainer.run.ema").EMA(parameters(0), decay=golden.config.get("decay", 0.9999))
     for step in range(1, 1 + max(int(re.match(r"step(\d+)_", name)[1]) for name in golden.inputs)):
         average.update(parameters(step))
         for name, shadow in average.shadow.items():

@@ -24,18 +24,18 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
-from trainer import init_from, throughput, zero
 from trainer.cache.encodings import CachedParts
 from trainer.config import ANIMEDIFFUSION, Config, ConfigError, Optimizer
 from trainer.data.face_folder import FaceDataset
 from trainer.data.folder import FolderDataset, PositionSampler
 from trainer.draws import Draws
-from trainer.ema import EMA
 from trainer.models import files as checkpoint
-from trainer.report import Reporter
-from trainer.run import Run, arithmetic
+from trainer.run import init_from, throughput, zero
+from trainer.run.ema import EMA
+from trainer.run.report import Reporter
+from trainer.run.run import Run, arithmetic
+from trainer.run.validation import Validation
 from trainer.stages import Stage, build_stage, needs_of
-from trainer.validation import Validation
 from trainer.workers import leave_interrupts_to_parent
 
 log = logging.getLogger("trainer")

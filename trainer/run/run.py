@@ -18,11 +18,11 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from trainer.config import Config, ConfigError, Model
-from trainer.ema import EMA
 from trainer.models import files as checkpoint
-from trainer.report import Reporter
+from trainer.run.ema import EMA
+from trainer.run.report import Reporter
+from trainer.run.validation import Validation
 from trainer.stages import Stage
-from trainer.validation import Validation
 
 log = logging.getLogger("trainer")
 

@@ -1,0 +1,1 @@
+"""A training run: the loop, validation, reports, averages, memory."""
