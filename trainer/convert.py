@@ -13,7 +13,7 @@ import torch
 
 from trainer import config as configuration
 from trainer.config import ConfigError
-from trainer.models import files as checkpoint
+from trainer.models import checkpoint
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -13,7 +13,7 @@ from colorize.reference.vision import ReferenceEncoder, load_reference_encoder
 from colorize.sketch.encoder import SketchEncoder
 from colorize.unet.unet import UNet, UNetConfig, unet_config_from_state_dict
 from trainer.config import XL, Config, ConfigError
-from trainer.models import files as checkpoint
+from trainer.models import checkpoint
 from trainer.models.colorizer import REGION_LORA, UNET
 from trainer.models.frozen import autoencoder_file
 from trainer.run import memory

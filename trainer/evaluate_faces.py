@@ -34,7 +34,7 @@ from trainer.metrics.edges import edge_f1
 from trainer.metrics.frechet import frechet_distance, frechet_interval, inception
 from trainer.metrics.intervals import interval
 from trainer.metrics.similarity import ms_ssim, psnr
-from trainer.models import files as checkpoint
+from trainer.models import checkpoint
 from trainer.stages import contact_sheet, picture
 
 PROTOCOLS = ("self", "warped", "other", "shuffled")

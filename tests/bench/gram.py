@@ -20,7 +20,7 @@ from colorize.tiny_vae import TinyVAE
 from trainer import config as configuration
 from trainer.draws import Draws
 from trainer.losses.gram import HOOKS
-from trainer.models import files as checkpoint
+from trainer.models import checkpoint
 from trainer.run.run import arithmetic
 from trainer.stages import build_stage
 from trainer.tiny_tagger import tiny_tagger

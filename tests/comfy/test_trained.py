@@ -8,7 +8,7 @@ from colorize.sampling.schedule import NoiseSchedule
 from colorize.tiny_vae import TinyVAE
 from tests import tiny
 from trainer import config as configuration
-from trainer.models import files as checkpoint
+from trainer.models import checkpoint
 from trainer.models.colorizer import Colorizer
 from trainer.stages import build_stage
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from colorize.reference.vision import ReferenceEncoder
 from colorize.tiny_vae import TinyVAE
 from trainer import config as configuration
-from trainer.models import files as checkpoint
+from trainer.models import checkpoint
 from trainer.stages import build_stage
 
 

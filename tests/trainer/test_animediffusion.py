@@ -17,7 +17,7 @@ from trainer.config import ConfigError
 from trainer.data import diagonal_warp, faces
 from trainer.metrics.edges import edge_f1
 from trainer.metrics.similarity import psnr
-from trainer.models import files as checkpoint
+from trainer.models import checkpoint
 from trainer.run.loop import build_dataset, learning_rate, train
 from trainer.stages import build_stage, picture
 

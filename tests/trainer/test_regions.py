@@ -12,7 +12,7 @@ from trainer import config as configuration
 from trainer.__main__ import main
 from trainer.config import ConfigError
 from trainer.losses.bleach import whiten_background
-from trainer.models import files as checkpoint
+from trainer.models import checkpoint
 from trainer.models.colorizer import MODES, Colorizer, latent_masks
 from trainer.run import loop
 from trainer.stages import build_stage

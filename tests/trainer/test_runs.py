@@ -14,7 +14,7 @@ from safetensors import safe_open
 from trainer import config as configuration
 from trainer.__main__ import main
 from trainer.config import ConfigError
-from trainer.models import files as checkpoint
+from trainer.models import checkpoint
 from trainer.models.colorizer import Colorizer
 from trainer.run import loop
 

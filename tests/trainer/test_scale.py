@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from trainer import config as configuration
-from trainer.models import files as checkpoint
+from trainer.models import checkpoint
 from trainer.run import loop
 
 from .launch import command, finish, start

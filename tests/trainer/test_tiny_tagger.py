@@ -9,8 +9,7 @@ from colorize.reference.tag_lists import TagList
 from colorize.reference.wd_tagger import WDTagger
 from trainer.__main__ import main
 from trainer.config import ConfigError
-from trainer.models import files as checkpoint
-from trainer.models import xl_colorizer
+from trainer.models import checkpoint, xl_colorizer
 from trainer.models.xl_colorizer import read_tagger, tagger_tokens
 from trainer.tiny_tagger import SIZES, tiny_tagger
 

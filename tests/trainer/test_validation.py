@@ -9,7 +9,7 @@ from trainer import config as configuration
 from trainer import draws
 from trainer.__main__ import main
 from trainer.convert import find_checkpoint
-from trainer.models import files as checkpoint
+from trainer.models import checkpoint
 from trainer.run import loop
 from trainer.run.validation import Validation
 from trainer.stages import build_stage

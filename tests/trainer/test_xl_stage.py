@@ -18,7 +18,7 @@ from trainer.config import ConfigError
 from trainer.draws import Draws
 from trainer.dry_run import report
 from trainer.losses import gram as gram_module
-from trainer.models import files as checkpoint
+from trainer.models import checkpoint
 from trainer.models.frozen import OnDemand
 from trainer.models.xl_colorizer import XLColorizer, plugin_from
 from trainer.run.loop import build_dataset, train

@@ -23,8 +23,7 @@ from safetensors import SafetensorError, safe_open
 
 from trainer.cache.store import digest
 from trainer.config import XL, Config, ConfigError
-from trainer.models import autoencoder
-from trainer.models import files as checkpoint
+from trainer.models import autoencoder, checkpoint
 from trainer.models.frozen import autoencoder_file
 
 VERSION = 1

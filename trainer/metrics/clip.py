@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from colorize.reference.vision import ReferenceEncoder, load_reference_encoder
 from trainer.config import ConfigError
-from trainer.models import files as checkpoint
+from trainer.models import checkpoint
 
 
 def embedding(encoder: ReferenceEncoder) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from trainer.config import ConfigError
-from trainer.models import files as checkpoint
+from trainer.models import checkpoint
 
 Features = Callable[[torch.Tensor], torch.Tensor]
 """Pictures (B, 3, H, W) in [-1, 1] -> features (B, D)."""

@@ -103,6 +103,6 @@ def _stable_diffusion_vae(tensors: dict[str, torch.Tensor]) -> nn.Module:
 
 def load(path: str) -> Autoencoder:
     """Read the autoencoder of a safetensors file."""
-    from trainer.models.files import read_tensors
+    from trainer.models.checkpoint import read_tensors
 
     return from_tensors(read_tensors(Path(path))[0], path)

@@ -19,8 +19,7 @@ from colorize.sketch.encoder import SketchEncoder
 from colorize.unet.split_attention import REGION_KINDS, Split, SplitOptions, to_latent_size
 from colorize.unet.unet import UNet, unet_config_from_state_dict
 from trainer.config import ConfigError
-from trainer.models import autoencoder
-from trainer.models import files as checkpoint
+from trainer.models import autoencoder, checkpoint
 from trainer.models.autoencoder import Autoencoder
 
 UNET = "model.diffusion_model."

@@ -17,8 +17,7 @@ from safetensors import safe_open
 from colorize.reference.vision import ReferenceEncoder, load_reference_encoder
 from colorize.reference.wd_tagger import WDTagger
 from trainer.config import Config
-from trainer.models import autoencoder
-from trainer.models import files as checkpoint
+from trainer.models import autoencoder, checkpoint
 from trainer.models.autoencoder import Autoencoder
 from trainer.models.colorizer import read_encoder
 from trainer.models.xl_colorizer import read_tagger, tagger_tokens, tagger_width

@@ -17,8 +17,7 @@ from colorize.sketch.xl_encoder import XLSketchEncoder
 from colorize.unet import size_embedding
 from colorize.unet.unet import UNet, unet_config_from_state_dict, unet_weights
 from trainer.config import ConfigError
-from trainer.models import autoencoder
-from trainer.models import files as checkpoint
+from trainer.models import autoencoder, checkpoint
 from trainer.models.autoencoder import XL_SCALE, Autoencoder
 from trainer.models.colorizer import REGION_LORA, SKETCH, UNET, Colorizer, Regions, guided_latents, read_encoder
 

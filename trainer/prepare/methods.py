@@ -22,7 +22,7 @@ from colorize.pictures.isnet import ISNet, character_mask
 from colorize.public_files import LINE_EXTRACTORS, SEGMENTERS, line_extractor_addresses
 from colorize.sketch.extractors import WITHOUT_NETWORK, load_network, without_network, working
 from trainer.config import ConfigError
-from trainer.models.files import read_tensors
+from trainer.models.checkpoint import read_tensors
 
 NETWORK_FILES = {
     "sketchkeras": "model.pth",

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from trainer.config import ConfigError
-from trainer.models import files as checkpoint
+from trainer.models import checkpoint
 
 log = logging.getLogger("trainer")
 

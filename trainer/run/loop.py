@@ -29,7 +29,7 @@ from trainer.config import ANIMEDIFFUSION, Config, ConfigError, Optimizer
 from trainer.data.face_folder import FaceDataset
 from trainer.data.folder import FolderDataset, PositionSampler
 from trainer.draws import Draws
-from trainer.models import files as checkpoint
+from trainer.models import checkpoint
 from trainer.run import init_from, throughput, zero
 from trainer.run.ema import EMA
 from trainer.run.report import Reporter

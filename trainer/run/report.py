@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from trainer.models import files as checkpoint
+from trainer.models import checkpoint
 
 log = logging.getLogger("trainer")
 

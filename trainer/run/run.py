@@ -18,7 +18,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from trainer.config import Config, ConfigError, Model
-from trainer.models import files as checkpoint
+from trainer.models import checkpoint
 from trainer.run.ema import EMA
 from trainer.run.report import Reporter
 from trainer.run.validation import Validation

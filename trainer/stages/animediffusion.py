@@ -23,7 +23,7 @@ from trainer.config import Config, ConfigError
 from trainer.data import diagonal_warp
 from trainer.losses.animediffusion import predicted_noise, reconstructed, squared_error
 from trainer.metrics.similarity import psnr
-from trainer.models import files as checkpoint
+from trainer.models import checkpoint
 
 from . import Batch, Stage, contact_sheet, picture
 

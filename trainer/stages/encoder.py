@@ -18,7 +18,7 @@ from torch import nn
 
 from colorize.reference.vision import ReferenceEncoder, preprocess
 from trainer.config import Config, Model
-from trainer.models import files as checkpoint
+from trainer.models import checkpoint
 from trainer.world import REGION_NAMES
 
 from . import Batch, Stage, contact_sheet, picture

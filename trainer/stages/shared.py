@@ -14,8 +14,7 @@ from colorize.unet.unet import UNet
 from trainer.config import Config, ConfigError, Model, Report
 from trainer.evaluate.curve import mean_entanglement
 from trainer.evaluate.protocols import next_ones
-from trainer.models import autoencoder
-from trainer.models import files as checkpoint
+from trainer.models import autoencoder, checkpoint
 from trainer.models.colorizer import Colorizer
 from trainer.models.xl_colorizer import XLColorizer
 

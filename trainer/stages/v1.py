@@ -20,8 +20,7 @@ from trainer.losses.dual_condition import dual_conditioned_loss
 from trainer.losses.latent_shuffle import draw_permutation, shuffle_tokens
 from trainer.losses.noisy_reference import noisy_tokens
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
-from trainer.models import autoencoder
-from trainer.models import files as checkpoint
+from trainer.models import autoencoder, checkpoint
 from trainer.models.colorizer import Colorizer, networks_from
 from trainer.models.frozen import borrowed, frozen_encoders
 

@@ -28,8 +28,7 @@ from trainer.config import Config, ConfigError, Model
 from trainer.losses.bleach import draw_bleached, whiten_background
 from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
-from trainer.models import autoencoder
-from trainer.models import files as checkpoint
+from trainer.models import autoencoder, checkpoint
 from trainer.models.colorizer import (
     MODE_KINDS,
     REGION_LORA,

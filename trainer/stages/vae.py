@@ -13,7 +13,7 @@ from torch import nn
 from colorize.tiny_vae import ResidualBlock, TinyVAE
 from trainer import draws
 from trainer.config import Config
-from trainer.models import files as checkpoint
+from trainer.models import checkpoint
 from trainer.models.autoencoder import SCALE
 
 from . import Batch, Stage, contact_sheet, picture

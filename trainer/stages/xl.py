@@ -30,8 +30,7 @@ from trainer.config import Config, ConfigError
 from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
 from trainer.losses.gram import gram_loss, hooked_blocks, two_branches
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
-from trainer.models import autoencoder
-from trainer.models import files as checkpoint
+from trainer.models import autoencoder, checkpoint
 from trainer.models.autoencoder import XL_SCALE
 from trainer.models.colorizer import REGION_LORA, SKETCH, UNET
 from trainer.models.frozen import (

@@ -27,7 +27,7 @@ from trainer.config import Config, ConfigError
 from trainer.losses.bleach import background_reference, draw_bleached, whiten_background
 from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
-from trainer.models import files as checkpoint
+from trainer.models import checkpoint
 from trainer.models.autoencoder import XL_SCALE
 from trainer.models.colorizer import MASK_THRESHOLD, REFERENCE_THRESHOLD, REGION_LORA, UNET, Regions, latent_masks
 from trainer.models.frozen import borrowed
