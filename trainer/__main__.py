@@ -17,7 +17,7 @@ def _train(args: argparse.Namespace, rest: list[str]) -> None:
     resolved = configuration.load(args.config, rest)
     print(json.dumps(resolved.to_dict(), indent=1))
     if args.dry_run:
-        from trainer.dry_run import report
+        from trainer.commands.dry_run import report
 
         print(report(resolved))
         return
@@ -29,16 +29,19 @@ def _train(args: argparse.Namespace, rest: list[str]) -> None:
 # Commands that live in a module of their own: add_arguments(parser) and run(args), which may
 # return the exit status; with OVERRIDES = True, run(args, overrides).
 COMMANDS = {
-    "sample": ("trainer.sample", "colour one sketch with one reference"),
-    "evaluate": ("trainer.evaluate", "measure a model on held-out pairs"),
-    "convert": ("trainer.convert", "turn a checkpoint into the file the nodes load"),
-    "prepare": ("trainer.prepare", "make sketches, masks and the index of a data set from its pictures"),
-    "doctor": ("trainer.doctor", "find what is wrong with a data set"),
-    "cache": ("trainer.cache.build", "encode the pictures of a run once, so that it needs no encoder"),
-    "tiny-tagger": ("trainer.tiny_tagger", "write a small frozen tower in the tagger's layout, for small XL models"),
-    "demo-data": ("trainer.data.demo", "draw a training set of procedural characters"),
-    "evaluate-faces": ("trainer.evaluate_faces", "measure AnimeDiffusion models on held-out pictures"),
-    "demo-faces": ("trainer.data.faces", "draw a training set of procedural faces (AnimeDiffusion)"),
+    "sample": ("trainer.commands.sample", "colour one sketch with one reference"),
+    "evaluate": ("trainer.commands.evaluate", "measure a model on held-out pairs"),
+    "convert": ("trainer.commands.convert", "turn a checkpoint into the file the nodes load"),
+    "prepare": ("trainer.commands.prepare", "make sketches, masks and the index of a data set from its pictures"),
+    "doctor": ("trainer.commands.doctor", "find what is wrong with a data set"),
+    "cache": ("trainer.commands.cache", "encode the pictures of a run once, so that it needs no encoder"),
+    "tiny-tagger": (
+        "trainer.commands.tiny_tagger",
+        "write a small frozen tower in the tagger's layout, for small XL models",
+    ),
+    "demo-data": ("trainer.commands.demo_data", "draw a training set of procedural characters"),
+    "evaluate-faces": ("trainer.commands.evaluate_faces", "measure AnimeDiffusion models on held-out pictures"),
+    "demo-faces": ("trainer.commands.demo_faces", "draw a training set of procedural faces (AnimeDiffusion)"),
 }
 
 

@@ -18,12 +18,12 @@ from safetensors.torch import save_file
 from colorize.reference.vision import ReferenceEncoder
 from colorize.tiny_vae import TinyVAE
 from trainer import config as configuration
+from trainer.commands.tiny_tagger import tiny_tagger
 from trainer.draws import Draws
 from trainer.losses.gram import HOOKS
 from trainer.models import checkpoint
 from trainer.run.run import arithmetic
 from trainer.stages import build_stage
-from trainer.tiny_tagger import tiny_tagger
 
 from .measure import paired
 

@@ -11,10 +11,11 @@ from PIL import Image
 from colorize.animediffusion.schedule import AnimeSchedule
 from colorize.animediffusion.unet import load_network
 from trainer import config as configuration
-from trainer import draws, evaluate_faces
+from trainer import draws
 from trainer.__main__ import main
+from trainer.commands import demo_faces, evaluate_faces
 from trainer.config import ConfigError
-from trainer.data import diagonal_warp, faces
+from trainer.data import diagonal_warp
 from trainer.metrics.edges import edge_f1
 from trainer.metrics.similarity import psnr
 from trainer.models import checkpoint
@@ -249,7 +250,7 @@ def test_the_bundled_model_takes_colours_from_the_reference():
     pytest.importorskip("torchmetrics")
     assert BUNDLED.stat().st_size <= 10_000_000
     network = evaluate_faces.load(str(BUNDLED), torch.device("cpu"))
-    truth = torch.from_numpy(np.stack([faces.face(index, "heldout") for index in range(8)])).movedim(-1, 1)
+    truth = torch.from_numpy(np.stack([demo_faces.face(index, "heldout") for index in range(8)])).movedim(-1, 1)
     lines = evaluate_faces.drawn_lines(picture(truth))
     found = {}
     for protocol in ("warped", "shuffled"):
@@ -265,33 +266,35 @@ def test_the_bundled_model_takes_colours_from_the_reference():
 
 
 def test_faces_fill_the_picture_and_splits_differ():
-    one, other, heldout = faces.face(3), faces.face(4), faces.face(3, "heldout")
+    one, other, heldout = demo_faces.face(3), demo_faces.face(4), demo_faces.face(3, "heldout")
     assert one.shape == (64, 64, 3) and one.dtype == np.uint8
-    assert np.array_equal(one, faces.face(3)) and not np.array_equal(one, other) and not np.array_equal(one, heldout)
-    assert 0.27 <= faces.face_layout(8).head_unit <= 0.33
-    reference = faces.face(3, reference=True)
+    assert (
+        np.array_equal(one, demo_faces.face(3)) and not np.array_equal(one, other) and not np.array_equal(one, heldout)
+    )
+    assert 0.27 <= demo_faces.face_layout(8).head_unit <= 0.33
+    reference = demo_faces.face(3, reference=True)
     assert not np.array_equal(reference, one)
 
 
 def test_a_set_of_faces_is_written_continued_and_guarded(tmp_path):
-    folder = faces.write_faces(tmp_path / "faces", 2, 32, "heldout", references=True, progress=False)
+    folder = demo_faces.write_faces(tmp_path / "faces", 2, 32, "heldout", references=True, progress=False)
     assert sorted(p.name for p in folder.rglob("*.png")) == ["00001.png", "00001.png", "00002.png", "00002.png"]
     before = (folder / "color" / "00001.png").stat().st_mtime_ns
-    faces.write_faces(folder, 3, 32, "heldout", progress=False)
+    demo_faces.write_faces(folder, 3, 32, "heldout", progress=False)
     assert (folder / "color" / "00003.png").is_file()
     assert (folder / "color" / "00001.png").stat().st_mtime_ns == before
     with pytest.raises(ConfigError, match="other settings"):
-        faces.write_faces(folder, 3, 64, "heldout", progress=False)
+        demo_faces.write_faces(folder, 3, 64, "heldout", progress=False)
     with pytest.raises(ConfigError, match="32 to 1024"):
-        faces.write_faces(tmp_path / "tiny", 1, 16)
+        demo_faces.write_faces(tmp_path / "tiny", 1, 16)
     with pytest.raises(ConfigError, match="at least 1"):
-        faces.write_faces(tmp_path / "none", 0)
+        demo_faces.write_faces(tmp_path / "none", 0)
 
 
 def test_evaluation_tells_copying_from_colouring(values, tmp_path, capsys):
     """An untrained network started from the reference's walk gives the reference back, whatever the lines say."""
     pytest.importorskip("torchmetrics")
-    folder = faces.write_faces(tmp_path / "faces", 4, 64, "heldout", references=True, progress=False)
+    folder = demo_faces.write_faces(tmp_path / "faces", 4, 64, "heldout", references=True, progress=False)
     stage, _ = stage_of(values)
     checkpoint.write_tensors(tmp_path / "still.safetensors", *stage.export(stage.state_dict()))
     command = ["evaluate-faces", "--checkpoint", str(tmp_path / "still.safetensors"), "--data", str(folder)]
@@ -317,7 +320,7 @@ def test_evaluation_tells_copying_from_colouring(values, tmp_path, capsys):
     ],
 )
 def test_evaluation_names_mistakes(values, tmp_path, capsys, arguments, text):
-    folder = faces.write_faces(tmp_path / "faces", 4, 64, "heldout", progress=False)
+    folder = demo_faces.write_faces(tmp_path / "faces", 4, 64, "heldout", progress=False)
     stage, _ = stage_of(values)
     checkpoint.write_tensors(tmp_path / "model.safetensors", *stage.export(stage.state_dict()))
     command = ["evaluate-faces", "--checkpoint", str(tmp_path / "model.safetensors"), "--data", str(folder)]

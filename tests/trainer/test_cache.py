@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from tests.training_log import losses
 from trainer import config as configuration
 from trainer.__main__ import main
-from trainer.cache import build, recipes
+from trainer.cache import recipes
 from trainer.cache.encodings import CachedParts, TensorCache
 from trainer.cache.store import Store, StoreWriter, digest, store_folder
+from trainer.commands import cache
 from trainer.config import ConfigError
 from trainer.models import autoencoder
 from trainer.models.frozen import FrozenAutoencoder, FrozenReferenceEncoder, OnDemand, borrowed
@@ -158,8 +159,8 @@ def test_every_change_is_another_key_or_store(cached, pictures, tmp_path):
 # -- runs --------------------------------------------------------------------------------------------------------------
 
 
-def build_cache(values: dict) -> build.Summary:
-    return build.build_cache(configuration.build(values), torch.device("cpu"), progress=False)
+def build_cache(values: dict) -> cache.Summary:
+    return cache.build_cache(configuration.build(values), torch.device("cpu"), progress=False)
 
 
 def without_cache(values: dict) -> dict:
@@ -230,7 +231,7 @@ def test_building_again_adds_what_is_new_only(cached, pictures, tmp_path):
 def test_what_is_missing_is_computed_and_said(cached, tmp_path, caplog):
     """A half-built cache: the same losses, with one warning per kind."""
     plain = losses(without_cache(cached), tmp_path / "plain")
-    build.build_cache(configuration.build(cached), torch.device("cpu"), share=(1, 2), progress=False)
+    cache.build_cache(configuration.build(cached), torch.device("cpu"), share=(1, 2), progress=False)
     assert losses(cached, tmp_path / "cached") == plain
     assert sum("computed as they come" in record.message for record in caplog.records) == 2
 
@@ -238,7 +239,7 @@ def test_what_is_missing_is_computed_and_said(cached, tmp_path, caplog):
 def test_two_shares_are_the_whole(cached):
     config = configuration.build(cached)
     for part in (1, 2):
-        summary = build.build_cache(config, torch.device("cpu"), share=(part, 2), progress=False)
+        summary = cache.build_cache(config, torch.device("cpu"), share=(part, 2), progress=False)
         assert summary.written["latents"] == 4
     assert len(TensorCache(config, torch.device("cpu")).stores["latents"]) == 8
 

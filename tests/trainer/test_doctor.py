@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from trainer import doctor
 from trainer.__main__ import main
+from trainer.commands import doctor
 from trainer.config import ConfigError
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainer import evaluate
 from trainer.__main__ import main
+from trainer.commands import evaluate
 from trainer.config import ConfigError
 from trainer.evaluate import runs
 from trainer.evaluate.curve import mean_entanglement

@@ -20,9 +20,10 @@ from colorize.sketch.extractors import lineart
 from tests import tiny_extractors
 from tests.tiny import randomised
 from trainer.__main__ import main
+from trainer.commands.prepare import prepare
 from trainer.config import ConfigError
 from trainer.data.folder import FolderDataset
-from trainer.prepare import layout, methods, prepare
+from trainer.prepare import layout, methods
 from trainer.prepare.journal import Journal
 
 STANDARD = methods.sketch_method("standard")

@@ -217,7 +217,7 @@ def test_the_loop_imports_without_what_is_optional():
     code = (
         "import sys\n"
         "for name in ('deepspeed', 'bitsandbytes', 'resource', 'tensorboard', 'fcntl'): sys.modules[name] = None\n"
-        "import trainer.run.loop, trainer.dry_run, trainer.convert\n"
+        "import trainer.run.loop, trainer.commands.dry_run, trainer.commands.convert\n"
         "assert not any(name.startswith(('comfy', 'nodes')) for name in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -8,10 +8,10 @@ import torch
 from colorize.reference.tag_lists import TagList
 from colorize.reference.wd_tagger import WDTagger
 from trainer.__main__ import main
+from trainer.commands.tiny_tagger import SIZES, tiny_tagger
 from trainer.config import ConfigError
 from trainer.models import checkpoint, xl_colorizer
 from trainer.models.xl_colorizer import read_tagger, tagger_tokens
-from trainer.tiny_tagger import SIZES, tiny_tagger
 
 
 def test_the_command_writes_a_tagger_of_the_published_layout(tmp_path, capsys):

@@ -8,7 +8,7 @@ import torch
 from trainer import config as configuration
 from trainer import draws
 from trainer.__main__ import main
-from trainer.convert import find_checkpoint
+from trainer.commands.convert import find_checkpoint
 from trainer.models import checkpoint
 from trainer.run import loop
 from trainer.run.validation import Validation

@@ -12,11 +12,11 @@ from colorize.reference.vision import ReferenceEncoder
 from colorize.reference.wd_tagger import WDTagger
 from tests.training_log import logged, losses
 from trainer import config as configuration
-from trainer.cache.build import build_cache
 from trainer.cache.recipes import recipes
+from trainer.commands.cache import build_cache
+from trainer.commands.dry_run import report
 from trainer.config import ConfigError
 from trainer.draws import Draws
-from trainer.dry_run import report
 from trainer.losses import gram as gram_module
 from trainer.models import checkpoint
 from trainer.models.frozen import OnDemand
