@@ -1,1 +1,1 @@
-"""The tests mirror the tree; tests/comfy needs a real ComfyUI, tests/golden runs the recorded numbers."""
+"""The tests mirror the tree; what needs ComfyUI asks for the fixture `pack`, tests/golden runs recorded numbers."""

@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from tests.networks import literal_training, literal_unet
-from tests.networks.literal_sketch_encoder import sketch_encoder
-from tests.networks.literal_vision import normalised, tower
-from tests.networks.literal_weights import Weights
+from tests.literal import training as literal_training
+from tests.literal import unet as literal_unet
+from tests.literal.sketch_encoder import sketch_encoder
+from tests.literal.vision import normalised, tower
+from tests.literal.weights import Weights
 
 from . import weights as recipes
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from tests.golden import files, needs, registry, runner
-from tests.networks import literal_unet
-from tests.networks.literal_sketch_encoder import sketch_encoder
-from tests.networks.literal_vision import tower
-from tests.networks.literal_weights import Weights
+from tests.literal import unet as literal_unet
+from tests.literal.sketch_encoder import sketch_encoder
+from tests.literal.vision import tower
+from tests.literal.weights import Weights
 
 CASES = sorted(registry.cases())
 

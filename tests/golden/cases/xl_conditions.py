@@ -22,9 +22,7 @@ class Wrapper:
         self.golden, self.check = golden, check
         self.config = golden.constructor["wrapper"]
         heads = self.config["proj_config"]["params"]["dim_head"]
-        self.projection = ours("colorize.reference.token_projection").from_state_dict(
-            golden.weights, head_width=heads
-        )
+        self.projection = ours("colorize.reference.token_projection").from_state_dict(golden.weights, head_width=heads)
         self.encoder = xl_sketch_encoder(golden.weights, self.config["control_encoder_config"]["params"])
         self.batch = golden.constructor["bs"]
         self.width = self.config["scalar_embedder_config"]["params"]["embed_dim"]

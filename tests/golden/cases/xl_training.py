@@ -55,9 +55,7 @@ class Step:
         self.unet = xl_unet(golden.weights, sizes["unet_config"])
         self.encoder = xl_sketch_encoder(golden.weights, sizes["control_encoder_config"])
         heads = sizes["proj_config"]["dim_head"]
-        self.projection = ours("colorize.reference.token_projection").from_state_dict(
-            golden.weights, head_width=heads
-        )
+        self.projection = ours("colorize.reference.token_projection").from_state_dict(golden.weights, head_width=heads)
         self.width = sizes["scalar_embedder_config"]["embed_dim"]
         self.schedule = ours("colorize.sampling.schedule").NoiseSchedule()
         self.stage = SimpleNamespace(

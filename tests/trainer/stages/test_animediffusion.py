@@ -1,0 +1,328 @@
+"""Training of AnimeDiffusion: the warp, the stages, whole tiny runs, and the procedural faces."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from colorize.animediffusion.schedule import AnimeSchedule
+from colorize.animediffusion.unet import load_network
+from trainer import config as configuration
+from trainer import draws
+from trainer.__main__ import main
+from trainer.commands import demo_faces, evaluate_faces
+from trainer.config import ConfigError
+from trainer.data import diagonal_warp
+from trainer.metrics.edges import edge_f1
+from trainer.metrics.similarity import psnr
+from trainer.models import checkpoint
+from trainer.run.loop import build_dataset, learning_rate, train
+from trainer.stages import build_stage, picture
+
+
+@pytest.fixture
+def values(pictures, tmp_path) -> dict[str, dict]:
+    """A 3-step run of phase 1 of a tiny network."""
+    return {
+        "run": {"stage": "animediffusion", "output": str(tmp_path / "run"), "steps": 3},
+        "model": {"model_channels": 32, "channel_mult": [1, 2], "residual_blocks": 1},
+        "data": {"folder": str(pictures), "size": 64, "reference": "self", "deform": 1.0, "cache": True},
+        "loss": {"chain_steps": 2},
+        "optimizer": {"batch": 2, "lr": 1e-3},
+        "system": {"precision": "fp32"},
+        "report": {"log_every": 1, "sample_every": 0, "save_every": 100},
+    }
+
+
+def batch_of(config):
+    dataset = build_dataset(config)
+    return torch.utils.data.default_collate([dataset[i] for i in range(2)])
+
+
+def stage_of(values, **changes):
+    changed = {section: values[section] | changes.pop(section, {}) for section in values}
+    config = configuration.build(changed)
+    return build_stage(config, torch.device("cpu")), batch_of(config)
+
+
+# -- warp --------------------------------------------------------------------------------------------------------------
+
+
+def test_points_are_drawn_in_range_and_never_together():
+    source, target = diagonal_warp.draw_points(4000, torch.Generator().manual_seed(0))
+    assert torch.equal(source[:, :4], target[:, :4]) and torch.equal(source[..., 0][:, 4:], source[..., 1][:, 4:])
+    places, moves = source[:, 4:, 0], (target - source)[:, 4:, 0]
+    assert places.min() >= 0.3 - 1e-6 and places.max() <= 0.7 + 1e-6
+    assert moves.abs().max() <= 0.25 + 1e-6 and moves.abs().max() > 0.24
+    assert (target[:, 4, 0] - target[:, 5, 0]).abs().min() > 0.005
+    assert torch.allclose(source * 100, (source * 100).round(), atol=1e-4)
+
+
+def test_points_belong_to_samples_not_to_batches():
+    """A sample's warp is the same alone and beside one whose first draws are unusable."""
+    whole = diagonal_warp.draw_points(50, draws.Draws(1, 0, range(50)))
+    alone = diagonal_warp.draw_points(1, draws.Draws(1, 9, [30]))
+    assert all(torch.equal(a[30:31], b) for a, b in zip(whole, alone, strict=True))
+
+
+def test_the_spline_moves_its_points_where_they_belong():
+    source, target = diagonal_warp.draw_points(3, torch.Generator().manual_seed(3))
+    spline = diagonal_warp.solve(source, target)
+    assert spline[:, :6].sum(1).abs().max() < 1e-2  # the side condition: weights sum to zero
+    side = 101
+    positions = diagonal_warp.source_positions(spline, target, side, side)
+    for row in range(3):
+        for point, wanted in zip(target[row], source[row], strict=True):
+            x, y = (point * (side - 1)).round().long().tolist()
+            if max(x, y) < side and min(x, y) >= 0:
+                assert (positions[row, y, x] - wanted).abs().max() < 0.02
+
+
+def test_no_move_shifts_by_the_released_rounding_only():
+    """Without moves a pixel's position is its number times W / (W - 1): the last column lies outside, in the black."""
+    picture = torch.full((1, 3, 16, 16), 200, dtype=torch.uint8)
+    still = torch.tensor([*diagonal_warp.CORNERS, (0.4, 0.4), (0.6, 0.6)])[None]
+    warped = diagonal_warp.warp(picture, still, still)
+    assert (warped[..., 1:13, 1:13] == 200).all() and (warped[..., -1, -1] < 20).all()
+
+
+# -- stages ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_condition_is_lines_and_a_warped_reference(values):
+    stage, batch = stage_of(values)
+    colours = batch["color"].float() / 127.5 - 1
+    condition = stage.condition(batch, torch.Generator().manual_seed(0))
+    assert condition.shape == (2, 4, 64, 64)
+    assert set(condition[:, 0].unique().tolist()) <= {-1.0, 1.0} and (condition[:, 0] > 0).float().mean() > 0.5
+    assert (condition[:, 1:] - colours).abs().mean() > 0.02
+    again = stage.condition(batch, torch.Generator().manual_seed(1))
+    assert not torch.equal(again, condition)  # warp and line width are drawn anew
+    copy, batch = stage_of(values, data={"deform": 0.0})
+    assert torch.equal(copy.condition(batch, torch.Generator().manual_seed(0))[:, 1:], colours)
+
+
+def test_autocast_leaves_lines_and_warps_alone(values):
+    stage, batch = stage_of(values)
+    plain = stage.condition(batch, torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(stage.condition(batch, torch.Generator().manual_seed(0)), plain)
+
+
+def test_drawings_of_the_folder_can_stand_in_for_xdog(values):
+    stage, batch = stage_of(values, data={"line_sigmas": []})
+    lines = stage.condition(batch, torch.Generator())[:, :1]
+    assert torch.equal(lines, batch["sketch"].float() / 127.5 - 1)
+
+
+def test_the_released_sum_is_the_mean_times_the_count(values):
+    losses = []
+    for reduction in ("mean", "sum"):
+        torch.manual_seed(0)
+        stage, batch = stage_of(values, loss={"reduction": reduction})
+        losses.append(stage(batch, torch.Generator().manual_seed(5))["noise"].item())
+    assert losses[1] == pytest.approx(losses[0] * 2 * 3 * 64 * 64, rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "loss",
+    [{}, {"chain_start": "reference"}, {"chain_start": "noise"}, {"forward_walk": "released", "chain_eta": 1.0}],
+    ids=str,
+)
+def test_phase_2_reaches_every_weight(values, tmp_path, loss, precision):
+    """Gradients arrive everywhere, also under autocast, where weights were cast without gradients by the walk up."""
+    values["model"]["init"] = str(save_random(values, tmp_path))
+    stage, batch = stage_of(values, run={"stage": "animediffusion_2"}, loss=loss)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        (term,) = stage(batch, torch.Generator().manual_seed(0)).values()
+    term.backward()
+    without = [n for n, p in stage.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    # With one channel per group, a bias before a normalisation changes nothing: its gradient is zero or rounding.
+    assert not [n for n in without if not n.endswith(("conv1.2.bias", "time_emb.1.bias", "time_emb.1.weight"))]
+
+
+def save_random(values, tmp_path):
+    """A file of phase 1 whose last layer is not zero."""
+    torch.manual_seed(2)
+    stage, _ = stage_of(values)
+    torch.nn.init.normal_(stage.denoise_fn.output[2].weight, std=0.1)
+    tensors, metadata = stage.export(stage.state_dict())
+    path = tmp_path / "phase1.safetensors"
+    checkpoint.write_tensors(path, tensors, metadata)
+    return path
+
+
+def test_checkpointing_gives_the_same_loss_and_gradients(values, tmp_path):
+    values["model"]["init"] = str(save_random(values, tmp_path))
+    found = []
+    for checkpointing in (False, True):
+        stage, batch = stage_of(
+            values, run={"stage": "animediffusion_2"}, system={"gradient_checkpointing": checkpointing}
+        )
+        loss = stage(batch, torch.Generator().manual_seed(0))["reconstruction"]
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in stage.parameters())])
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*found, strict=True))
+
+
+def test_both_phases_run_resume_and_export(values, tmp_path):
+    first = train(configuration.build(values))
+    tensors, metadata = checkpoint.read_tensors(first)
+    assert metadata["colorize.family"] == "animediffusion" and metadata["modelspec.prediction_type"] == "epsilon"
+    assert metadata["colorize.sketch_polarity"] == "black_on_white"
+    assert all(torch.equal(tensors[name], table) for name, table in AnimeSchedule().buffers().items())
+    values["run"] |= {"stage": "animediffusion_2", "output": str(tmp_path / "second"), "steps": 2}
+    values["model"]["init"] = str(first)
+    config = configuration.build(values)
+    second = checkpoint.read_tensors(train(config))[0]
+    assert load_network(second).config == load_network(tensors).config
+    assert not torch.equal(second["denoise_fn.input.0.weight"], tensors["denoise_fn.input.0.weight"])
+    again = checkpoint.read_tensors(train(config))[0]  # nothing left to do
+    assert all(torch.equal(again[name], second[name]) for name in second)
+
+
+def test_validation_measures_pictures_on_held_out_ones(values, pictures):
+    pytest.importorskip("torchmetrics")
+    values["data"]["holdout"] = str(pictures)
+    values["report"] |= {"validate_every": 3, "validate_count": 2, "validate_bins": 2}
+    config = configuration.build(values)
+    train(config)
+    (line,) = (Path(config.run.output) / "validation.jsonl").read_text(encoding="utf-8").splitlines()
+    found = json.loads(line)
+    assert 0 < found["psnr"] < 40 and found["validation"] > 0
+
+
+def test_the_released_trainers_files_can_be_continued(values, tmp_path):
+    """ep_N.model.pth: a plain state dict with the buffers."""
+    stage, _ = stage_of(values)
+    path = tmp_path / "ep_0.model.pth"
+    torch.save({**stage.state_dict(), **AnimeSchedule().buffers()}, path)
+    values["model"]["init"] = str(path)
+    values["model"]["model_channels"] = 320  # sizes come from the file
+    continued, _ = stage_of(values)
+    assert torch.equal(continued.denoise_fn.input[0].weight, stage.denoise_fn.input[0].weight)
+
+
+def test_the_released_learning_rate():
+    optimizer = configuration.Optimizer(lr=1e-4, lowest_lr=1e-8, warmup=10, decay="cosine")
+    rates = [learning_rate(optimizer, step, 110) for step in (0, 5, 10, 60, 110)]
+    assert rates == pytest.approx([1e-8, 5.0005e-5, 1e-4, 5.0005e-5, 1e-8])
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "text"),
+    [
+        ("data", "reference", "folder", "bends the picture"),
+        ("data", "line_sigmas", [0.3, 0.0], "widths above 0"),
+        ("loss", "chain_steps", 0, "1 to 999"),
+        ("loss", "chain_eta", 1.5, "between 0 and 1"),
+        ("run", "stage", "animediffusion_2", "refines a model"),
+    ],
+)
+def test_mistakes_in_the_configuration_are_named(values, section, key, value, text):
+    values[section][key] = value
+    if key == "reference":
+        values["data"]["deform"] = 0.0
+    with pytest.raises(ConfigError, match=text):
+        configuration.build(values)
+
+
+def test_impossible_networks_and_other_models_are_named(values, tmp_path):
+    values["model"]["channel_mult"] = [2, 4]
+    with pytest.raises(ConfigError, match=r"\[model\]: channel_mult must begin with 1"):
+        stage_of(values)
+    other = tmp_path / "other.safetensors"
+    checkpoint.write_tensors(other, {"weight": torch.zeros(1)}, {})
+    values["model"]["init"] = str(other)
+    with pytest.raises(ConfigError, match=r"other.safetensors.*no AnimeDiffusion network"):
+        stage_of(values)
+
+
+BUNDLED = Path(__file__).parents[3] / "models" / "checkpoints" / "animediffusion_small.safetensors"
+
+
+def test_the_bundled_model_takes_colours_from_the_reference():
+    """On held-out faces: a reference in the true colours, warped, helps by decibels against one of another face."""
+    pytest.importorskip("torchmetrics")
+    assert BUNDLED.stat().st_size <= 10_000_000
+    network = evaluate_faces.load(str(BUNDLED), torch.device("cpu"))
+    truth = torch.from_numpy(np.stack([demo_faces.face(index, "heldout") for index in range(8)])).movedim(-1, 1)
+    lines = evaluate_faces.drawn_lines(picture(truth))
+    found = {}
+    for protocol in ("warped", "shuffled"):
+        generator = torch.Generator().manual_seed(0)
+        shown = picture(evaluate_faces.references_of(protocol, truth, [], Path(), generator))
+        made = evaluate_faces.colour(network, lines, shown, evaluate_faces.Sampling(), generator)
+        found[protocol] = psnr(made.clamp(-1, 1), picture(truth)).mean()
+        assert edge_f1(made, lines).mean() > 0.5
+    assert found["warped"] > found["shuffled"] + 2
+
+
+# -- faces and evaluation ----------------------------------------------------------------------------------------------
+
+
+def test_faces_fill_the_picture_and_splits_differ():
+    one, other, heldout = demo_faces.face(3), demo_faces.face(4), demo_faces.face(3, "heldout")
+    assert one.shape == (64, 64, 3) and one.dtype == np.uint8
+    assert (
+        np.array_equal(one, demo_faces.face(3)) and not np.array_equal(one, other) and not np.array_equal(one, heldout)
+    )
+    assert 0.27 <= demo_faces.face_layout(8).head_unit <= 0.33
+    reference = demo_faces.face(3, reference=True)
+    assert not np.array_equal(reference, one)
+
+
+def test_a_set_of_faces_is_written_continued_and_guarded(tmp_path):
+    folder = demo_faces.write_faces(tmp_path / "faces", 2, 32, "heldout", references=True, progress=False)
+    assert sorted(p.name for p in folder.rglob("*.png")) == ["00001.png", "00001.png", "00002.png", "00002.png"]
+    before = (folder / "color" / "00001.png").stat().st_mtime_ns
+    demo_faces.write_faces(folder, 3, 32, "heldout", progress=False)
+    assert (folder / "color" / "00003.png").is_file()
+    assert (folder / "color" / "00001.png").stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match="other settings"):
+        demo_faces.write_faces(folder, 3, 64, "heldout", progress=False)
+    with pytest.raises(ConfigError, match="32 to 1024"):
+        demo_faces.write_faces(tmp_path / "tiny", 1, 16)
+    with pytest.raises(ConfigError, match="at least 1"):
+        demo_faces.write_faces(tmp_path / "none", 0)
+
+
+def test_evaluation_tells_copying_from_colouring(values, tmp_path, capsys):
+    """An untrained network started from the reference's walk gives the reference back, whatever the lines say."""
+    pytest.importorskip("torchmetrics")
+    folder = demo_faces.write_faces(tmp_path / "faces", 4, 64, "heldout", references=True, progress=False)
+    stage, _ = stage_of(values)
+    checkpoint.write_tensors(tmp_path / "still.safetensors", *stage.export(stage.state_dict()))
+    command = ["evaluate-faces", "--checkpoint", str(tmp_path / "still.safetensors"), "--data", str(folder)]
+    command += ["--protocol", *evaluate_faces.PROTOCOLS, "--start", "reference", "--steps", "4", "--count", "4"]
+    assert main([*command, "--output", str(tmp_path / "out")]) == 0
+    assert "shuffled" in capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "report.json").read_text())["protocols"]
+    assert found["self"]["still"]["psnr"]["mean"] > 40
+    assert found["shuffled"]["still"]["copied"]["mean"] > 40 and found["other"]["still"]["psnr"]["mean"] < 20
+    assert found["self"]["still"]["edges"]["mean"] > found["shuffled"]["still"]["edges"]["mean"]
+    with Image.open(tmp_path / "out" / "other.png") as sheet:
+        assert sheet.size == (4 * 64, 4 * 64)  # lines, reference, one model, truth; four rows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--count", "9"], "holds 4 pictures, 9"),
+        (["--eta", "2"], "between 0 and 1"),
+        (["--steps", "0"], "1 to 999"),
+        (["--size", "63"], "divisible by"),
+        (["--protocol", "other"], "needs a reference"),
+    ],
+)
+def test_evaluation_names_mistakes(values, tmp_path, capsys, arguments, text):
+    folder = demo_faces.write_faces(tmp_path / "faces", 4, 64, "heldout", progress=False)
+    stage, _ = stage_of(values)
+    checkpoint.write_tensors(tmp_path / "model.safetensors", *stage.export(stage.state_dict()))
+    command = ["evaluate-faces", "--checkpoint", str(tmp_path / "model.safetensors"), "--data", str(folder)]
+    assert main([*command, "--count", "4", "--output", str(tmp_path / "out"), *arguments]) == 2
+    assert text in capsys.readouterr().err
