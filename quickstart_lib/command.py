@@ -115,6 +115,14 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="use the Python that runs this, with its packages, instead of an environment of our own",
     )
+    p.add_argument(
+        "--torch",
+        default="auto",
+        metavar="WHICH",
+        help="the torch to install: cpu (small), cuda, a wheel, a folder of wheels or an index; auto (the default) "
+        "takes the small one where no GPU is found and PyTorch's index can be reached",
+    )
+    p.add_argument("--rebuild", action="store_true", help="make quickstart's environment anew")
     p.add_argument("--verbose", action="store_true", help="show everything the installation prints")
     p.add_argument("--test", action="store_true", help="run the test suite; what follows goes to pytest")
     return p
@@ -185,7 +193,8 @@ def choose_environment(
     """The environment the options ask for."""
     if options.use_current_environment:
         return environment.current(comfy, PACK, extras)
-    return environment.prepare(comfy, PACK, extras, cache, status, options.verbose)
+    wishes = environment.Wishes(options.torch, options.rebuild, options.verbose)
+    return environment.prepare(comfy, PACK, extras, cache, status, wishes)
 
 
 def colour(options: argparse.Namespace, status: Status) -> None:

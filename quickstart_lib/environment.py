@@ -6,25 +6,26 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .errors import QuickstartError
+from .installer import Installer, interpreter
 from .lock import locked
+from .processes import clean_environ
 from .requirements import environment_key, requirement_lists
-from .terminal import Status, Stopwatch, clock
+from .terminal import Status
+from .torch_source import CPU, REGISTRY, TORCH, choose, has_nvidia
 
-TORCH = ("torch", "torchvision", "torchaudio")
 MARKER = "colorize-environment.json"  # written last: an environment without it is half-made
 OURS = re.compile(r"env-[0-9a-f]{16}")  # never touch a folder with another name
 KEEP_NEWEST = 2
 STALE_DAYS = 30
 IN_USE_DAYS = 1  # an environment used since then may be in use now
-NEEDED_BYTES = 9 * 2**30  # torch with CUDA unpacks to about 7 GB
+REBUILD = "python quickstart.py --rebuild"
 
 
 @dataclass(frozen=True)
@@ -45,24 +46,23 @@ def cache_folder(environ: Mapping[str, str], home: Path) -> Path:
     return home / ".cache" / "colorize-diffusion"
 
 
-def interpreter(folder: Path) -> Path:
-    """The interpreter of the virtual environment in `folder`."""
-    return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+def read_marker(folder: Path) -> dict[str, Any] | None:
+    """What is known of the environment in `folder`, or None when it is half-made or absent.
 
-
-def installed_groups(folder: Path) -> set[str] | None:
-    """The requirement groups ("" is the pack's own) installed in `folder`, or None when it is half-made or absent."""
+    "groups": the requirement groups installed ("" is the pack's own). "source": which torch was chosen. "report" and
+    "seen": what the last inspection found, and on which machine.
+    """
     try:
         marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        return set(marker["groups"]) if interpreter(folder).exists() else None
+        return marker if isinstance(marker["groups"], list) and interpreter(folder).exists() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def write_marker(folder: Path, groups: set[str]) -> None:
-    """Mark `folder` as complete with `groups`, in one step that is either done or not."""
-    new = folder / (MARKER + ".new")
-    new.write_text(json.dumps({"groups": sorted(groups)}), encoding="utf-8")
+def write_marker(folder: Path, marker: dict[str, Any]) -> None:
+    """Mark `folder` as complete, in one step that is either done or not."""
+    new = folder / f"{MARKER}.{os.getpid()}"
+    new.write_text(json.dumps(marker), encoding="utf-8")
     new.replace(folder / MARKER)
 
 
@@ -80,7 +80,7 @@ def remove_stale(cache: Path, keep: Path, now: float | None = None) -> list[Path
         with locked(cache / (folder.name + ".lock"), wait=False) as free:
             if not free:
                 continue  # somebody is building it
-            if installed_groups(folder) is None:
+            if read_marker(folder) is None:
                 remove(folder)
                 removed.append(folder)
             else:
@@ -92,112 +92,36 @@ def remove_stale(cache: Path, keep: Path, now: float | None = None) -> list[Path
     return removed
 
 
-class Installer:
-    """Builds one environment step by step; everything pip says goes to a log file."""
-
-    def __init__(self, folder: Path, constraints: Path, log: Path, status: Status, verbose: bool = False):
-        self.folder, self.constraints, self.log, self.status, self.verbose = folder, constraints, log, status, verbose
-
-    def run(self, title: str, command: Sequence[str | Path], help_text: str) -> None:
-        """Run one step, showing its time and last line; raise with the end of its output when it fails."""
-        watch = Stopwatch()
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-        )
-        tail: deque[str] = deque(maxlen=20)
-
-        def read() -> None:
-            with open(self.log, "a", encoding="utf-8") as log:
-                for line in process.stdout:
-                    log.write(line)
-                    tail.append(line.rstrip())
-                    if self.verbose:
-                        self.status.line(line.rstrip())
-
-        reader = threading.Thread(target=read, daemon=True)
-        reader.start()
-        try:
-            while process.poll() is None:
-                if not self.verbose:
-                    self.status.show(
-                        title, f"{clock(watch.seconds())}  {(tail or [''])[-1].strip()}" if self.status.live else ""
-                    )
-                time.sleep(0.2)
-        finally:
-            if process.poll() is None:  # Ctrl-C: leave no pip behind
-                process.terminate()
-                process.wait()
-            reader.join(5)
-        if process.returncode:
-            raise QuickstartError(
-                f"{title} failed.\n  " + "\n  ".join(tail) + f"\nThe whole output is in {self.log}. {help_text}"
-            )
-        self.status.line(f"{title}: done in {clock(watch.seconds())}")
-
-    def pip(self, title: str, *arguments: str | Path) -> None:
-        """pip install ARGUMENTS under the constraints."""
-        self.run(
-            title,
-            [
-                interpreter(self.folder),
-                "-m",
-                "pip",
-                "install",
-                "--disable-pip-version-check",
-                "--no-input",
-                "--progress-bar",
-                "off",
-                "-c",
-                self.constraints,
-                *arguments,
-            ],
-            "Check the network connection and the free disk space, then start quickstart again: "
-            "it goes on with what was downloaded.",
-        )
-
-    def make(self) -> None:
-        """The empty virtual environment."""
-        remove(self.folder)
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.folder.parent).free
-        if free < NEEDED_BYTES:
-            raise QuickstartError(
-                f"{free / 2**30:.1f} GiB are free on the disk of {self.folder.parent}; the environment needs about "
-                f"{NEEDED_BYTES / 2**30:.0f} GiB. Make room, or set COLORIZE_CACHE to a folder on another disk."
-            )
-        self.run(
-            "Making a virtual environment",
-            [sys.executable, "-m", "venv", self.folder],
-            "On Debian and Ubuntu the package python3-venv is needed: apt install python3-venv.",
-        )
-
-
-def inspect(python: Path, comfyui: Path, names: Sequence[str] = ()) -> dict:
+def inspect(python: Path, comfyui: Path, names: Sequence[str] = ()) -> dict[str, Any]:
     """What `python` has of ComfyUI's requirements and of the packages `names`: see inspect_environment.py."""
     script = Path(__file__).with_name("inspect_environment.py")
     result = subprocess.run(
         [str(python), str(script), str(comfyui / "requirements.txt"), *names],
+        env=clean_environ(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
+        encoding="utf-8",
+        errors="replace",
         check=False,
     )
     try:
         return json.loads(result.stdout.strip().splitlines()[-1])
     except (IndexError, ValueError):
-        return {
-            "torch": "unknown",
-            "device": "cpu",
-            "missing": [],
-            "problems": [f"{python} does not run: {result.stderr.strip()[-500:] or 'no output'}"],
-        }
+        ended = f"ended by signal {-result.returncode}" if result.returncode < 0 else f"status {result.returncode}"
+        said = result.stderr.strip()[-500:] or "no output"
+        problem = f"{python} cannot load torch ({ended}): {said}"
+        return {"torch": "unknown", "device": "cpu", "missing": [], "problems": [problem]}
+
+
+def machine() -> list[str]:
+    """What decides, for one installation, which device torch sees: the graphics driver and the cards a person hides."""
+    try:
+        driver = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        driver = str(has_nvidia())
+    hidden = [os.environ.get(name, "") for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")]
+    return [driver, *hidden]
 
 
 def package_names(requirements: Sequence[str]) -> list[str]:
@@ -205,42 +129,117 @@ def package_names(requirements: Sequence[str]) -> list[str]:
     return [re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", text).group(0) for text in requirements if ";" not in text]
 
 
+@dataclass(frozen=True)
+class Wishes:
+    """What a person asks of the environment."""
+
+    torch: str = "auto"
+    """auto, cpu, cuda, or a file, folder or index."""
+    rebuild: bool = False
+    """Make it anew."""
+    verbose: bool = False
+    """Show everything the installation prints."""
+
+
 def prepare(
-    comfyui: Path, pack: Path, extras: Sequence[str], cache: Path, status: Status, verbose: bool = False
+    comfyui: Path, pack: Path, extras: Sequence[str], cache: Path, status: Status, wishes: Wishes | None = None
 ) -> Environment:
     """The environment for this ComfyUI and this pack with `extras`, made or completed as needed."""
+    wishes = wishes or Wishes()
     folder = cache / f"env-{environment_key(comfyui, pack)}"
-    lists = requirement_lists((pack / "pyproject.toml").read_text(encoding="utf-8"))
-    constraints = pack / "constraints.txt"
-    installer = Installer(folder, constraints, cache / "logs" / f"{folder.name}.log", status, verbose)
-
-    def waiting() -> None:
-        status.line("Another quickstart is preparing this environment; waiting for it.")
-
-    with locked(cache / (folder.name + ".lock"), when_waiting=waiting):
-        groups = installed_groups(folder)
-        if groups is None:
-            status.line(f"First start: an environment is made in {folder} (about 7 GB, several minutes, once).")
-            installer.make()
-            installer.pip("Installing torch", *TORCH)
-            installer.pip("Installing ComfyUI's requirements", "-r", comfyui / "requirements.txt", *lists[""])
-            groups = {""}
-            write_marker(folder, groups)
-        for extra in extras:
-            if extra not in groups:
-                installer.pip(f"Installing the packages for: {extra}", *lists[extra])
-                groups.add(extra)
-                write_marker(folder, groups)
-        os.utime(folder / MARKER)
-        for old in remove_stale(cache, keep=folder):
-            status.line(f"Removed the unused environment {old}")
-        report = inspect(interpreter(folder), comfyui, package_names(lists[""]))
-        if report["problems"] or report["missing"]:
-            (folder / MARKER).unlink(missing_ok=True)  # the next start builds it anew
-            raise QuickstartError(
-                f"The environment {folder} is damaged: {describe(report)}. Start quickstart again: it will be rebuilt."
-            )
+    if not _fits(read_marker(folder), extras, wishes):
+        with locked(
+            cache / (folder.name + ".lock"),
+            when_waiting=lambda: status.line("Another quickstart is preparing this environment; waiting for it."),
+        ):
+            if not _fits(read_marker(folder), extras, wishes):
+                _install(folder, comfyui, pack, extras, cache, status, wishes)
+    os.utime(folder / MARKER)
+    for old in remove_stale(cache, keep=folder):
+        status.line(f"Removed the unused environment {old}")
+    report = _report(folder, comfyui, pack)
+    if report["device"] == "cpu" and read_marker(folder).get("source") == CPU and has_nvidia():
+        status.line("This environment has torch for the CPU only. To use the NVIDIA GPU: --torch cuda")
     return Environment(interpreter(folder), report["device"], report["torch"])
+
+
+def _fits(marker: dict[str, Any] | None, extras: Sequence[str], wishes: Wishes) -> bool:
+    """Whether an environment can be used as it is."""
+    if marker is None or wishes.rebuild or not {"", *extras} <= set(marker["groups"]):
+        return False
+    return _same_torch(marker, wishes)
+
+
+def _same_torch(marker: dict[str, Any], wishes: Wishes) -> bool:
+    had = marker.get("source", REGISTRY)
+    return wishes.torch == "auto" or had in (wishes.torch, *(source.name for source in choose(wishes.torch)))
+
+
+def _install(
+    folder: Path, comfyui: Path, pack: Path, extras: Sequence[str], cache: Path, status: Status, wishes: Wishes
+) -> None:
+    """Make the environment, or add what it lacks. A new one that cannot be finished leaves nothing."""
+    lists = requirement_lists((pack / "pyproject.toml").read_text(encoding="utf-8"))
+    log = cache / "logs" / f"{folder.name}.log"
+    installer = Installer(folder, pack / "constraints.txt", log, status, wishes.verbose)
+    marker = read_marker(folder)
+    if marker is None or wishes.rebuild or not _same_torch(marker, wishes):
+        sources = choose(wishes.torch)
+        status.line(f"First start: an environment is made in {folder}, once.")
+        status.line(f"torch {sources[0].title}: {sources[0].cost()}. --torch cpu or --torch cuda chooses another.")
+        remove(folder)
+        try:
+            installer.make(sources[0].disk)
+            source = installer.torch(sources)
+            installer.pip("Installing ComfyUI's requirements", "-r", comfyui / "requirements.txt", *lists[""])
+            marker = {"groups": [""], "source": source.name}
+            write_marker(folder, marker)
+        except BaseException:
+            remove(folder)
+            raise
+    elif (folder / "constraints.txt").exists():
+        installer.constraints = folder / "constraints.txt"
+    try:
+        for extra in extras:
+            if extra not in marker["groups"]:
+                installer.pip(f"Installing the packages for: {extra}", *lists[extra])
+                marker = {**marker, "groups": [*marker["groups"], extra]}
+                write_marker(folder, marker)
+    finally:
+        installer.clear_downloads()
+
+
+def _report(folder: Path, comfyui: Path, pack: Path) -> dict[str, Any]:
+    """The inspection of a whole environment, remembered while the machine stays the same: importing torch takes 3 s.
+
+    A package that is not there is proven damage: the next start makes the environment anew. Anything else, such as an
+    import that fails for want of memory, may have its cause outside, and 7 GB are not thrown away for it.
+    """
+    marker, seen = read_marker(folder), machine()
+    if marker.get("report") and marker.get("seen") == seen:
+        return marker["report"]
+    lists = requirement_lists((pack / "pyproject.toml").read_text(encoding="utf-8"))
+    report = inspect(interpreter(folder), comfyui, package_names(lists[""]))
+    if report["missing"]:
+        (folder / MARKER).unlink(missing_ok=True)
+        raise QuickstartError(
+            f"The environment {folder} is damaged: {describe(report)}. Start quickstart again: it will be rebuilt."
+        )
+    if report["problems"]:
+        raise QuickstartError(
+            f"ComfyUI cannot start in the environment {folder}: {describe(report)}.\nIt was kept, because the cause "
+            f"may lie elsewhere (memory, a driver). If it does not go away, make the environment anew: {REBUILD}"
+        )
+    write_marker(folder, {**(read_marker(folder) or marker), "report": report, "seen": seen})
+    return report
+
+
+def forget_report(python: Path) -> None:
+    """Inspect the environment of `python` again at the next start: ComfyUI did not start in it."""
+    folder = python.parents[1]
+    marker = read_marker(folder)
+    if marker is not None and OURS.fullmatch(folder.name):
+        write_marker(folder, {key: value for key, value in marker.items() if key not in ("report", "seen")})
 
 
 def describe(report: dict) -> str:

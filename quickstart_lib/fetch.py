@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .errors import QuickstartError
-from .processes import environment, follow, has_module, isolated, last_lines, reason
+from .processes import clean_environ, follow, has_module, isolated, last_lines, reason
 from .terminal import Status, clock
 
 REPOSITORY = "https://github.com/Comfy-Org/ComfyUI"
@@ -57,7 +57,7 @@ def _ticker(status: Status, title: str) -> Callable[[float], None]:
 def _git(arguments: list[str], log: Path, limit: float, status: Status, title: str) -> list[str]:
     """Run git; returns its output's lines. Raises QuickstartError with git's reason."""
     begin = log.stat().st_size if log.exists() else 0
-    environ = environment(GIT_TERMINAL_PROMPT="0", GCM_INTERACTIVE="never", GIT_ASKPASS="true", LC_ALL="C")
+    environ = clean_environ(GIT_TERMINAL_PROMPT="0", GCM_INTERACTIVE="never", GIT_ASKPASS="true", LC_ALL="C")
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # set when a git hook starts us
         environ.pop(name, None)
     try:

@@ -42,7 +42,7 @@ def main(command: list) -> int:
     ending = threading.Event()
 
     def watch() -> None:
-        while sys.stdin.buffer.read(1):
+        while os.read(0, 1):  # not sys.stdin: its lock, held in this thread, kills the interpreter when it ends first
             pass
         ending.set()
         end(child)

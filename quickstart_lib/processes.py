@@ -15,7 +15,7 @@ NOT_INHERITED = (
 TICK = 0.2  # seconds between two looks at a running program
 
 
-def environment(**more: str) -> dict[str, str]:
+def clean_environ(**more: str) -> dict[str, str]:
     """The environment variables for a program of ours: this process's, without what misleads Python, plus `more`.
 
     OpenMP's threads wait without spinning, unless the person chose otherwise: beside a busy browser that is the
@@ -77,7 +77,7 @@ def follow(
         process = subprocess.Popen(
             [str(part) for part in command],
             cwd=folder,
-            env=dict(environ or environment()),
+            env=dict(environ or clean_environ()),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -118,7 +118,7 @@ def has_module(python: Path | str, name: str) -> bool:
     try:
         result = subprocess.run(
             isolated(python, "-c", f"import {name}"),
-            env=environment(),
+            env=clean_environ(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

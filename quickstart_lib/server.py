@@ -3,6 +3,7 @@
 import atexit
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,17 +14,23 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from .environment import Environment
+from .environment import Environment, forget_report
 from .errors import QuickstartError
+from .lock import locked
+from .processes import clean_environ
 from .terminal import Status, Stopwatch, clock
 
 HOST = "127.0.0.1"
 START_LIMIT = 300.0  # seconds; a first start on a slow disk compiles and reads a few GB
 KEPT_LOGS = 5  # of failed runs
 TRIES = 3  # another program may take the free port before the server does
+FOLDER, IN_USE = "colorize-quickstart-", ".in-use"  # a server's folder; the file in it that its owner has locked
+SWEEP_SECONDS = 60  # younger folders are left alone: their owner may not hold the lock yet
+COLOUR_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 NOT_IN_A_PACK_COPY = shutil.ignore_patterns(".*", "__pycache__", "tests", "docs", "*.part")
 
 
@@ -47,6 +54,19 @@ def place(source: Path, target: Path) -> None:
                 os.link(source, target)
             except OSError:
                 shutil.copyfile(source, target)
+
+
+def sweep() -> None:
+    """Remove the folders of servers whose quickstart was killed: nobody holds the lock in them any more."""
+    for folder in Path(tempfile.gettempdir()).glob(FOLDER + "*"):
+        try:
+            if (folder / IN_USE).is_file() and time.time() - folder.stat().st_mtime > SWEEP_SECONDS:
+                with locked(folder / IN_USE, wait=False) as free:
+                    pass
+                if free:
+                    shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # somebody else's
+            continue
 
 
 def stop_group(process: subprocess.Popen) -> None:
@@ -82,6 +102,7 @@ class Server:
         self.port = 0
         self.base: Path | None = None
         self._process: subprocess.Popen | None = None
+        self._in_use = ExitStack()
         self._failed = False
         self._http = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has no business on loopback
 
@@ -110,8 +131,10 @@ class Server:
         return command
 
     def __enter__(self) -> "Server":
-        self.base = Path(tempfile.mkdtemp(prefix="colorize-quickstart-"))
+        sweep()
+        self.base = Path(tempfile.mkdtemp(prefix=FOLDER))
         atexit.register(self.stop)
+        self._in_use.enter_context(locked(self.base / IN_USE))
         try:
             place(self.pack, self.base / "custom_nodes" / "colorize-diffusion")
             for folder in ("models/checkpoints", "models/clip_vision", "input", "output"):
@@ -131,7 +154,7 @@ class Server:
     def _start(self) -> None:
         for attempt in range(TRIES):
             self.port = free_port()
-            environ = {**os.environ, "PYTHONUNBUFFERED": "1", "HF_HUB_OFFLINE": "1"}
+            environ = clean_environ(PYTHONUNBUFFERED="1", HF_HUB_OFFLINE="1")
             with open(self.log, "ab") as log:
                 self._process = subprocess.Popen(
                     self.command(),
@@ -146,6 +169,7 @@ class Server:
             if self._wait_until_ready():
                 return
             if attempt == TRIES - 1 or "address already in use" not in self.tail(200).lower():
+                forget_report(self.environment.python)
                 raise QuickstartError(
                     f"ComfyUI stopped while it started. The end of its output:\n{self.tail(15)}\n"
                     f"The whole output is in {self.log}."
@@ -169,17 +193,19 @@ class Server:
         return self._process is not None and self._process.poll() is None
 
     def tail(self, lines: int) -> str:
-        """The last lines of the server's output."""
+        """The last lines of the server's output, without colours."""
         try:
-            return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+            text = self.log.read_text(encoding="utf-8", errors="replace")
         except OSError:
             return ""
+        return "\n".join(COLOUR_CODES.sub("", text).splitlines()[-lines:])
 
     def stop(self) -> None:
         """Stop the server and remove its folder. Its log stays only after a failure."""
         if self._process is not None:
             stop_group(self._process)
             self._process = None
+        self._in_use.close()
         if self.base is not None:
             link = self.base / "custom_nodes" / "colorize-diffusion"
             if link.is_symlink():

@@ -1,12 +1,12 @@
 """quickstart.py --test: the style check and the whole test suite, in the environment quickstart makes."""
 
-import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from .environment import Environment
+from .processes import clean_environ
 from .terminal import Status
 
 # pytest without the current folder on sys.path: our folder nodes/ must not stand before ComfyUI's module nodes
@@ -30,8 +30,7 @@ def call(command: Sequence[str], folder: Path, environ: dict[str, str]) -> int:
 
 def run(environment: Environment, comfyui: Path, pack: Path, arguments: Sequence[str], status: Status) -> int:
     """Run ruff (for the whole suite only), then pytest with `arguments`; pytest's exit status, else ruff's."""
-    environ = {**os.environ, "COMFYUI_PATH": str(comfyui), "HF_HUB_OFFLINE": "1"}
-    environ.pop("PYTHONPATH", None)
+    environ = clean_environ(COMFYUI_PATH=str(comfyui), HF_HUB_OFFLINE="1")
     python = str(environment.python)
     style = 0
     if not arguments:

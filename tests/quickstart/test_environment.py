@@ -1,5 +1,6 @@
 """The environment: what its name depends on, half-made ones, reuse, extras, stale ones, the lock, a damaged one."""
 
+import io
 import json
 import os
 import shutil
@@ -10,11 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from quickstart_lib import environment, inspect_environment
+from quickstart_lib import environment, inspect_environment, torch_source
 from quickstart_lib.errors import QuickstartError
 from quickstart_lib.lock import locked
 from quickstart_lib.requirements import environment_key, requirement_lists
 from quickstart_lib.terminal import Status
+
+
+def quiet() -> Status:
+    """A status that nobody reads."""
+    return Status(io.StringIO())
 
 
 @pytest.fixture
@@ -29,15 +35,16 @@ def pack(tmp_path, root):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """No venv, no pip, no disk: returns the list of what would have been installed."""
+    """No venv, no pip, no network: returns the list of what would have been installed."""
     done = []
+    monkeypatch.setattr(environment, "choose", lambda choice: torch_source.choose(choice, lambda _index: False))
 
     def run(self, title, command, help_text):
         folder = environment.interpreter(self.folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.touch()
 
-    def pip(self, title, *arguments):
+    def pip(self, title, *arguments, expected=None):
         done.append([str(argument) for argument in arguments])
 
     monkeypatch.setattr(environment.Installer, "run", run)
@@ -97,34 +104,33 @@ def test_key_ignores_the_rest_of_pyproject(pack, make_comfyui):
 
 def test_made_once_then_reused_then_extended(tmp_path, pack, make_comfyui, quick):
     comfy, cache = make_comfyui("c"), tmp_path / "cache"
-    first = environment.prepare(comfy, pack, (), cache, Status(open(os.devnull, "w")))
+    first = environment.prepare(comfy, pack, (), cache, quiet())
     assert [step[0] for step in quick] == ["torch", "-r"] and first.device == "cpu"
     quick.clear()
-    assert environment.prepare(comfy, pack, (), cache, Status(open(os.devnull, "w"))) == first and quick == []
-    environment.prepare(comfy, pack, ("trainer", "dev"), cache, Status(open(os.devnull, "w")))
+    assert environment.prepare(comfy, pack, (), cache, quiet()) == first and quick == []
+    environment.prepare(comfy, pack, ("trainer", "dev"), cache, quiet())
     assert len(quick) == 2 and any("pytest" in text for text in quick[1])
 
 
 def test_half_made_one_is_rebuilt(tmp_path, pack, make_comfyui, quick):
     comfy, cache = make_comfyui("c"), tmp_path / "cache"
-    made = environment.prepare(comfy, pack, (), cache, Status(open(os.devnull, "w")))
+    made = environment.prepare(comfy, pack, (), cache, quiet())
     folder = made.python.parents[1]
     (folder / environment.MARKER).unlink()
     (folder / "half").touch()
     quick.clear()
-    environment.prepare(comfy, pack, (), cache, Status(open(os.devnull, "w")))
+    environment.prepare(comfy, pack, (), cache, quiet())
     assert quick and not (folder / "half").exists()
 
 
-def test_interrupted_installation_leaves_no_marker(tmp_path, pack, make_comfyui, quick, monkeypatch):
-    def interrupt(self, title, *arguments):
+def test_interrupted_installation_leaves_nothing(tmp_path, pack, make_comfyui, quick, monkeypatch):
+    def interrupt(self, title, *arguments, expected=None):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(environment.Installer, "pip", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        environment.prepare(make_comfyui("c"), pack, (), tmp_path / "cache", Status(open(os.devnull, "w")))
-    (folder,) = (tmp_path / "cache").glob("env-*[0-9a-f]")
-    assert environment.installed_groups(folder) is None
+        environment.prepare(make_comfyui("c"), pack, (), tmp_path / "cache", quiet())
+    assert [file.suffix for file in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
 def test_damaged_one_is_told_and_rebuilt_next_time(tmp_path, pack, make_comfyui, quick, monkeypatch):
@@ -132,8 +138,64 @@ def test_damaged_one_is_told_and_rebuilt_next_time(tmp_path, pack, make_comfyui,
     monkeypatch.setattr(environment, "inspect", lambda *_: report)
     comfy, cache = make_comfyui("c"), tmp_path / "cache"
     with pytest.raises(QuickstartError, match="einops.*rebuilt"):
-        environment.prepare(comfy, pack, (), cache, Status(open(os.devnull, "w")))
-    assert environment.installed_groups(cache / f"env-{environment_key(comfy, pack)}") is None
+        environment.prepare(comfy, pack, (), cache, quiet())
+    assert environment.read_marker(cache / f"env-{environment_key(comfy, pack)}") is None
+
+
+def test_an_import_that_fails_is_no_damage(tmp_path, pack, make_comfyui, quick, monkeypatch):
+    """A memory limit and an OOM kill look like a broken torch; 7 GB are not thrown away for them."""
+    comfy, cache = make_comfyui("c"), tmp_path / "cache"
+    report = {"torch": "2", "device": "cpu", "problems": ["torch cannot be imported: no memory"], "missing": []}
+    monkeypatch.setattr(environment, "inspect", lambda *_: report)
+    with pytest.raises(QuickstartError, match="(?s)no memory.*kept.*--rebuild"):
+        environment.prepare(comfy, pack, (), cache, quiet())
+    assert environment.read_marker(cache / f"env-{environment_key(comfy, pack)}")
+    report["problems"] = []
+    quick.clear()
+    environment.prepare(comfy, pack, (), cache, quiet())
+    assert quick == []
+    environment.prepare(comfy, pack, (), cache, quiet(), environment.Wishes(rebuild=True))
+    assert [step[0] for step in quick] == ["torch", "-r"]
+
+
+def test_the_inspection_is_remembered_while_the_machine_stays_the_same(
+    tmp_path, pack, make_comfyui, quick, monkeypatch
+):
+    looks, comfy, cache = [], make_comfyui("c"), tmp_path / "cache"
+    report = {"torch": "2", "device": "cuda", "problems": [], "missing": []}
+    monkeypatch.setattr(environment, "inspect", lambda *_: looks.append(1) or report)
+    first = environment.prepare(comfy, pack, (), cache, quiet())
+    assert environment.prepare(comfy, pack, (), cache, quiet()) == first and len(looks) == 1
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    environment.prepare(comfy, pack, (), cache, quiet())
+    assert len(looks) == 2
+    environment.forget_report(first.python)
+    environment.prepare(comfy, pack, (), cache, quiet())
+    assert len(looks) == 3
+
+
+def test_nobody_waits_for_a_check(tmp_path, pack, make_comfyui, quick):
+    comfy, cache = make_comfyui("c"), tmp_path / "cache"
+    made = environment.prepare(comfy, pack, (), cache, quiet())
+    with locked(cache / (made.python.parents[1].name + ".lock")):
+        assert environment.prepare(comfy, pack, (), cache, quiet()) == made
+
+
+def test_a_search_path_of_another_python_is_ignored(tmp_path, monkeypatch):
+    (tmp_path / "torch.py").write_text("raise SystemExit('planted')")
+    (tmp_path / "requirements.txt").write_text("pytest\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    report = environment.inspect(Path(sys.executable), tmp_path)
+    assert "planted" not in str(report) and report["missing"] == []
+
+
+def test_a_killed_inspection_says_so(tmp_path):
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nkill -9 $$\n")
+    script.chmod(0o755)
+    (problem,) = environment.inspect(script, tmp_path)["problems"]
+    assert "signal 9" in problem
 
 
 def fake_environment(cache: Path, digit: str, idle_days: float, complete: bool = True) -> Path:
@@ -141,7 +203,7 @@ def fake_environment(cache: Path, digit: str, idle_days: float, complete: bool =
     environment.interpreter(folder).parent.mkdir(parents=True)
     environment.interpreter(folder).touch()
     if complete:
-        environment.write_marker(folder, {""})
+        environment.write_marker(folder, {"groups": [""]})
         then = time.time() - idle_days * 86400
         os.utime(folder / environment.MARKER, (then, then))
     return folder
@@ -198,7 +260,7 @@ def test_lock_is_free_again_when_its_holder_dies(tmp_path, root):
 
 def test_failed_step_shows_the_end_of_the_output(tmp_path):
     log = tmp_path / "logs" / "l.log"
-    installer = environment.Installer(tmp_path / "env", tmp_path / "c.txt", log, Status(open(os.devnull, "w")))
+    installer = environment.Installer(tmp_path / "env", tmp_path / "c.txt", log, quiet())
     command = [sys.executable, "-c", "print('reason of the failure'); raise SystemExit(3)"]
     with pytest.raises(QuickstartError, match="(?s)Making it failed.*reason of the failure.*Do this"):
         installer.run("Making it", command, "Do this.")
@@ -207,10 +269,10 @@ def test_failed_step_shows_the_end_of_the_output(tmp_path):
 
 def test_full_disk_is_told_before_work(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(environment.shutil, "disk_usage", lambda _path: usage._replace(free=2**30))
-    installer = environment.Installer(tmp_path / "env", tmp_path / "c", tmp_path / "l", Status(open(os.devnull, "w")))
-    with pytest.raises(QuickstartError, match="1.0 GiB are free.*COLORIZE_CACHE"):
-        installer.make()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=10**9))
+    installer = environment.Installer(tmp_path / "env", tmp_path / "c", tmp_path / "l", quiet())
+    with pytest.raises(QuickstartError, match="1.0 GB are free.*needs 10.0 GB.*COLORIZE_CACHE"):
+        installer.make(7)
 
 
 def test_cache_folder(tmp_path):
