@@ -13,6 +13,8 @@ ThresholdsSocket = io.Custom("COLORIZE_THRESHOLDS")  # four floats
 
 TEXT_FOLDERS = ("text_encoders", "clip_vision")
 THRESHOLD_NAMES = ("threshold_away", "threshold_start", "threshold_half", "threshold_full")
+"""Ids of the paper's thresholds 0 to 3. They keep these words, which fit badly, because saved graphs name them."""
+THRESHOLD_TITLES = ("most related up to", "related up to", "unrelated from", "most unrelated from")
 
 
 # -- inputs that several nodes share -----------------------------------------------------------------------------------
@@ -75,14 +77,19 @@ def _variant_input():
 
 def _threshold_inputs():
     texts = (
-        "Places that fit the control prompt at most this much, 0 to 1, are pushed away from the target.",
-        "From here on the edit acts, 0 to 1; between the first threshold and this one the push away fades.",
-        "Here the edit reaches half of its strength, 0 to 1.",
-        "From here on the edit acts fully, 0 to 1.",
+        "Threshold 0 of the paper, 0 to 1. Places with a correlation up to here are what the control prompt means: "
+        "they are edited, strength_ratio times.",
+        "Threshold 1, 0 to 1. What the control prompt means ends here: the edit fades from the threshold before to "
+        "this one.",
+        "Threshold 2, 0 to 1. From here on places have little to do with the control prompt: they move the other way "
+        "by half of the edit or more.",
+        "Threshold 3, 0 to 1. From here on places have nothing to do with the control prompt: they move the other way "
+        "by the whole edit, once. 1 for this and the one before leaves them alone as far as possible.",
     )
     return [
         io.Float.Input(
             name,
+            display_name=title,
             default=default,
             min=0.0,
             max=1.0,
@@ -91,7 +98,7 @@ def _threshold_inputs():
             advanced=True,
             tooltip=f"{text} Not below the threshold before.",
         )
-        for name, default, text in zip(THRESHOLD_NAMES, THRESHOLDS, texts, strict=True)
+        for name, title, default, text in zip(THRESHOLD_NAMES, THRESHOLD_TITLES, THRESHOLDS, texts, strict=True)
     ]
 
 
@@ -150,8 +157,9 @@ class ColorizeManipulateGlobal(io.ComfyNode):
             node_id="ColorizeManipulateGlobal",
             display_name="Manipulate Reference (Global)",
             category=CATEGORY,
-            description="Use it to change a reference as a whole with words: its mood, light or style. For one thing "
-            "in it, such as the hair, use Manipulate Reference (Local). Chain several edits in order.",
+            description="Use it to change a reference as a whole with words, for a model that reads the class token "
+            "(trained with model.tokens = cls). For all other models the paper calls it ineffective: use Manipulate "
+            "Reference (Local). Chain several edits in order.",
             search_aliases=["text manipulation", "edit reference", "prompt", "change style", "text guided"],
             inputs=[
                 _reference_input(),
@@ -218,8 +226,9 @@ class ColorizeManipulateLocal(io.ComfyNode):
                 io.String.Input(
                     "control",
                     default="",
-                    tooltip="Where, in a few English words: hair. The places of the reference that fit it best are "
-                    "edited. Empty or everything: all places alike (with variant released both are plain prompts).",
+                    tooltip="Where, in a few English words: hair. The places of the reference that it means are "
+                    "edited: those with low correlation, blue in Correlation Preview. Empty or everything: all places "
+                    "alike (with variant released both are plain prompts).",
                 ),
                 io.Boolean.Input(
                     "enhance",
@@ -235,8 +244,8 @@ class ColorizeManipulateLocal(io.ComfyNode):
                     step=0.1,
                     round=0.01,
                     advanced=True,
-                    tooltip="How strongly places that do not fit the control prompt are pushed away from the target, "
-                    "times, 0 to 15; 2 as published. 0 leaves them alone.",
+                    tooltip="How strongly the places that the control prompt means are edited, times, 0 to 15; 2 as "
+                    "published. 0 leaves exactly those places alone.",
                 ),
                 _part_input(),
                 _variant_input(),
@@ -286,7 +295,8 @@ class ColorizeCorrelationPreview(io.ComfyNode):
             display_name="Correlation Preview",
             category=CATEGORY,
             description="Use it before Manipulate Reference (Local): shows where a reference fits a prompt, in five "
-            "bands, and suggests thresholds. Red places are edited fully, blue ones are pushed away.",
+            "bands, and suggests thresholds. Blue places are what the words mean and are edited, red ones have nothing "
+            "to do with them.",
             search_aliases=["heat map", "heatmap", "attention map", "where does the prompt act", "thresholds"],
             is_output_node=True,
             inputs=[
@@ -303,7 +313,8 @@ class ColorizeCorrelationPreview(io.ComfyNode):
                     "thresholds_from",
                     options=["suggested", "widgets"],
                     default="suggested",
-                    tooltip="suggested: from the deepest valley of the histogram. widgets: the four numbers below.",
+                    tooltip="suggested: the low side of the histogram's deepest valley is edited, the rest left alone "
+                    "as far as possible. widgets: the four numbers below.",
                 ),
                 *_threshold_inputs(),
                 io.Combo.Input(

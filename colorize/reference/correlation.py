@@ -1,7 +1,9 @@
 """Where a prompt finds itself in a reference: the five bands of local manipulation as a picture and as text.
 
-The equations are in reference.manipulation. Suggested thresholds are this project's own: a split at the deepest valley
-of the histogram, with the distances of the paper's thresholds around it. Torch and Pillow only.
+The equations are in reference.manipulation. LOW correlation is what the words mean: CLIP's local tokens run the other
+way than its class token, so the places that show a thing project least on its words (v1 paper 4.2, Fig 8). The paper
+wants the attribute to edit at m <= t1 and what is to be kept at m > t2, and draws related places deep blue.
+Suggested thresholds are this project's own: a split at the deepest valley of the histogram. Torch and Pillow only.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from .edits import TextSide, check_part, vectors
 from .manipulation import THRESHOLDS
 from .types import Reference
 
-BAND_NAMES = ("pushed away", "pushed away less", "up to half", "half to full", "full")
+BAND_NAMES = ("most related", "related", "in between", "unrelated", "most unrelated")
 BAND_WEIGHTS = ("-r d", "-r d to 0", "0 to d/2", "d/2 to d", "d")
 BAND_COLOURS = ("#2166ac", "#92c5de", "#fee090", "#f46d43", "#b2182b")
 OPACITY = 0.6  # of the bands over the picture
@@ -31,9 +33,8 @@ STEP = 0.01  # of a threshold
 BINS = 50  # of the histogram
 SMOOTHING = 1.5  # bins; sigma of the blur before valleys are looked for
 DEEP = 0.1  # a valley counts from this depth on, as a part of the highest bin
-SMALLEST_PART = 0.02  # of the tokens must lie above a valley
+SMALLEST_PART = 0.02  # of the tokens must lie below a valley
 RAMP = THRESHOLDS[1] - THRESHOLDS[0]
-HALFWAY = (THRESHOLDS[2] - THRESHOLDS[1]) / (THRESHOLDS[3] - THRESHOLDS[1])
 
 SIDE = 512  # pixels; longer side of the picture in the drawing
 PANEL = 440  # pixels; width of the histogram and its legend
@@ -80,22 +81,18 @@ def measure(tokens: torch.Tensor, local: torch.Tensor, control: torch.Tensor) ->
 def suggest_thresholds(m: torch.Tensor) -> tuple[float, float, float, float]:
     """Correlations of any shape, 0..1 -> t0, t1, t2, t3 in steps of 0.01.
 
-    t1 separates what the prompt means from the rest: the deepest valley of the smoothed histogram, else Otsu's
-    threshold. Above it, half of the tokens are to move fully: t3 is their median. t0 and t2 keep the distances of the
-    paper's thresholds: 0.05 below t1, a quarter of the way from t1 to t3. Values that are all equal: the paper's.
+    t1 separates what the prompt means, the low side, from the rest: the deepest valley of the smoothed histogram, else
+    Otsu's threshold. t0 lies 0.05 below it, as the paper's does, so the low side gets nearly all of -r d. t2 = t3 = 1
+    leaves the rest alone as far as Eq 10 can: its weights rise from 0 at t1 to d / 2 at 1. Values that are all equal:
+    the paper's.
     """
     values = m.detach().flatten().double().cpu()
     if values.numel() < 2 or values.max() == values.min():
         return THRESHOLDS
     counts = torch.histc(values, bins=BINS, min=0, max=1)
     split = _valley(counts)
-    t1 = min(max(_otsu(counts) if split is None else split, STEP), 1 - 3 * STEP)
-    above = values[values > t1]
-    t3 = above.median().item() if above.numel() else 1.0
-    t1 = _rounded(t1)
-    t3 = min(max(_rounded(t3), t1 + 2 * STEP), 1.0)
-    t2 = min(max(t1 + HALFWAY * (t3 - t1), t1 + STEP), t3 - STEP)
-    return tuple(_rounded(value) for value in (max(t1 - RAMP, 0.0), t1, t2, t3))
+    t1 = min(max(_otsu(counts) if split is None else split, STEP), 1 - STEP)
+    return _rounded(max(t1 - RAMP, 0.0)), _rounded(t1), 1.0, 1.0
 
 
 def _rounded(value: float) -> float:
@@ -110,8 +107,7 @@ def _valley(counts: torch.Tensor) -> float | None:
     heights = F.conv1d(padded, (kernel / kernel.sum())[None, None])[0, 0]
     left, right = heights.cummax(0).values, heights.flip(0).cummax(0).values.flip(0)
     depth = torch.minimum(left, right) - heights
-    from_here_on = counts.flip(0).cumsum(0).flip(0) / counts.sum()
-    depth[from_here_on < SMALLEST_PART] = 0
+    depth[counts.cumsum(0) / counts.sum() < SMALLEST_PART] = 0
     if depth.max() < DEEP * heights.max():
         return None
     deepest = torch.nonzero(depth >= depth.max() - 1e-9).flatten()
@@ -138,7 +134,8 @@ def report(found: Correlation, prompt: str, thresholds: tuple[float, ...]) -> li
     rows = zip(places, BAND_WEIGHTS, shares, BAND_NAMES, strict=True)
     return [
         f'prompt: "{prompt}"',
-        f"class token: {found.whole:.2f}; local tokens: {found.lowest:.2f} (m = 0) to {found.highest:.2f} (m = 1)",
+        f"class token: {found.whole:.2f}; local tokens: {found.lowest:.2f} (m = 0, most related) to "
+        f"{found.highest:.2f} (m = 1, unrelated)",
         *(f"{place}: {weight}, {share:.0%} of the tokens, {name}" for place, weight, share, name in rows),
     ]
 
@@ -226,7 +223,7 @@ def _draw_panel(pen: ImageDraw.ImageDraw, found: Correlation, prompt: str, thres
         row = top - 18 - 14 * (index % 3)  # neighbours lie close together
         _text(pen, (min(x, left + PANEL) - pen.textlength(label, font=small) / 2, row), label, small)
     for value in (0, 1):
-        label = f"m = {value}"
+        label = ("m = 0, most related", "unrelated, m = 1")[value]
         _text(pen, (left + value * (PANEL - pen.textlength(label, font=small)), bottom + 8), label, small)
 
     shares, row = _shares(found.m, thresholds), bottom + 40

@@ -70,10 +70,10 @@ class Edit:
 
 
 def manipulate_global(reference: Reference, text_encoder: TextSide, edit: Edit) -> Reference:
-    """REFERENCE with every token moved by Algorithm 1, each by itself.
+    """REFERENCE with every token moved by Algorithm 1, each by itself. Raises ValueError.
 
-    The paper edits the class token, for models that read that one. Models that read the local tokens, as all released
-    ones do, see the same edit there. Raises ValueError.
+    The paper edits the class token, for its CLS model. For models that read the local tokens, as all released ones do,
+    it calls a global edit ineffective (4.2): it then moves every place alike, wherever the words belong.
     """
     edit.check(reference)
     e, a = vectors(text_encoder, reference, edit.target, edit.anchor_text)
@@ -162,8 +162,8 @@ def _warn_of_reversal(cls: torch.Tensor, target: torch.Tensor, anchor: torch.Ten
     reached = manipulation.dot(cls, anchor if anchor is not None and edit.enhance else target).max().item()
     if edit.target_scale < reached:
         logging.warning(
-            "target_scale %.2f is below %.2f, what the reference has already: the places of the control prompt move "
-            "away from the target. Raise target_scale above it.",
+            "target_scale %.2f is below %.2f, what the reference has already: the edit goes the other way, away from "
+            "the target. Raise target_scale above it.",
             edit.target_scale, reached,
         )  # fmt: skip
 

@@ -58,8 +58,8 @@ def correlation(tokens: torch.Tensor, control: torch.Tensor) -> torch.Tensor:
 def min_max(values: torch.Tensor) -> torch.Tensor:
     """Values (B, N, 1) -> 0..1 for each reference.
 
-    Where all values of a reference are equal (the paper's formula would be 0/0), they become 1: the edit then acts on
-    all of them.
+    0 is what the control words mean most, 1 what they mean least (see reference.correlation). Where all values of a
+    reference are equal (the paper's formula would be 0/0), they become 1: the edit then acts on all of them, by d.
     """
     low, high = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
     span = high - low
@@ -87,6 +87,7 @@ def position_weights(
         t2 < m <= t3   from d / 2 to d
         t3 < m         d
 
+    Low m is what the control words mean: r is the strength there (4.2), and r = 0 leaves exactly those places alone.
     Raises ValueError for thresholds out of order and for an unknown variant.
     """
     check_variant(variant)
