@@ -39,6 +39,7 @@ COMMANDS = {
         "trainer.commands.tiny_tagger",
         "write a small frozen tower in the tagger's layout, for small XL models",
     ),
+    "feature-encoder": ("trainer.commands.feature_encoder", "join a small reference encoder with pretrained features"),
     "demo-data": ("trainer.commands.demo_data", "draw a training set of procedural characters"),
     "evaluate-faces": ("trainer.commands.evaluate_faces", "measure AnimeDiffusion models on held-out pictures"),
     "demo-faces": ("trainer.commands.demo_faces", "draw a training set of procedural faces (AnimeDiffusion)"),

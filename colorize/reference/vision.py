@@ -118,6 +118,11 @@ class ReferenceEncoder(nn.Module):
         if dtype is not None:
             self.to(dtype)
 
+    def working_values(self) -> int:
+        """How many numbers the work on one picture holds at most: a block has about 12 tensors of its token width (q,
+        k, v, attention, 4x MLP, residuals)."""
+        return 12 * self.token_count * self.width
+
     def tokens(self, pixels: torch.Tensor, scale: int = 1) -> torch.Tensor:
         """CLIP pixels (B, 3, S, S) -> tokens (B, 1 + N, D). With `scale` > 1, S is that multiple of `image_size`."""
         if scale == 1:
@@ -204,10 +209,15 @@ def load_reference_encoder(
             "add the metadata colorize.head_width to the file."
         )
     layers = 1 + max(int(k.split(".")[2]) for k in tower if k.startswith("transformer.resblocks."))
-    encoder = ReferenceEncoder(
-        image_size=math.isqrt(tower["positional_embedding"].shape[0] - 1) * patch_size,
-        patch_size=patch_size,
-        width=width,
+    build, weights = ReferenceEncoder, {f"visual.{name}": value for name, value in tower.items()}
+    if "knowledge.weight" in state_dict:
+        from .feature_vision import FeatureReferenceEncoder as build
+
+        weights |= {k: v for k, v in state_dict.items() if k.startswith(("knowledge.", "features."))}
+    encoder = build(
+        math.isqrt(tower["positional_embedding"].shape[0] - 1) * patch_size,
+        patch_size,
+        width,
         layers=layers,
         head_width=head_width,
         output_dim=tower["proj"].shape[1],
@@ -216,5 +226,5 @@ def load_reference_encoder(
     )
     dtype = dtype or patches.dtype
     device = device or patches.device
-    encoder.visual.load_state_dict({k: v.to(device=device, dtype=dtype) for k, v in tower.items()}, assign=True)
+    encoder.load_state_dict({k: v.to(device=device, dtype=dtype) for k, v in weights.items()}, assign=True)
     return encoder.requires_grad_(False).eval()

@@ -125,8 +125,7 @@ class LoadedReferenceEncoder:
         return torch.cat(tokens)
 
     def _working_memory(self, batch: int) -> int:
-        # A block holds about 12 tensors of its token width (q, k, v, attention, 4x MLP, residuals), in float32.
-        return 4 * 12 * batch * self.encoder.token_count * self.encoder.width
+        return 4 * batch * self.encoder.working_values()  # in float32
 
 
 def load_encoder(path: str) -> LoadedReferenceEncoder:

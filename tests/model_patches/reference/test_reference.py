@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from colorize.reference.feature_vision import FeatureReferenceEncoder
 from tests import tiny
 
 
@@ -52,6 +53,21 @@ def test_layouts(pack, folders, encoder, layout, dtype):
     image = torch.rand(1, 30, 20, 3, generator=torch.Generator().manual_seed(0))
     ours, expected = (pack.run("ColorizeEncodeReference", encoder=e, image=image)[0].tokens for e in (loaded, encoder))
     assert (ours - expected).abs().max() < (1e-5 if dtype == torch.float32 else 3e-2)
+
+
+def test_an_encoder_with_pretrained_features(pack, folders):
+    """The layout feature_vision.py describes: found by its names, memory reckoned with, the same tokens as outside."""
+    torch.manual_seed(0)
+    ours = FeatureReferenceEncoder(16, 8, 32, 1, 16, 24).eval()
+    save_file(ours.state_dict(), folders.clip_vision / "features.safetensors", metadata={"colorize.head_width": "16"})
+    (loaded,) = pack.run("ColorizeLoadReferenceEncoder", encoder_name="features.safetensors")
+    image = torch.rand(2, 30, 20, 3, generator=torch.Generator().manual_seed(0))
+    (reference,) = pack.run("ColorizeEncodeReference", encoder=loaded, image=image)
+    with torch.no_grad():
+        expected = ours.encode(image.permute(0, 3, 1, 2) * 2 - 1)
+    assert reference.tokens.shape == (2, 5, 24) and (reference.tokens - expected).abs().max() < 1e-5
+    assert reference.image_size == 32
+    assert loaded._working_memory(2) >= 2 * 4 * 96 * 16 * 16  # the widest layer at half the side
 
 
 def test_old_pickle_with_a_state_dict(pack, folders, encoder):
