@@ -39,6 +39,7 @@ COMMANDS = {
         "trainer.commands.tiny_tagger",
         "write a small frozen tower in the tagger's layout, for small XL models",
     ),
+    "art-data": ("trainer.commands.art_data", "write a training set of drawings by people from free packages"),
     "feature-encoder": ("trainer.commands.feature_encoder", "join a small reference encoder with pretrained features"),
     "demo-data": ("trainer.commands.demo_data", "draw a training set of procedural characters"),
     "evaluate-faces": ("trainer.commands.evaluate_faces", "measure AnimeDiffusion models on held-out pictures"),

@@ -1,0 +1,90 @@
+"""Writes a training set of drawings by people (`python -m trainer art-data`): avatars, painted figures, procedural.
+
+The drawings come from packages of npm and Debian with free licences (art/packages.py), through npm and apt-get; nothing
+of them is part of this repository. Layout of the folder, file names SOURCE-NUMBER.png:
+    color/, reference/                  the true picture, and another drawing in the same colours
+    sketch/                             exact black lines on white (avatars, procedural)
+    sketch_standard/, sketch_xdog/      extracted lines (figures; XDoG also for half of the others)
+    mask/, reference_mask/              255 on the figure
+    ATTRIBUTION.md, manifest.json       whose drawings these are, under which licence; how the set was made
+Train with data.reference = "folder". The same command on an existing set adds what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from concurrent.futures import as_completed
+from pathlib import Path
+
+from tqdm import tqdm
+
+from trainer.art import avatars, packages, writing
+from trainer.config import ConfigError
+from trainer.workers import process_pool
+
+CHUNK = 25  # samples one process draws at a time
+NEEDS = {
+    "avatars": ["@dicebear/core", *(f"@dicebear/{style}" for style in avatars.STYLES)],
+    "figures": ["renpy-demo"],
+    "procedural": [],
+}
+"""The packages of each source."""
+
+
+def write_art_data(plan: writing.Plan, counts: dict[str, int], workers: int) -> None:
+    """Fetch what the sources need, and write `counts` samples of each."""
+    names = list(dict.fromkeys(name for source, count in counts.items() if count for name in NEEDS[source]))
+    packages.fetch(names, plan.packages)
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    (plan.folder / "ATTRIBUTION.md").write_text(packages.attribution(names), encoding="utf-8")
+    manifest = {"seed": plan.seed, "split": plan.split, "packages": {n: packages.BY_NAME[n].version for n in names}}
+    path = plan.folder / "manifest.json"
+    if path.is_file() and (known := json.loads(path.read_text(encoding="utf-8"))) | manifest != known:
+        if (known["seed"], known["split"]) != (plan.seed, plan.split):
+            raise ConfigError(
+                f"{plan.folder} was written with --seed {known['seed']} --split {known['split']}; use these, or "
+                "another --output."
+            )
+        manifest["packages"] = known["packages"] | manifest["packages"]
+    path.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    parts = [
+        (source, range(first, min(first + CHUNK, count)))
+        for source, count in counts.items()
+        for first in range(0, count, CHUNK)
+    ]
+    pool = process_pool(workers)
+    try:
+        with tqdm(total=sum(counts.values()), unit="picture") as bar:
+            jobs = {pool.submit(writing.write, plan, source, numbers): len(numbers) for source, numbers in parts}
+            for done in as_completed(jobs):
+                done.result()
+                bar.update(jobs[done])
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to write (continued when it exists)")
+    parser.add_argument(
+        "--packages", metavar="DIR", help="folder of the fetched packages (default: packages beside --output)"
+    )
+    parser.add_argument("--avatars", type=int, default=3000, metavar="N", help="samples of DiceBear's characters")
+    parser.add_argument("--figures", type=int, default=1000, metavar="N", help="samples of painted figures")
+    parser.add_argument("--procedural", type=int, default=2000, metavar="N", help="samples of procedural characters")
+    parser.add_argument("--seed", type=int, default=0, help="which set (default 0)")
+    parser.add_argument(
+        "--split", choices=("train", "heldout"), default="train", help="heldout shares no character with train"
+    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+
+
+def run(args: argparse.Namespace) -> None:
+    counts = {source: getattr(args, source) for source in writing.SOURCES}
+    if min(counts.values()) < 0 or args.workers < 1:
+        raise ConfigError("--avatars, --figures and --procedural are numbers from 0 on, --workers from 1 on.")
+    folder = Path(args.output)
+    fetched = Path(args.packages) if args.packages else folder.parent / "packages"
+    write_art_data(writing.Plan(folder, fetched, args.seed, args.split), counts, args.workers)
+    print(f"{sum(counts.values())} samples in {folder}")
