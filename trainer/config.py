@@ -75,6 +75,9 @@ class Model:
     """File with the autoencoder (first_stage_model.* or bare names); empty takes the one inside `init`."""
     encoder: str = ""
     """File with the reference encoder (stages v1 and v1_5: OpenCLIP ViT-H/14; XL: bigG)."""
+    train_encoder: bool = False
+    """Train the reference encoder too (stage v1): the tower and the projection of its features, not the features
+    themselves. The run then exports a second file, NAME-encoder.safetensors."""
     tagger: str = ""
     """File with the WD tagger (.safetensors) whose patch features are part of the reference (XL stages)."""
     prediction_type: Literal["v", "eps"] = "v"
@@ -131,6 +134,9 @@ class Data:
     32). 0 cuts squares. Needs sizes: from an index, else every file's header is read once."""
     bucket_ratio: float = 2.0
     """Longest side over shortest of a bucket at most (released: 1.8 for XL at 1024 px, 1.7 for v1 at 768 px)."""
+    bucket_sides: Literal["sum", "short"] = "sum"
+    """What the buckets have in common: sides that add up to twice `size`, or a shorter side of `size` (which then costs
+    more memory the longer the other is)."""
     bucket_order: Literal["balanced", "released"] = "balanced"
     """Batches of one bucket, every picture once per epoch; or as the released XL trainer composes them, by orientation
     and similar ratio, with what fills no batch left out."""
@@ -565,6 +571,11 @@ class Config:
             if data.crop or self.run.stage not in ("v1", "v1_5", "vae", *XL):
                 what = "data.crop" if data.crop else f"stage {self.run.stage}"
                 raise ConfigError(f"{what} needs pictures of one shape: set data.bucket_step = 0.")
+        if self.model.train_encoder and (self.run.stage != "v1" or data.cache_folder):
+            raise ConfigError(
+                "model.train_encoder belongs to stage v1 without data.cache_folder, which keeps what the encoder said "
+                "once: clear it (data.cache keeps the pictures' latents only), or set model.train_encoder = false."
+            )
         if data.bucket_order == "released" and data.decoded_folder:
             raise ConfigError(
                 'data.decoded_folder keeps one size per picture: use data.bucket_order = "balanced", or no folder.'

@@ -19,14 +19,18 @@ from trainer.config import ConfigError
 Canvas = tuple[int, int]
 
 
-def table(size: int, step: int = 64, ratio: float = 2.0) -> tuple[Canvas, ...]:
+def table(size: int, step: int = 64, ratio: float = 2.0, sides: str = "sum") -> tuple[Canvas, ...]:
     """Canvases whose sides are multiples of `step` and add up to 2 * size, the longer at most `ratio` times the other.
 
-    None has more pixels than the square. This rule gives both released tables: 1024, 32, 1.8 those of XL and 768, 64,
+    sides: "short" gives canvases whose shorter side is `size` instead. With "sum" none has more pixels than the
+    square. This rule gives both released tables: 1024, 32, 1.8 those of XL and 768, 64,
     1.7 those of v1 and v2. ConfigError when size is no multiple of step.
     """
     if step < 1 or size % step:
         raise ConfigError(f"data.bucket_step = {step} does not divide data.size = {size}; 64 suits v1, 32 suits XL.")
+    if sides == "short":
+        longer = range(size, int(ratio * size) + 1, step)
+        return tuple(sorted({canvas for long in longer for canvas in ((size, long), (long, size))}))
     shorter = [short for short in range(step, size + 1, step) if 2 * size - short <= ratio * short]
     return tuple(sorted({canvas for s in shorter for canvas in ((s, 2 * size - s), (2 * size - s, s))}))
 

@@ -179,6 +179,7 @@ class FolderDataset(torch.utils.data.Dataset):
         bucket_step: int = 0,  # 0: squares
         bucket_ratio: float = 2.0,
         bucket_order: str = "balanced",  # or "released"
+        bucket_sides: str = "sum",  # or "short"
         batch: int = 1,  # pictures of a batch over all processes, for buckets
         augment: Augment | None = None,
         decoded_folder: str = "",
@@ -205,11 +206,12 @@ class FolderDataset(torch.utils.data.Dataset):
                 f"{len(alone)} groups hold one picture only and use it as its own reference, "
                 f"e.g. {self.items[int(alone[0])].group}"
             )
-        self.order = self._order(bucket_step, bucket_ratio, bucket_order, batch)
+        self.order = self._order(bucket_step, bucket_ratio, bucket_order, batch, bucket_sides)
         self._kept: dict[tuple, torch.Tensor] | None = {} if cache else None
         self._decoded = None
         if decoded_folder:
             what = f"{size} {bucket_step} {bucket_ratio} {self.picture_filter}".encode()
+            what += b"" if bucket_sides == "sum" else bucket_sides.encode()
             files = self.source.fingerprint([f for folders in self._parts().values() for f in folders]).encode()
             state = hashlib.sha256(what + files + np.ascontiguousarray(listed["key"][rows]).tobytes()).hexdigest()
             self._decoded = DecodedStore(Path(decoded_folder) / state[:32], len(rows))
@@ -261,13 +263,13 @@ class FolderDataset(torch.utils.data.Dataset):
             )
         return listed, rows.astype(np.int32)
 
-    def _order(self, step: int, ratio: float, order: str, batch: int):
+    def _order(self, step: int, ratio: float, order: str, batch: int, sides: str):
         if not step:
             return buckets.PermutedOrder(len(self), (self.size, self.size), self.seed)
         width, height = (self.items.listed[name][self.items.rows] for name in ("width", "height"))
         if unknown := int(((width < 1) | (height < 1)).sum()):
             self.problems.append(f"{unknown} pictures are of unknown size and go to the square bucket")
-        canvases = buckets.table(self.size, step, ratio)
+        canvases = buckets.table(self.size, step, ratio, sides)
         if order == "released":
             width, height = (np.where(side < 1, self.size, side) for side in (width, height))
             return buckets.ReleasedOrder(width, height, canvases, batch, self.seed)

@@ -81,6 +81,7 @@ def build_dataset(config: Config) -> FolderDataset:
         bucket_step=data.bucket_step,
         bucket_ratio=data.bucket_ratio,
         bucket_order=data.bucket_order,
+        bucket_sides=data.bucket_sides,
         batch=config.optimizer.batch * int(os.environ.get("WORLD_SIZE", 1)),
         augment=config.augment,
         decoded_folder=data.decoded_folder,

@@ -149,8 +149,10 @@ class Run:
         state = self.accelerator.get_state_dict(self.wrapped) if ds else self.stage.state_dict()
         if self.accelerator.is_main_process:
             shadow = self.ema.shadow if self.ema is not None else {}
-            tensors, metadata = self.stage.export({**{k: v.float() for k, v in state.items()}, **shadow})
-            checkpoint.write_tensors(exported, tensors, metadata)
+            weights = {**{k: v.float() for k, v in state.items()}, **shadow}
+            files = {"": self.stage.export(weights), **self.stage.further_exports(weights)}
+            for suffix, (tensors, metadata) in files.items():
+                checkpoint.write_tensors(exported.with_stem(exported.stem + suffix), tensors, metadata)
         self.accelerator.wait_for_everyone()
         return exported
 

@@ -72,6 +72,12 @@ class Stage(nn.Module):
         """Tensors and metadata of the file the nodes load, from trained or averaged weights."""
         raise NotImplementedError
 
+    def further_exports(
+        self, weights: Mapping[str, torch.Tensor]
+    ) -> dict[str, tuple[dict[str, torch.Tensor], dict[str, str]]]:
+        """Files beside that one, by what follows the run's name; none by default."""
+        return {}
+
 
 def build_stage(config: Config, device: torch.device) -> Stage:
     """The stage `run.stage` names."""

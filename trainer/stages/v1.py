@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,9 +28,13 @@ from trainer.models.frozen import borrowed, frozen_encoders
 from . import Batch, Stage, contact_sheet, model_sketch, picture
 from .shared import check_token_width, drawn_latents, entanglement_curves, model_header, model_markers
 
+FROZEN_PART = "features"  # of a reference encoder that is trained
+ENCODER_PARTS = ("visual.", "knowledge.")  # how the names of its trained tensors begin
+
 
 class ColorizerStage(Stage):
-    """Trains `model.diffusion_model` and `control_encoder`; autoencoder and reference encoder stay frozen."""
+    """Trains `model.diffusion_model` and `control_encoder`; the autoencoder stays frozen, and so does the reference
+    encoder but for model.train_encoder: then `visual` and `knowledge` of it are trained, too."""
 
     def __init__(self, config: Config, device: torch.device):
         super().__init__(config, device)
@@ -48,6 +53,10 @@ class ColorizerStage(Stage):
         unet.gradient_checkpointing = config.system.gradient_checkpointing
         self.model = nn.ModuleDict({"diffusion_model": unet})
         self.control_encoder = sketch_encoder
+        if config.model.train_encoder:
+            for name, part in encoder.network.named_children():
+                if name != FROZEN_PART:
+                    self.add_module(name, part.requires_grad_(True))
         self.train()
         for network in (unet, sketch_encoder):
             if config.system.channels_last:
@@ -57,17 +66,29 @@ class ColorizerStage(Stage):
         self.schedule = NoiseSchedule().to(device)
         self.encodings = build_encodings(config, device)
 
-    @torch.no_grad()
     def latents_and_tokens(
         self, batch: Batch, generator: torch.Generator | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scaled latents (B, 4, h, w) of the pictures and local tokens (B, N, D) of their references, float32."""
         colorizer = self._colorizer[0]
+        if self.config.model.train_encoder:
+            latents = self.latents_only(batch, generator)
+            return latents, colorizer.reference_encoder.encode(picture(batch["reference"]))[:, 1:].float()
+        return self.latents_only(batch, generator), self.tokens_only(batch)
+
+    @torch.no_grad()
+    def latents_only(self, batch: Batch, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Scaled latents (B, 4, h, w) of the pictures."""
+        colorizer = self._colorizer[0]
         moments = self.encodings.rows("latents", batch, lambda: colorizer.autoencoder.moments(picture(batch["color"])))
-        latents = drawn_latents(moments, colorizer.unet, self.config, generator)
+        return drawn_latents(moments, colorizer.unet, self.config, generator)
+
+    @torch.no_grad()
+    def tokens_only(self, batch: Batch) -> torch.Tensor:
+        """Local tokens (B, N, D) of the references by the frozen encoder."""
+        colorizer = self._colorizer[0]
         with torch.autocast(self.device.type, enabled=False):  # the tokens steer every step: always in float32
-            tokens = self.encodings.rows("tokens", batch, lambda: colorizer.tokens(picture(batch["reference"])))
-        return latents, tokens
+            return self.encodings.rows("tokens", batch, lambda: colorizer.tokens(picture(batch["reference"])))
 
     def condition(
         self, tokens: torch.Tensor, t: torch.Tensor, generator: torch.Generator, progress: float = 0.0
@@ -121,10 +142,27 @@ class ColorizerStage(Stage):
     def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         config, colorizer = self.config, self._colorizer[0]
         prediction, heads = config.model.prediction_type, colorizer.unet.config.num_head_channels
-        tensors = dict(weights)
+        tensors = {name: value for name, value in weights.items() if not name.startswith(ENCODER_PARTS)}
         with borrowed(colorizer.autoencoder):
             tensors |= {autoencoder.PREFIX + k: v for k, v in colorizer.autoencoder.tensors.items()}
         return tensors | model_markers(prediction, heads), model_header(config, "v1", heads)
+
+    def further_exports(
+        self, weights: Mapping[str, torch.Tensor]
+    ) -> dict[str, tuple[dict[str, torch.Tensor], dict[str, str]]]:
+        """The trained reference encoder, whole."""
+        if not self.config.model.train_encoder:
+            return {}
+        encoder = self._colorizer[0].reference_encoder.network
+        tensors = dict(encoder.state_dict()) | {k: v for k, v in weights.items() if k.startswith(ENCODER_PARTS)}
+        metadata = checkpoint.modelspec(Path(self.config.run.output).name, "clip-vision", encoder.image_size, None)
+        metadata |= {
+            "colorize.kind": "reference_encoder",
+            "colorize.image_size": str(encoder.image_size),
+            "colorize.head_width": str(encoder.head_width),
+            "colorize.config": json.dumps(self.config.shareable()),
+        }
+        return {"-encoder": (tensors, metadata)}
 
 
 def random_crops(

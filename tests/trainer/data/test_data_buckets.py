@@ -242,3 +242,9 @@ def test_an_index_gives_the_sizes(shapes):
     dataset = FolderDataset(str(shapes), 128, "self", index_files=["all"], needs=NEEDS, **BUCKETS)
     assert dataset[0]["color"].shape == (3, 96, 160)
     assert dataset[0]["score"] == 7
+
+
+def test_buckets_with_a_common_shorter_side():
+    assert buckets.table(256, 64, 1.75, "short") == (
+        (256, 256), (256, 320), (256, 384), (256, 448), (320, 256), (384, 256), (448, 256)
+    )  # fmt: skip

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
+from colorize.reference.feature_vision import FeatureReferenceEncoder
+from colorize.reference.vision import load_reference_encoder
 from trainer import config as configuration
 from trainer.__main__ import main
 from trainer.config import ConfigError
@@ -88,6 +91,22 @@ def test_a_run_of_an_earlier_version_resumes(values):
     state.write_text(json.dumps(saved))
     train(values, run={"steps": 4})
     assert checkpoint.folders(file.parent)[-1].name == "step-00000004"
+
+
+def test_the_reference_encoder_trains_along_and_is_exported(values, tmp_path):
+    """Tower and projection learn, the features stay; the model's own file has nothing of them."""
+    torch.manual_seed(0)
+    encoder = FeatureReferenceEncoder(16, 8, 32, 1, 16, 32)
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    save_file(before, tmp_path / "start.safetensors", metadata={"colorize.head_width": "16"})
+    values["model"] |= {"encoder": str(tmp_path / "start.safetensors"), "train_encoder": True}
+    # The output layers of a new U-Net are zero: what stands before them learns from the second step on.
+    file = train(values, run={"steps": 4}, loss={"reference_drop": 0.0}, optimizer={"ema": 0.0})
+    assert not [name for name in checkpoint.read_tensors(file)[0] if name.startswith(("visual.", "knowledge."))]
+    after, metadata = checkpoint.read_tensors(file.with_stem(file.stem + "-encoder"))
+    changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"visual", "knowledge"}
+    assert load_reference_encoder(after, metadata).image_size == 32
 
 
 def test_old_checkpoints_are_deleted(values):
