@@ -23,7 +23,7 @@ from trainer.draws import Draws
 from trainer.losses.gram import HOOKS
 from trainer.models import checkpoint
 from trainer.run.run import arithmetic
-from trainer.stages import build_stage
+from trainer.stages.table import build_stage
 
 from .measure import paired
 

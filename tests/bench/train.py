@@ -28,9 +28,9 @@ from colorize.tiny_vae import TinyVAE
 from trainer import config as configuration
 from trainer.models import autoencoder
 from trainer.models.colorizer import read_encoder
+from trainer.pictures import model_sketch, picture
 from trainer.run import loop
 from trainer.run.run import arithmetic
-from trainer.stages import model_sketch, picture
 from trainer.stages.v1 import new_networks
 
 SMALL = ReferenceEncoder(32, 8, 64, 2, 16, 64)

@@ -15,7 +15,7 @@ from colorize.reference.vision import ReferenceEncoder
 from colorize.tiny_vae import TinyVAE
 from trainer import config as configuration
 from trainer.models import checkpoint
-from trainer.stages import build_stage
+from trainer.stages.table import build_stage
 
 
 @pytest.fixture(scope="session")

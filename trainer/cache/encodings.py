@@ -12,10 +12,10 @@ import torch
 from trainer.cache.recipes import KINDS, WHITE_KEY, kinds_of, recipes, row_key
 from trainer.cache.store import Store, store_folder
 from trainer.config import Config
+from trainer.pictures import Batch
 
 log = logging.getLogger("trainer")
 
-Batch = Mapping[str, torch.Tensor]
 KEY = "_key"
 """After a part's name in a batch: (B, 16) uint8, the key of its content."""
 

@@ -28,9 +28,9 @@ from trainer.config import XL, Config, ConfigError
 from trainer.data.folder import FolderDataset
 from trainer.losses.bleach import whiten_background
 from trainer.models.frozen import FrozenTagger, frozen_encoders
+from trainer.pictures import Batch, picture
 from trainer.run.loop import build_dataset
 from trainer.run.run import arithmetic
-from trainer.stages import Batch, picture
 from trainer.stages.v1_5 import grown_masks, is_binary
 
 log = logging.getLogger("trainer")

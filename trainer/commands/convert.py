@@ -79,7 +79,7 @@ def weights(folder: Path, averaged: bool) -> dict[str, torch.Tensor]:
 
 def run(args: argparse.Namespace) -> None:
     """Build the stage the checkpoint belongs to, and write what it exports."""
-    from trainer.stages import build_stage
+    from trainer.stages.table import build_stage
 
     folder = find_checkpoint(Path(args.source), args.best)
     stage = build_stage(run_config(folder), torch.device("cpu"))

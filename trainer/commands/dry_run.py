@@ -18,7 +18,7 @@ from trainer.models.colorizer import REGION_LORA, UNET
 from trainer.models.frozen import autoencoder_file
 from trainer.run import memory
 from trainer.run.loop import build_dataset
-from trainer.stages import build_stage
+from trainer.stages.table import build_stage
 
 ENCODERS_ASIDE = "encoders  not in memory, when the cache folder holds every picture"
 

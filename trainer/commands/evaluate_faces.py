@@ -35,7 +35,7 @@ from trainer.metrics.frechet import frechet_distance, frechet_interval, inceptio
 from trainer.metrics.intervals import interval
 from trainer.metrics.similarity import ms_ssim, psnr
 from trainer.models import checkpoint
-from trainer.stages import contact_sheet, picture
+from trainer.pictures import contact_sheet, picture
 
 PROTOCOLS = ("self", "warped", "other", "shuffled")
 LINE_SIGMA = 0.4  # the middle one of training

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write sketch, reference and result side by side."""
     from trainer.data.folder import cover, read_rgb
-    from trainer.stages import contact_sheet, model_sketch, picture
+    from trainer.pictures import contact_sheet, model_sketch, picture
 
     if args.size % 64 or args.size < 64:
         raise ConfigError(f"--size must be a multiple of 64, not {args.size}.")

@@ -13,18 +13,16 @@ from dataclasses import dataclass
 
 import torch
 
-from colorize.pictures import entanglement
 from trainer.config import ConfigError
 from trainer.metrics import clip, frechet
 from trainer.metrics.edges import edge_f1
+from trainer.metrics.entanglement import Values, entanglement_of
 from trainer.metrics.regions import region_errors, shown_regions
 from trainer.metrics.similarity import ms_ssim, psnr
 from trainer.models.colorizer import Colorizer
 from trainer.world import REGION_NAMES
 
-from .runs import Sample, Values
-
-OTHERS = 4  # references of other pairs that tell leakage from chance
+from .sample import Sample
 
 
 @dataclass(frozen=True)
@@ -98,39 +96,3 @@ def _measure_regions(sample: Sample) -> Values:
 
 def _measure_entanglement(sample: Sample) -> Values:
     return entanglement_of(sample.result, sample.without, sample.base, sample.references, sample.sketches)
-
-
-def next_ones(pictures: torch.Tensor) -> torch.Tensor:
-    """Every row's picture (B, ...) is that of the next row, the last row's that of the first."""
-    return pictures.roll(-1, dims=0)
-
-
-def entanglement_of(
-    result: torch.Tensor,
-    without: torch.Tensor,
-    base: torch.Tensor | None,
-    references: torch.Tensor,
-    sketches: torch.Tensor,
-) -> Values:
-    """What the meter shows of results (B, ...), one number per pair:
-
-    structure          structure distance to the run without reference from the same noise, 0..1
-    leakage            share of the reference's own edges that the result repeats beyond chance
-    entanglement       their sum
-    entanglement_none  the same of the run without reference: its distance is 0, its leakage is what accident leaves
-    structure_noise    structure distance of two runs without reference from different noise: what 0.1, say, means
-
-    All (B, 3, H, W) in [-1, 1]; sketches white on black; base: without reference, from other noise than `without` (None
-    leaves structure_noise out). A row's reference is the true picture of the next row (`next_ones`). Those of the rows
-    after it tell leakage from chance; never the row's own picture, whose edges a good result repeats. A batch of two
-    has no such rows: shifted copies of the references stand in for them.
-    """
-    lines = (sketches[:, :1] + 1) / 2
-    others = [references.roll(-shift, 0) for shift in range(1, min(OTHERS, len(references) - 2) + 1)]
-    structure = entanglement.structure_distance(result, without)
-    leaked = entanglement.leakage(result, references, lines, others)
-    values = {"entanglement": structure + leaked, "structure": structure, "leakage": leaked}
-    values["entanglement_none"] = entanglement.leakage(without, references, lines, others)
-    if base is not None:
-        values["structure_noise"] = entanglement.structure_distance(base, without)
-    return values

@@ -12,8 +12,10 @@ import torch
 from colorize.reference.feature_vision import EfficientNetLite, fold
 from trainer.art import benchmark, packages
 from trainer.evaluate.protocols import Protocol
-from trainer.evaluate.runs import Measurement, Sample, Values, measure
+from trainer.evaluate.runs import Measurement, measure
+from trainer.evaluate.sample import Sample
 from trainer.metrics.edges import edge_f1
+from trainer.metrics.entanglement import Values
 from trainer.metrics.features import feature_similarity
 from trainer.metrics.intervals import interval, joint_interval
 from trainer.metrics.regions import region_errors

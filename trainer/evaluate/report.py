@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from trainer.metrics.entanglement import Values
 from trainer.metrics.frechet import frechet_distance, frechet_interval
 from trainer.metrics.intervals import interval, joint_interval
 from trainer.metrics.regions import BACKGROUND
 from trainer.world import REGION_NAMES
 
 from .protocols import Protocol
-from .runs import Values
 
 Scores = dict[str, np.ndarray]
 """One number per pair (P,) of everything that two runs are compared in."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,18 +14,16 @@ from colorize.pictures.masks import without_background
 from trainer.config import ConfigError
 from trainer.data.folder import FolderDataset
 from trainer.data.sources import FolderSource, open_source
+from trainer.metrics.entanglement import Values
 from trainer.models.colorizer import REFERENCE_THRESHOLD, Colorizer
-from trainer.stages import Batch, contact_sheet, model_sketch, picture
+from trainer.pictures import Batch, contact_sheet, model_sketch, picture
 
-if TYPE_CHECKING:
-    from .protocols import Protocol
+from .protocols import Protocol
+from .sample import Sample
 
 SHEET_BATCHES = 3
 CUT_OUT = " cut out"  # after a mode's name: its figure read the reference without its background
 SECOND_NOISE = 1 << 20  # added to the seed of the second run without reference; torch reads 32 bits of a seed
-
-Values = dict[str, torch.Tensor]
-"""A protocol's measurements by name, one row per pair."""
 
 
 @dataclass(frozen=True)
@@ -49,23 +46,6 @@ class Measurement:
         """Names of the runs at one scale: the modes, then those with a cut-out reference."""
         masked = tuple(mode for mode in self.modes if mode != "vanilla")
         return self.modes + tuple(mode + CUT_OUT for mode in masked if self.cut_out)
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A batch of pairs and what the model made of it. Pictures (B, 3, H, W) in [-1, 1], float32 on the CPU."""
-
-    batch: Batch
-    """uint8 parts as the data set gives them"""
-    sketches: torch.Tensor
-    """as the model sees them: white lines on black"""
-    references: torch.Tensor
-    truth: torch.Tensor
-    result: torch.Tensor
-    without: torch.Tensor | None = None
-    """from the same noise, without reference"""
-    base: torch.Tensor | None = None
-    """from other noise, without reference"""
 
 
 def measure(

@@ -35,7 +35,8 @@ from trainer.run.ema import EMA
 from trainer.run.report import Reporter
 from trainer.run.run import Run, arithmetic
 from trainer.run.validation import Validation
-from trainer.stages import Stage, build_stage, needs_of
+from trainer.stages.stage import Stage
+from trainer.stages.table import build_stage, needs_of
 from trainer.workers import leave_interrupts_to_parent
 
 log = logging.getLogger("trainer")

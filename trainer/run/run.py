@@ -22,7 +22,7 @@ from trainer.models import checkpoint
 from trainer.run.ema import EMA
 from trainer.run.report import Reporter
 from trainer.run.validation import Validation
-from trainer.stages import Stage
+from trainer.stages.stage import Stage
 
 log = logging.getLogger("trainer")
 

@@ -16,7 +16,8 @@ from torch.utils.data import Dataset, default_collate
 
 from trainer.data.folder import FolderDataset
 from trainer.draws import Draws
-from trainer.stages import Batch, Stage
+from trainer.pictures import Batch
+from trainer.stages.stage import Stage
 
 SEED = 0x5EED  # of the draws; no part of the configuration, so that runs with other seeds can be compared
 

@@ -24,8 +24,9 @@ from trainer.data import diagonal_warp
 from trainer.losses.animediffusion import predicted_noise, reconstructed, squared_error
 from trainer.metrics.similarity import psnr
 from trainer.models import checkpoint
+from trainer.pictures import Batch, contact_sheet, picture
 
-from . import Batch, Stage, contact_sheet, picture
+from .stage import Stage
 
 RELEASED_P = 10.0
 """Strength of the difference of Gaussians in the released line extractor; the paper has 9."""

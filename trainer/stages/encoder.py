@@ -19,9 +19,10 @@ from torch import nn
 from colorize.reference.vision import ReferenceEncoder, preprocess
 from trainer.config import Config, Model
 from trainer.models import checkpoint
+from trainer.pictures import Batch, contact_sheet, picture
 from trainer.world import REGION_NAMES
 
-from . import Batch, Stage, contact_sheet, picture
+from .stage import Stage
 
 HEAD_WIDTH = 64  # of one attention head, as in the large towers; narrower towers have one head
 SMALLEST_REGION = 0.001  # share of the picture below which a region's colour is not asked for

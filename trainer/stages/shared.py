@@ -12,13 +12,11 @@ from colorize import families
 from colorize.reference.vision import ReferenceEncoder
 from colorize.unet.unet import UNet
 from trainer.config import Config, ConfigError, Model, Report
-from trainer.evaluate.curve import mean_entanglement
-from trainer.evaluate.protocols import next_ones
+from trainer.metrics.entanglement import mean_entanglement, next_ones
 from trainer.models import autoencoder, checkpoint
 from trainer.models.colorizer import Colorizer
 from trainer.models.xl_colorizer import XLColorizer
-
-from . import Batch, model_sketch, picture
+from trainer.pictures import Batch, figure_mask, model_sketch, picture
 
 
 def check_token_width(unet: UNet, encoder: ReferenceEncoder, model: Model) -> None:
@@ -51,11 +49,11 @@ def entanglement_curves(
     generator: torch.Generator,
     mode: str = "vanilla",  # of trainer.models.colorizer.MODES
 ) -> dict[str, float]:
-    """entanglement, structure and leakage of a batch of two or more (see evaluate/protocols.py); nothing without
+    """entanglement, structure and leakage of a batch of two or more (see metrics/entanglement.py); nothing without
     report.validate_entanglement. Every sample's reference is the next one's picture, uint8 (B, 3, S, S) as its own."""
     if not report.validate_entanglement:
         return {}
-    masks = batch["mask"].float() / 255 if "mask" in batch else None
+    masks = figure_mask(batch["mask"]) if "mask" in batch else None
     return mean_entanglement(
         colorizer,
         model_sketch(batch["sketch"]),

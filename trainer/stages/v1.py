@@ -24,9 +24,10 @@ from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
 from trainer.models import autoencoder, checkpoint
 from trainer.models.colorizer import Colorizer, networks_from
 from trainer.models.frozen import borrowed, frozen_encoders
+from trainer.pictures import Batch, contact_sheet, model_sketch, picture
 
-from . import Batch, Stage, contact_sheet, model_sketch, picture
 from .shared import check_token_width, drawn_latents, entanglement_curves, model_header, model_markers
+from .stage import Stage
 
 FROZEN_PART = "features"  # of a reference encoder that is trained
 ENCODER_PARTS = ("visual.", "knowledge.")  # how the names of its trained tensors begin

@@ -39,9 +39,10 @@ from trainer.models.colorizer import (
     networks_from,
 )
 from trainer.models.frozen import borrowed, frozen_encoders
+from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
 
-from . import Batch, Stage, contact_sheet, model_sketch, picture
 from .shared import check_token_width, drawn_latents, entanglement_curves, model_header, model_markers
+from .stage import Stage
 from .v1 import random_crops
 
 THRESHOLDS = (0.05, 0.95)  # range of both mask thresholds
@@ -173,7 +174,7 @@ class RegionStage(Stage):
         low, high = THRESHOLDS
         ours, theirs = (low + (high - low) * draws.rand((count, 2), generator)).to(self.device).unbind(1)
         bleached = draw_bleached(count, loss.background_bleach, generator).to(self.device)
-        masks = batch["mask"].float() / 255
+        masks = figure_mask(batch["mask"])
         figure = masks > ours.view(-1, 1, 1, 1)
 
         latents = self.latents(batch, figure, bleached, generator)
@@ -205,7 +206,7 @@ class RegionStage(Stage):
         """Columns: sketch, reference, vanilla, fig2fig, the true picture. Both results start from the same noise."""
         colorizer, report = self._colorizer[0], self.config.report
         sketches, references = model_sketch(batch["sketch"]), picture(batch["reference"])
-        masks, reference_masks = (batch[name].float() / 255 for name in ("mask", "reference_mask"))
+        masks, reference_masks = (figure_mask(batch[name]) for name in ("mask", "reference_mask"))
         seed, results = generator.initial_seed(), []
         with borrowed(colorizer.autoencoder, colorizer.reference_encoder):
             tokens = colorizer.tokens(references)

@@ -15,8 +15,9 @@ from trainer import draws
 from trainer.config import Config
 from trainer.models import checkpoint
 from trainer.models.autoencoder import SCALE
+from trainer.pictures import Batch, contact_sheet, picture
 
-from . import Batch, Stage, contact_sheet, picture
+from .stage import Stage
 
 CROP = 64  # pixels; the networks are local, so crops train as well as whole pictures, and many steps beat large ones
 LATENT_NOISE = 0.1  # spread of the noise the decoder learns to ignore, in units of the raw latents

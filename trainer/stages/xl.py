@@ -42,9 +42,10 @@ from trainer.models.frozen import (
     tensor_shapes,
 )
 from trainer.models.xl_colorizer import PROJECTION, XLColorizer, embedded, networks_from, tagger_width
+from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
 
-from . import Batch, Stage, contact_sheet, model_sketch, picture
 from .shared import drawn_latents, entanglement_curves, model_header, model_markers
+from .stage import Stage
 from .v1_5 import region_ranks
 
 THRESHOLDS = (0.05, 0.99)  # range of the reference mask's threshold (released)
@@ -187,7 +188,7 @@ class XLBackboneStage(XLStage):
         other = None
         if self.config.gram.weight and progress >= self.config.gram.start:
             other = self.other_context(batch, context)
-        figure = batch["mask"].float() / 255 if self.config.gram.figure_only else None
+        figure = figure_mask(batch["mask"]) if self.config.gram.figure_only else None
         return self.losses(latents, noise, t, hints, self.y(batch), context, other, figure)
 
     def losses(

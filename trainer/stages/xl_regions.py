@@ -32,8 +32,8 @@ from trainer.models.autoencoder import XL_SCALE
 from trainer.models.colorizer import MASK_THRESHOLD, REFERENCE_THRESHOLD, REGION_LORA, UNET, Regions, latent_masks
 from trainer.models.frozen import borrowed
 from trainer.models.xl_colorizer import embedded, networks_from, plugin_from
+from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
 
-from . import Batch, contact_sheet, model_sketch, picture
 from .shared import drawn_latents
 from .v1_5 import region_ranks
 from .xl import XLStage
@@ -86,7 +86,7 @@ class XLRegionStage(XLStage):
         ours, theirs = (low + (high - low) * draws.rand((count, 2), generator)).to(self.device).unbind(1)
         bleached = draw_bleached(count, loss.background_bleach, generator).to(self.device)
         shade = draws.rand((count, 1), generator).to(self.device).view(-1, 1, 1, 1)
-        masks, reference_masks = (batch[name].float() / 255 for name in ("mask", "reference_mask"))
+        masks, reference_masks = (figure_mask(batch[name]) for name in ("mask", "reference_mask"))
         figure = masks > ours.view(-1, 1, 1, 1)
         with torch.no_grad():
             references = picture(batch["reference"])
@@ -122,7 +122,7 @@ class XLRegionStage(XLStage):
         """Columns: sketch, reference, without and with what is trained here, the true picture; from the same noise."""
         colorizer, report = self.colorizer, self.config.report
         sketches, references = model_sketch(batch["sketch"]), picture(batch["reference"])
-        masks, reference_masks = (batch[name].float() / 255 for name in ("mask", "reference_mask"))
+        masks, reference_masks = (figure_mask(batch[name]) for name in ("mask", "reference_mask"))
         nothing = torch.zeros(len(sketches), dtype=torch.bool, device=references.device)
         shade = torch.ones(len(sketches), 1, 1, 1, device=references.device)
         background = background_reference(references, reference_masks >= REFERENCE_THRESHOLD, nothing, shade)

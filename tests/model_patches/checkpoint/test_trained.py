@@ -10,7 +10,7 @@ from tests import tiny
 from trainer import config as configuration
 from trainer.models import checkpoint
 from trainer.models.colorizer import Colorizer
-from trainer.stages import build_stage
+from trainer.stages.table import build_stage
 
 
 @pytest.fixture(scope="module", params=["v", "eps"])

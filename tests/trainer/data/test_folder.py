@@ -10,7 +10,7 @@ from PIL import Image
 from trainer.config import ConfigError
 from trainer.data import deform
 from trainer.data.folder import FolderDataset, PositionSampler, cover, read_rgb
-from trainer.stages import model_sketch
+from trainer.pictures import model_sketch
 
 
 def test_every_epoch_is_another_permutation(pictures):

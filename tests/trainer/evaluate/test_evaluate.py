@@ -12,9 +12,9 @@ from trainer.__main__ import main
 from trainer.commands import evaluate
 from trainer.config import ConfigError
 from trainer.evaluate import runs
-from trainer.evaluate.curve import mean_entanglement
-from trainer.evaluate.protocols import Protocol, entanglement_of, next_ones
+from trainer.evaluate.protocols import Protocol
 from trainer.evaluate.report import difference, report, scores_of_regions, summary_of_regions, table
+from trainer.metrics.entanglement import entanglement_of, mean_entanglement, next_ones
 from trainer.models.colorizer import Colorizer
 from trainer.world import REGION_NAMES
 

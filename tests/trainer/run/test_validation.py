@@ -12,7 +12,7 @@ from trainer.commands.convert import find_checkpoint
 from trainer.models import checkpoint
 from trainer.run import loop
 from trainer.run.validation import Validation
-from trainer.stages import build_stage
+from trainer.stages.table import build_stage
 
 
 class Numbers(torch.utils.data.Dataset):

@@ -19,8 +19,9 @@ from trainer.data import diagonal_warp
 from trainer.metrics.edges import edge_f1
 from trainer.metrics.similarity import psnr
 from trainer.models import checkpoint
+from trainer.pictures import picture
 from trainer.run.loop import build_dataset, learning_rate, train
-from trainer.stages import build_stage, picture
+from trainer.stages.table import build_stage
 
 
 @pytest.fixture

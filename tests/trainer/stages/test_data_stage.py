@@ -5,7 +5,7 @@ from PIL import Image
 
 from trainer import config
 from trainer.run.loop import build_dataset
-from trainer.stages import build_stage
+from trainer.stages.table import build_stage
 
 
 def test_a_stage_trains_on_buckets_and_coloured_sketches(values, tmp_path):

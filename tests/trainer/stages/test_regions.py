@@ -15,7 +15,7 @@ from trainer.losses.bleach import whiten_background
 from trainer.models import checkpoint
 from trainer.models.colorizer import MODES, Colorizer, latent_masks
 from trainer.run import loop
-from trainer.stages import build_stage
+from trainer.stages.table import build_stage
 from trainer.stages.v1_5 import new_background_encoder, region_ranks
 
 

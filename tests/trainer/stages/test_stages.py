@@ -3,7 +3,7 @@
 import torch
 
 from colorize.tiny_vae import TinyVAE
-from trainer.stages import contact_sheet, model_sketch, picture
+from trainer.pictures import contact_sheet, model_sketch, picture
 from trainer.stages.encoder import region_colors
 from trainer.stages.v1 import random_crops
 from trainer.stages.vae import edge_loss, moment_loss, start_as_average

@@ -22,7 +22,7 @@ from trainer.models import checkpoint
 from trainer.models.frozen import OnDemand
 from trainer.models.xl_colorizer import XLColorizer, plugin_from
 from trainer.run.loop import build_dataset, train
-from trainer.stages import build_stage, needs_of
+from trainer.stages.table import build_stage, needs_of
 from trainer.stages.xl import drop_levels
 
 TAGGER = dict(classes=6, embed_dim=8, depths=(1, 1), heads=(1, 2), image_size=32, window=4)
