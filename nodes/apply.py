@@ -34,9 +34,10 @@ class ColorizeApplyReference(io.ComfyNode):
                     default="vanilla",
                     optional=True,
                     tooltip="vanilla: one reference for the whole picture, no mask. masked vanilla: figure and "
-                    "background apart, any model; the one for XL. bg2fig (v1.5): for references without a figure, such "
-                    "as landscapes. fig2fig (v1.5, v2): for references with a figure, which its paper names best "
-                    "against stray objects; needs figure_mask here and in Encode Reference.",
+                    "background apart, any model; the one for XL. bg2fig (v1.5): for a figure before a complicated "
+                    "background; figure weights only. fig2fig (v1.5, v2): for a figure before a simple background, "
+                    "which its paper names best against stray objects; needs figure_mask here and in Encode "
+                    "Reference.",
                 ),
                 io.Mask.Input(
                     "figure_mask",
@@ -95,13 +96,14 @@ class ColorizeApplyReference(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="hard: every place is figure or background, by mask_threshold, as trained. soft: the "
-                    "mask's values blend the two; for hair, smoke and glass.",
+                    "mask's values blend the two: what XL's background plugin was trained with; else for hair, smoke "
+                    "and glass.",
                 ),
                 share_input(
                     "noise_level",
                     0.0,
-                    "Noise on the reference during this first share of the sampling, 0 (off) to 1: keeps its colours "
-                    "and forgets its shapes. Try 0.3 to 0.6 against stray objects without masks.",
+                    "Noise on the reference during this first share of the sampler's steps, 0 (off) to 1: keeps its "
+                    "colours and forgets its shapes. Try 0.3 to 0.6 against stray objects without masks.",
                 ),
                 io.Combo.Input(
                     "variant",
