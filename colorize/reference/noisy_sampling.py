@@ -8,27 +8,40 @@ from __future__ import annotations
 
 import torch
 
-STEPS = 1000  # T
-_EPSILON = 0.0001  # keeps the last step out at level 1, as in the paper's condition
+SCHEDULE_STEPS = 1000  # T of a run over every step of the training schedule
+_EPSILON = 0.0001  # of the paper's condition
+_CLOSE = 1e-4  # two sigmas of one step differ less, relatively
 
 
-def is_noisy_step(step: torch.Tensor, noise_level: float) -> torch.Tensor:
-    """Whether the tokens get noise at the steps t (B,) of 0..999: 1 - t / (T + 0.0001) < noise_level (Eq. 14).
+def steps_left(sigma: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
+    """t (B,), counting down from T to 1, of the step that works at sigma (B,) in a run over sigmas (T + 1,).
 
-    Steps count down while sampling, so the first part of a run, of length noise_level, is noisy; level 0 is never.
+    sigmas fall, and the last is what the run ends at. An evaluation between two of them, as second-order solvers make,
+    belongs to the step that began above it.
     """
-    return (1 - step.double() / (STEPS + _EPSILON)) < noise_level
+    begun = sigmas[:-1].to(sigma) * (1 + _CLOSE) >= sigma[:, None]
+    return len(sigmas) - begun.sum(1).clamp_min(1)
+
+
+def is_noisy_step(step: torch.Tensor, noise_level: float, steps: int = SCHEDULE_STEPS) -> torch.Tensor:
+    """Whether the tokens get noise at the steps t (B,) of T = steps: 1 - t / (T + 0.0001) < noise_level (Eq. 14).
+
+    T is the number of sampling steps (5.1), whatever their sigmas. Steps count down, so the first part of a run,
+    noise_level of its steps, is noisy; level 0 is never.
+    """
+    return (1 - step.double() / (steps + _EPSILON)) < noise_level
 
 
 def noisy_sampling_tokens(
     tokens: torch.Tensor,  # (B, M, D)
     noise: torch.Tensor,  # (B, M, D) standard normal, the same in every step of a run
     sigma: torch.Tensor,  # (B,) noise level of the step, standard deviation over signal
-    step: torch.Tensor,  # (B,) the same as a step 0..999, may be fractional
+    step: torch.Tensor,  # (B,) steps left of the run, t
     noise_level: float,  # 0..1
+    steps: int = SCHEDULE_STEPS,  # of the run, T
 ) -> torch.Tensor:
     """alpha_t e + beta_t eps in noisy steps, e in the others (Eq. 14), with alpha = 1 / sqrt(1 + sigma^2)."""
     sigma = sigma.float()
     alpha = (1 / (1 + sigma**2)).sqrt()
     noisy = alpha.view(-1, 1, 1) * tokens.float() + (alpha * sigma).view(-1, 1, 1) * noise.float()
-    return torch.where(is_noisy_step(step, noise_level).view(-1, 1, 1), noisy.to(tokens.dtype), tokens)
+    return torch.where(is_noisy_step(step, noise_level, steps).view(-1, 1, 1), noisy.to(tokens.dtype), tokens)

@@ -37,7 +37,7 @@ import torch
 
 from ...colorize.families import CheckpointError
 from ...colorize.pictures.figure_masks import check_mask
-from ...colorize.reference.noisy_sampling import noisy_sampling_tokens
+from ...colorize.reference.noisy_sampling import SCHEDULE_STEPS, noisy_sampling_tokens, steps_left
 from ...colorize.reference.types import Colorizer, Reference
 from ...colorize.unet.decoder_guide import DecoderGuide
 from ...colorize.unet.size_embedding import SCORE
@@ -382,11 +382,13 @@ def guide_of(
     step: torch.Tensor,  # (B,) 0..999, may be fractional
     sizes: Sequence[tuple[int, int]],  # feature map sizes with cross-attention
     banks: Banks | None = None,  # of the background plugin or of v2's picture encoders
+    sigmas: torch.Tensor | None = None,  # (T + 1,) of the run; None: noisy sampling counts the training schedule
 ) -> tuple[Guide, list[torch.Tensor]]:
     """The guide of one step, and the tokens as this step sees them."""
     if noise is not None:
+        left, steps = (step, SCHEDULE_STEPS) if sigmas is None else (steps_left(sigma, sigmas), len(sigmas) - 1)
         pairs = zip(tokens, noise, strict=True)
-        tokens = [noisy_sampling_tokens(t, n.to(t), sigma, step, settings.noise_level) for t, n in pairs]
+        tokens = [noisy_sampling_tokens(t, n.to(t), sigma, left, settings.noise_level, steps) for t, n in pairs]
     off = False
     if settings.window != (0.0, 1.0) or settings.off_window:
         on = [settings.is_on(value) for value in step.tolist()]

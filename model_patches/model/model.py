@@ -191,7 +191,7 @@ class ColorizeModel(comfy.model_base.BaseModel):
             masks = None if own["masks"] is None else own["masks"].to(device)
             guide, tokens = guide_of(
                 own["settings"], tokens, masks, own["noise"], t, self.model_sampling.timestep(t), self._sizes(x),
-                own["banks"],
+                own["banks"], transformer_options.get("sample_sigmas"),
             )  # fmt: skip
             c_crossattn, transformer_options = tokens[0], {**transformer_options, PAYLOAD: guide}
         return super()._apply_model(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)

@@ -176,12 +176,13 @@ class Graph:
         return model, positive, negative
 
     def sample(
-        self, model, positive, negative, batch=1, size=64, seed=5, steps=2, cfg=2.0, sampler="euler", latent=None
-    ):
+        self, model, positive, negative, batch=1, size=64, seed=5, steps=2, cfg=2.0, sampler="euler",
+        scheduler="normal", latent=None,
+    ):  # fmt: skip
         """Latent (B, 4, size/8, size/8) of the core KSampler."""
         latent = latent or {"samples": torch.zeros(batch, 4, size // 8, size // 8)}
         with torch.inference_mode():  # as in ComfyUI's execution
-            out = self.pack.run("KSampler", model, seed, steps, cfg, sampler, "normal", positive, negative, latent)[0]
+            out = self.pack.run("KSampler", model, seed, steps, cfg, sampler, scheduler, positive, negative, latent)[0]
         return out["samples"].clone()
 
     def run(self, loaded, **kwargs):

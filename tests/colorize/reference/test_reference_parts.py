@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from colorize.reference.noisy_sampling import is_noisy_step, noisy_sampling_tokens
+from colorize.reference.noisy_sampling import is_noisy_step, noisy_sampling_tokens, steps_left
 from colorize.reference.recovery import BackgroundEncoder, RecoveryTransformer, ScalarEmbedder
 from colorize.sampling.schedule import NoiseSchedule
 from colorize.unet.region_lora import RegionLinear, rank_of, region_ranks, to_module_names, to_official_names
@@ -140,3 +140,17 @@ def test_noisy_sampling_follows_the_schedule():
     torch.testing.assert_close(out[:2], expected[:2].float(), atol=1e-5, rtol=1e-5)
     assert torch.equal(out[2:], tokens[2:])  # 1 - 699/1000 = 0.301 is over the level
     assert not is_noisy_step(steps, 0.0).any() and is_noisy_step(steps[:3], 1.0).all()
+
+
+@pytest.mark.parametrize("rho", [1.0, 7.0])
+def test_noisy_sampling_counts_sampling_steps_under_any_scheduler(rho):
+    """v1 paper 5.1: T is the number of sampling steps. 0.8 of 20 are 16 (by Karras' sigmas on 1000 steps it was 12)."""
+    ramp = torch.linspace(0, 1, 20)
+    sigmas = (14.6 ** (1 / rho) + ramp * (0.03 ** (1 / rho) - 14.6 ** (1 / rho))) ** rho
+    sigmas = torch.cat([sigmas, torch.zeros(1)])
+    left = steps_left(sigmas[:-1], sigmas)
+    assert left.tolist() == list(range(20, 0, -1))
+    assert is_noisy_step(left, 0.8, 20).tolist() == [True] * 16 + [False] * 4
+    between = (sigmas[:-1] + sigmas[1:]) / 2  # where second-order solvers look
+    assert torch.equal(steps_left(between, sigmas), left)
+    assert torch.equal(steps_left(sigmas[:-1] * (1 + 1e-6), sigmas), left)  # rounded on the way

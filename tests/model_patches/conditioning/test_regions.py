@@ -301,6 +301,22 @@ def test_noisy_sampling(graph, loaded_v1_5, mode):
     assert not torch.equal(noisy, run(noise_level=0.3))
 
 
+@pytest.mark.parametrize("scheduler", ["karras", "normal"])
+def test_noisy_sampling_acts_in_the_first_share_of_the_samplers_steps(pack, graph, loaded_v1_5, monkeypatch, scheduler):
+    module = pack.module("model_patches.conditioning.conditioning")
+    real, noisy = module.noisy_sampling_tokens, {}
+
+    def spy(tokens, noise, sigma, *rest):
+        out = real(tokens, noise, sigma, *rest)
+        if noise.any():  # not the condition without reference
+            noisy[sigma[0].item()] = not torch.equal(out, tokens)
+        return out
+
+    monkeypatch.setattr(module, "noisy_sampling_tokens", spy)
+    graph.sample(*graph.conditioned(loaded_v1_5, noise_level=0.8), steps=5, scheduler=scheduler)
+    assert [noisy[sigma] for sigma in sorted(noisy, reverse=True)] == [True] * 4 + [False]
+
+
 def test_noise_does_not_depend_on_the_batch(pack):
     noise = pack.module("model_patches.conditioning.conditioning").token_noise
     one, three = noise([(4, 6), (5, 6)], 1, seed=7), noise([(4, 6), (5, 6)], 3, seed=7)
