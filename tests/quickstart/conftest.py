@@ -1,5 +1,7 @@
 """What the quickstart tests share."""
 
+import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -26,3 +28,27 @@ def make_comfyui(tmp_path):
         return folder
 
     return make
+
+
+# names and shapes from which a file is taken for a ColorizeDiffusion v1 checkpoint of the small width
+V1_TENSORS = {
+    "model.diffusion_model.input_blocks.0.0.weight": [64, 4, 3, 3],
+    "model.diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k.weight": [256, 128],
+    "control_encoder.model.0.weight": [16, 3, 3, 3],
+    "control_encoder.zero_layer.0.weight": [64, 64, 1, 1],
+    "control_encoder.zero_blocks.0.weight": [64, 64, 1, 1],
+}
+ENCODER_TENSORS = {"visual.conv1.weight": [64, 3, 14, 14], "visual.proj": [64, 128]}
+
+
+@pytest.fixture
+def write_header():
+    """write(file, name -> shape, metadata, size): a safetensors file whose header is true and whose values are zero."""
+
+    def write(file: Path, tensors: dict, metadata: dict | None = None, size: int = 64) -> Path:
+        entries = {name: {"dtype": "U8", "shape": shape, "data_offsets": [0, size]} for name, shape in tensors.items()}
+        text = json.dumps({**entries, "__metadata__": metadata or {}}).encode()
+        file.write_bytes(struct.pack("<Q", len(text)) + text + bytes(size))
+        return file
+
+    return write
