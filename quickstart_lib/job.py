@@ -3,6 +3,7 @@
 import copy
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,26 @@ BINDINGS = {
     "reference_scale": ("Sampler", "cfg"),
 }
 
+# title of a node -> what it does, for the person who waits
+WORDS = {
+    "Load ColorizeDiffusion Checkpoint": "Loading the model",
+    "Load Reference Encoder": "Loading the reference encoder",
+    "Sketch": "Reading the sketch",
+    "Reference": "Reading the reference",
+    "Prepare Sketch": "Preparing the sketch",
+    "Encode Reference": "Looking at the reference",
+    "Apply Reference": "Giving the model the reference",
+    "Apply Sketch": "Giving the model the sketch",
+    "Sampler": "Colouring",
+    "Decode": "Making pixels",
+    "Restore Size": "Returning to the drawing's size",
+    "Save Picture": "Saving",
+    "Preflight": "Checking both pictures",
+}
+
+PREFLIGHT = "preflight"  # id of the node that `with_preflight` adds
+SHOWN_LEVELS = ("PROBLEM", "WARNING")
+
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
 Workflow = dict[str, dict[str, Any]]
@@ -44,16 +65,21 @@ def title_of(node: dict[str, Any]) -> str:
     return node.get("_meta", {}).get("title") or node["class_type"]
 
 
+def find_node(workflow: Workflow, title: str, name: str | None = None) -> str:
+    """The id of the node with this title, and with the input `name`."""
+    for node_id, node in workflow.items():
+        if title_of(node) == title and (name is None or name in node["inputs"]):
+            return node_id
+    wanted = f' with the input "{name}"' if name else ""
+    raise QuickstartError(
+        f'The workflow has no node titled "{title}"{wanted}. Restore workflows/api/quickstart.json from the repository.'
+    )
+
+
 def find_input(workflow: Workflow, option: str) -> tuple[str, str]:
     """(node id, input name) that an option sets."""
     title, name = BINDINGS[option]
-    for node_id, node in workflow.items():
-        if title_of(node) == title and name in node["inputs"]:
-            return node_id, name
-    raise QuickstartError(
-        f'The workflow has no node titled "{title}" with the input "{name}", which --{option.replace("_", "-")} sets. '
-        "Restore workflows/api/quickstart.json from the repository."
-    )
+    return find_node(workflow, title, name), name
 
 
 def fill(workflow: Workflow, values: dict[str, Any]) -> Workflow:
@@ -70,6 +96,32 @@ def value_of(workflow: Workflow, option: str) -> Any:
     """What the workflow has for an option."""
     node_id, name = find_input(workflow, option)
     return workflow[node_id]["inputs"][name]
+
+
+def with_preflight(workflow: Workflow) -> Workflow:
+    """A copy of `workflow` that also checks its sketch, reference and model against each other."""
+    at = {title: find_node(workflow, title) for title in ("Sketch", "Reference", "Encode Reference")}
+    model = find_node(workflow, "Load ColorizeDiffusion Checkpoint")
+    inputs = {
+        "width": value_of(workflow, "width"),
+        "height": value_of(workflow, "height"),
+        "mode": "vanilla",
+        "sketch": [at["Sketch"], 0],
+        "sketch_mask": [at["Sketch"], 1],
+        "reference_image": [at["Reference"], 0],
+        "reference_mask": [at["Reference"], 1],
+        "model": [model, 0],
+        "colorizer": [model, 3],
+        "reference": [at["Encode Reference"], 0],
+    }
+    node = {"class_type": "ColorizePreflight", "inputs": inputs, "_meta": {"title": "Preflight"}}
+    return {**workflow, PREFLIGHT: node}
+
+
+def findings(report: str) -> list[str]:
+    """What a person should know out of Preflight's report: "PROBLEM (sketch): text Fix: advice", a line each."""
+    lines = [line.partition(". ")[2] for line in report.splitlines()]
+    return [line for line in lines if line.startswith(SHOWN_LEVELS)]
 
 
 def rejection_text(answer: Any, workflow: Workflow) -> str:
@@ -130,7 +182,7 @@ class Progress:
         if kind == "executing" and node_id in self.workflow:
             self.now = title_of(self.workflow[node_id])
             self._watch = Stopwatch()
-            self.status.show(self.now)
+            self.status.show(WORDS.get(self.now, self.now))
         elif kind == "progress" and node_id == self.sampler:
             self.status.steps("Colouring", int(data["value"]), int(data["max"]), self._watch.seconds())
 
@@ -143,8 +195,20 @@ def queue(server: Server, workflow: Workflow) -> str:
     return answer["prompt_id"]
 
 
-def run(server: Server, workflow: Workflow, status: Status) -> bytes:
-    """Run the workflow; returns the picture of its Save Image node. Raises QuickstartError with the node's message."""
+@dataclass(frozen=True)
+class Result:
+    """What a run made."""
+
+    picture: bytes
+    findings: list[str]
+    """What Preflight found wrong with the inputs, a line each."""
+
+
+def run(server: Server, workflow: Workflow, status: Status, preview: str | None = None) -> Result:
+    """Run the workflow; returns its Save Image node's picture. Raises QuickstartError with the node's message.
+
+    preview: "jpeg;95" or "webp;95" when ComfyUI shall convert the picture (without the workflow inside), else PNG.
+    """
     try:
         events = WebSocket(HOST, server.port, f"/ws?clientId={server.client_id}")
     except WebSocketError as error:
@@ -155,10 +219,13 @@ def run(server: Server, workflow: Workflow, status: Status) -> bytes:
     problem = error_in_history(entry, workflow)
     if problem:
         raise QuickstartError(f"{problem}\nThe server's output is in {server.log}.")
-    for output in entry.get("outputs", {}).values():
+    outputs = entry.get("outputs", {})
+    report = "\n".join(map(str, outputs.get(PREFLIGHT, {}).get("text", [])))
+    for output in outputs.values():
         for image in output.get("images", []):
             if image.get("type") == "output":
-                return server.fetch({key: image[key] for key in ("filename", "subfolder", "type")})
+                wanted = {key: image[key] for key in ("filename", "subfolder", "type")}
+                return Result(server.fetch(wanted | ({"preview": preview} if preview else {})), findings(report))
     raise QuickstartError(
         "The run ended without a picture: the workflow has no Save Image node that ran. "
         "Restore workflows/api/quickstart.json from the repository."

@@ -10,6 +10,7 @@ from pathlib import Path
 from .errors import QuickstartError
 
 LAYOUT = "1"  # raise it when the way of installing changes, so that old environments are not reused
+EXTRAS_FOR_TRAINER = ("trainer",)
 EXTRAS_FOR_TESTS = ("trainer", "dev")
 
 

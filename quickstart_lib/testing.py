@@ -1,4 +1,4 @@
-"""quickstart.py --test: the style check and the whole test suite, in the environment quickstart makes."""
+"""Other programs in the environment quickstart makes: --test (style check and test suite) and --trainer."""
 
 import subprocess
 import tempfile
@@ -39,3 +39,8 @@ def run(environment: Environment, comfyui: Path, pack: Path, arguments: Sequence
     with tempfile.TemporaryDirectory(prefix="colorize-tests-", ignore_cleanup_errors=True) as folder:
         tests = call([python, "-c", PYTEST, *arguments], pack, {**environ, "PYTEST_DEBUG_TEMPROOT": folder})
     return tests or style
+
+
+def train(environment: Environment, pack: Path, arguments: Sequence[str]) -> int:
+    """python -m trainer ARGUMENTS, in the pack's folder, as the README runs it; its exit status."""
+    return call([str(environment.python), "-m", "trainer", *(arguments or ["--help"])], pack, clean_environ())

@@ -61,12 +61,14 @@ class Handler(BaseHTTPRequestHandler):
                     {"node_id": "6", "exception_type": "ValueError", "exception_message": "bad picture"},
                 ]
             ]
-            entry = {"outputs": {"12": {"images": [image]}}, "status": {"status_str": "success", "messages": []}}
+            report = "Preflight: 1 problem.\n1. PROBLEM (sketch): The sketch is blank.\n2. NOTE (model): small."
+            outputs = {"preflight": {"images": [{"type": "temp"}], "text": [report]}, "12": {"images": [image]}}
+            entry = {"outputs": outputs, "status": {"status_str": "success", "messages": []}}
             if MODE == "fail":
                 entry = {"outputs": {}, "status": {"status_str": "error", "messages": failed}}
             self.answer({self.path.rsplit("/", 1)[1]: entry} if MODE in ("finish", "fail", "port") else {})
         elif self.path.startswith("/view"):
-            self.answer(b"\x89PNG picture")
+            self.answer(b"\xff\xd8 picture" if "preview=jpeg" in self.path else b"\x89PNG picture")
         else:
             self.answer({})
 

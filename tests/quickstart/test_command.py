@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from quickstart_lib import command
+from quickstart_lib import command, options, output
 from quickstart_lib.errors import QuickstartError
+from tests.quickstart.conftest import ENCODER_TENSORS, V1_TENSORS
 
 FAKE = Path(__file__).with_name("fake_comfyui.py").read_text(encoding="utf-8")
 DRIVER = """
@@ -36,6 +38,7 @@ class Run:
             "COMFYUI_PATH": str(comfyui),
             "COLORIZE_CACHE": str(folder / "cache"),
             "TMPDIR": str(folder / "tmp"),
+            "HOME": str(folder / "home"),
             "FAKE_MODE": mode,
             "FAKE_PIDS": str(self.pids_file),
         }
@@ -89,10 +92,10 @@ def lives(pid: int) -> bool:
 
 
 @pytest.fixture
-def start(tmp_path, root, make_comfyui):
+def start(tmp_path, root, make_comfyui, write_header):
     comfyui, runs = make_comfyui("comfyui", main=FAKE), []
-    for name in ("some.safetensors", "encoder.safetensors"):
-        (tmp_path / name).write_bytes(b"weights")
+    write_header(tmp_path / "some.safetensors", V1_TENSORS)
+    write_header(tmp_path / "encoder.safetensors", ENCODER_TENSORS)
 
     def begin(mode: str, *options: str) -> Run:
         models = ("--checkpoint", "some.safetensors", "--encoder", "encoder.safetensors")
@@ -118,12 +121,37 @@ def test_picture_path_seed_and_seconds(start, tmp_path):
     assert (sampler["seed"], sampler["steps"], sampler["cfg"]) == (0, 5, 3.5)
     images = [node["inputs"]["image"] for node in prompt.values() if node["class_type"] == "LoadImage"]
     assert images == ["quickstart_sketch.png", "quickstart_reference.png"]
+    assert "Sketch: " in out and "the bundled example" in out and "working at 128 x 128, 5 steps" in out
+    assert "  PROBLEM (sketch): The sketch is blank." in out and "NOTE" not in out
+    assert "preflight" in prompt
     assert run.still_running() == [] and run.leftovers() == [] and list((tmp_path / "cache" / "logs").iterdir()) == []
 
 
 @posix_only
-def test_own_checkpoint_is_offered_to_the_server(start, tmp_path):
-    (tmp_path / "mine.safetensors").write_bytes(b"weights")
+def test_two_file_names_and_jpeg(start, tmp_path, root):
+    sketch = shutil.copy(root / "workflows/examples/quickstart_sketch.png", tmp_path / "s.png")
+    reference = shutil.copy(root / "workflows/examples/quickstart_reference.png", tmp_path / "r.png")
+    code, out, err = start("finish", str(sketch), str(reference), "--output", "x.jpg", "--size", "128").end()
+    assert code == 0, err
+    assert (tmp_path / "x.jpg").read_bytes() == b"\xff\xd8 picture" and f"Sketch: {tmp_path / 's.png'}\n" in out
+
+
+@posix_only
+def test_a_picture_is_not_lost_when_its_folder_cannot_be_written(start, tmp_path):
+    """The folder for the picture goes away while it is made."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "gone").mkdir()
+    run = start("finish", "--output", "gone/x.png")
+    run.until(run.pids_file)
+    (tmp_path / "gone").rmdir()
+    code, out, err = run.end()
+    assert code == 0, err
+    assert (tmp_path / "home" / "x.png").is_file() and "could not be written" in out
+
+
+@posix_only
+def test_own_checkpoint_is_offered_to_the_server(start, tmp_path, write_header):
+    content = write_header(tmp_path / "mine.safetensors", V1_TENSORS).read_bytes()
     run = start("finish", "--checkpoint", "mine.safetensors")
     code, _, err = run.end()
     assert code == 0, err
@@ -132,7 +160,7 @@ def test_own_checkpoint_is_offered_to_the_server(start, tmp_path):
         next(n["inputs"] for n in prompt.values() if n["class_type"] == "ColorizeLoadCheckpoint")["ckpt_name"]
         == "mine.safetensors"
     )
-    assert (tmp_path / "mine.safetensors").read_bytes() == b"weights"
+    assert (tmp_path / "mine.safetensors").read_bytes() == content
 
 
 @posix_only
@@ -205,6 +233,10 @@ def test_ctrl_c_while_the_server_starts(start):
         ["--reference-scale", "nan"],
         ["--reference-scale", "-1"],
         ["--unknown"],
+        ["--tes"],
+        ["a.png", "b.png", "c.png"],
+        ["a.png", "--sketch", "b.png"],
+        ["--size", "256", "--width", "256"],
     ],
 )
 def test_wrong_options_end_with_2(options, capsys):
@@ -213,46 +245,84 @@ def test_wrong_options_end_with_2(options, capsys):
     assert exit_.value.code == 2 and "usage:" in capsys.readouterr().err
 
 
-def test_wrong_files_are_told_before_any_work(tmp_path, make_comfyui, monkeypatch, capsys):
+def test_wrong_files_are_told_before_any_work(tmp_path, make_comfyui, monkeypatch, capsys, write_header):
     monkeypatch.setenv("COMFYUI_PATH", str(make_comfyui("c")))
     monkeypatch.setattr(command.environment, "prepare", lambda *_: pytest.fail("work was done"))
-    for options, text in (
+    good = str(write_header(tmp_path / "good.safetensors", V1_TENSORS))
+    for arguments, text in (
         (["--sketch", str(tmp_path / "none.png")], "no such file"),
         (["--reference", str(tmp_path)], "no such file"),
+        (["--reference", __file__], "--reference is .*is no picture"),
         (["--output", str(tmp_path / "none" / "x.png")], "does not exist"),
-        (["--output", str(tmp_path / "x.jpg")], "PNG"),
+        (["--output", str(tmp_path / "x.gif")], "PNG, JPEG and WebP"),
         (["--checkpoint", "none.safetensors"], "no such file"),
-        (["--checkpoint", __file__, "--encoder", "none.safetensors"], "no such file"),
+        (["--checkpoint", good, "--encoder", "none.safetensors"], "no such file"),
+        (["--checkpoint", good, "--encoder", good], "is a ColorizeDiffusion v1 checkpoint: give it with --checkpoint"),
     ):
-        assert command.main(options) == 1
-        assert text in capsys.readouterr().err
+        assert command.main(arguments) == 1
+        assert re.search(text, capsys.readouterr().err)
+
+
+def test_a_refusal_of_the_system_is_one_message(monkeypatch, capsys):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", "/somewhere")
+
+    monkeypatch.setattr(command, "colour", refuse)
+    assert command.main([]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("quickstart: ") and "/somewhere" in err and err.count("\n") == 1
+
+
+def test_what_follows_test_and_trainer_belongs_to_them():
+    assert options.read(["--cpu", "--test", "-k", "x"])[1:] == ("tests", ["-k", "x"])
+    chosen, mode, rest = options.read(["--torch", "cpu", "--trainer", "train", "--config", "demo-v1"])
+    assert (chosen.torch, mode, rest) == ("cpu", "trainer", ["train", "--config", "demo-v1"])
+
+
+def test_the_trainer_gets_its_packages(monkeypatch, tmp_path, make_comfyui):
+    asked = []
+    monkeypatch.setenv("COMFYUI_PATH", str(make_comfyui("c")))
+    ready = command.environment.Environment(Path(sys.executable), "cpu", "2")
+    monkeypatch.setattr(command.environment, "prepare", lambda *a: asked.append(a[2]) or ready)
+    monkeypatch.setattr(command.testing, "call", lambda *a: asked.append(a[0][1:]) or 7)
+    assert command.main(["--trainer", "train"]) == 7
+    assert asked == [("trainer",), ["-m", "trainer", "train"]]
 
 
 def test_output_is_never_overwritten(tmp_path):
     file = tmp_path / "a.b.png"
-    assert command.output_file(file) == file
+    assert output.output_file(file) == file
     file.touch()
-    assert command.output_file(file) == tmp_path / "a.b-2.png"
+    assert output.output_file(file) == tmp_path / "a.b-2.png"
     (tmp_path / "a.b-2.png").touch()
-    assert command.output_file(file) == tmp_path / "a.b-3.png"
-    assert command.output_file(tmp_path) == tmp_path / "colorized.png"
-    assert command.output_file(tmp_path / "plain") == tmp_path / "plain.png"
+    assert output.output_file(file) == tmp_path / "a.b-3.png"
+    assert output.output_file(tmp_path) == tmp_path / "colorized.png"
+    assert output.output_file(tmp_path / "plain") == tmp_path / "plain.png"
+    assert output.write(b"x", file) == tmp_path / "a.b-3.png" and file.read_bytes() == b""
+
+
+def test_a_picture_is_whole_or_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(output.os, "fsync", lambda _fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        output.write(b"x" * 100, tmp_path / "a.png")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_seed_words():
-    assert command.seed("0") == 0 and command.seed(str(2**64 - 1)) == 2**64 - 1 and 0 <= command.seed("random") < 2**32
+    assert options.seed("0") == 0 and options.seed(str(2**64 - 1)) == 2**64 - 1 and 0 <= options.seed("random") < 2**32
 
 
-def test_model_by_name(tmp_path, make_comfyui):
+def test_model_by_name(tmp_path, make_comfyui, write_header):
     comfy = make_comfyui("c")
     (comfy / "models" / "checkpoints").mkdir(parents=True)
-    (comfy / "models" / "checkpoints" / "a.safetensors").touch()
-    found = command.model_file("checkpoint", "a.safetensors", "bundled.safetensors", "checkpoints", comfy)
-    assert found == comfy / "models/checkpoints/a.safetensors"
-    with pytest.raises(QuickstartError, match="Present there: .*a.safetensors"):
-        command.model_file("checkpoint", "b.safetensors", "bundled.safetensors", "checkpoints", comfy)
+    a = write_header(comfy / "models" / "checkpoints" / "a.safetensors", V1_TENSORS)
+    write_header(a.with_name("flux.safetensors"), {"x": [1]})
+    assert command.model_file("checkpoint", "a.safetensors", "bundled.safetensors", comfy) == a
+    with pytest.raises(QuickstartError, match=r"can be used: .*a.safetensors") as raised:
+        command.model_file("checkpoint", "b.safetensors", "bundled.safetensors", comfy)
+    assert "flux" not in str(raised.value) and "animediffusion" not in str(raised.value)
     with pytest.raises(QuickstartError, match="The bundled file .*bundled.safetensors is missing"):
-        command.model_file("checkpoint", None, "bundled.safetensors", "checkpoints", comfy)
+        command.model_file("checkpoint", None, "bundled.safetensors", comfy)
 
 
 def test_old_python_gets_one_sentence(root):
@@ -260,3 +330,20 @@ def test_old_python_gets_one_sentence(root):
     import ast
 
     ast.parse((root / "quickstart.py").read_text(encoding="utf-8"), feature_version=(3, 6))
+
+
+def test_an_isolated_python_starts_it(root):
+    """python -I leaves the script's folder out of the search path."""
+    result = subprocess.run(
+        [sys.executable, "-I", str(root / "quickstart.py"), "--help"], capture_output=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_it_needs_the_standard_library_only(root):
+    """Also where it asks the pack's table of families: no site-packages here."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(root)!r}); from quickstart_lib import command, models; models.families()"
+    )
+    result = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

@@ -40,7 +40,7 @@ def test_none_keeps_the_workflows_value(workflow):
 def test_missing_title_is_told(workflow):
     for node in workflow.values():
         node["_meta"] = {"title": "x"}
-    with pytest.raises(QuickstartError, match='titled "Sampler".*--reference-scale'):
+    with pytest.raises(QuickstartError, match='titled "Sampler" with the input "cfg"'):
         job.fill(workflow, {"reference_scale": 2.0})
 
 
@@ -126,7 +126,7 @@ def test_progress_of_the_sampler_only(workflow):
         progress.take("progress", {"node": progress.sampler, "value": value, "max": 20})
         progress.take("progress", {"node": "10", "value": 1, "max": 2})
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "Sampler" and "20/20 steps" in lines[-1] and len(lines) <= 6
+    assert lines[0] == "Colouring" and "20/20 steps" in lines[-1] and len(lines) <= 6
 
 
 class FakeServer:
@@ -165,7 +165,7 @@ def test_follow_survives_a_lost_event_stream(workflow):
         ]
     )
     entry = job.follow(FakeServer({"outputs": {}}, after=3), events, "p", job.Progress(workflow, Status(stream)))
-    assert entry == {"outputs": {}} and stream.getvalue() == "Sampler\n"
+    assert entry == {"outputs": {}} and stream.getvalue() == "Colouring\n"
 
 
 def test_dead_server_is_told_with_its_last_words(workflow):
@@ -183,3 +183,19 @@ def test_dead_server_is_told_with_its_last_words(workflow):
 def test_step_bar():
     assert step_bar(0, 20, 0.0) == "[" + "-" * 30 + "] 0/20 steps"
     assert step_bar(10, 20, 5.0) == "[" + "#" * 15 + "-" * 15 + "] 10/20 steps  0.50 s/step  5.0 s left"
+
+
+def test_every_node_has_words_for_the_person_who_waits(workflow):
+    assert {job.title_of(node) for node in job.with_preflight(workflow).values()} <= set(job.WORDS)
+
+
+def test_preflight_reads_what_the_workflow_reads(workflow):
+    node = job.with_preflight(job.fill(workflow, {"width": 512}))[job.PREFLIGHT]
+    assert node["inputs"]["width"] == 512 and node["inputs"]["sketch"] == ["3", 0]
+    assert job.PREFLIGHT not in workflow
+
+
+def test_only_problems_and_warnings_are_shown():
+    report = "Preflight: 1 problem.\n1. PROBLEM (sketch): blank. Fix: draw.\n2. WARNING (model): x\n3. FINE (masks): y"
+    assert job.findings(report) == ["PROBLEM (sketch): blank. Fix: draw.", "WARNING (model): x"]
+    assert job.findings("Preflight: all is well.") == []

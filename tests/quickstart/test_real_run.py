@@ -65,11 +65,24 @@ def test_a_picture_from_start_to_end(quickstart, tmp_path):
 
 
 def test_broken_picture_is_one_readable_message(quickstart, tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"this is no picture")
+    """Its frame is whole, so only the server's decoder finds out."""
+    data = bytearray((Path(__file__).parents[2] / "workflows/examples/quickstart_sketch.png").read_bytes())
+    start = data.index(b"IDAT") + 4
+    data[start : start + 200] = bytes(200)
+    (tmp_path / "broken.png").write_bytes(data)
     process = quickstart("--sketch", "broken.png")
     out, err = process.communicate(timeout=280)
     assert process.returncode == 1 and err.startswith("quickstart: Sketch (node ") and "Traceback" not in err
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_swapped_pictures_are_told_under_the_result(quickstart, root):
+    examples = root / "workflows/examples"
+    files = [str(examples / f"quickstart_{name}.png") for name in ("reference", "sketch")]
+    out, err = quickstart(*files, "--steps", "1", "--size", "64").communicate(timeout=280)
+    assert "Picture: " in out, err
+    told = out[out.index("Picture: ") :]
+    assert "(sketch): " in told and "(reference): " in told and "Fix: " in told
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
@@ -77,7 +90,7 @@ def test_ctrl_c_while_it_samples_leaves_nothing(quickstart, tmp_path):
     psutil = pytest.importorskip("psutil")  # ComfyUI brings it
     process = quickstart("--steps", "1000")
     for line in process.stdout:
-        if line.startswith("Sampler"):
+        if line.startswith("Colouring"):
             break
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) == 2  # the keeper and the server

@@ -1,0 +1,89 @@
+"""Where the picture goes: checked before the work, written so that it is whole or not there, and never lost."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from .errors import QuickstartError
+from .terminal import Status
+
+FORMATS = {
+    ".png": None,
+    ".jpg": "jpeg;95",
+    ".jpeg": "jpeg;95",
+    ".webp": "webp;95",
+}  # suffix -> what ComfyUI converts to
+
+
+def numbered(file: Path) -> Path:
+    """`file`, or the first of file-2, file-3... that does not exist."""
+    candidate, number = file, 1
+    while candidate.exists():
+        number += 1
+        candidate = file.with_name(f"{file.stem}-{number}{file.suffix}")
+    return candidate
+
+
+def output_file(given: Path) -> Path:
+    """The file to write, checked before any work is done."""
+    file = given.expanduser().absolute()
+    if file.is_dir():
+        file = file / "colorized.png"
+    if not file.suffix:
+        file = file.with_suffix(".png")
+    if file.suffix.lower() not in FORMATS:
+        raise QuickstartError(
+            f"--output is {given}, but quickstart writes PNG, JPEG and WebP. Use a name that ends in "
+            f"{', '.join(list(FORMATS)[:-1])} or {list(FORMATS)[-1]}."
+        )
+    if not file.parent.is_dir():
+        raise QuickstartError(f"--output is {given}, but the folder {file.parent} does not exist. Make it first.")
+    if not os.access(file.parent, os.W_OK):
+        raise QuickstartError(
+            f"--output is {given}, but nothing can be written into {file.parent}. Choose another folder."
+        )
+    return numbered(file)
+
+
+def write(data: bytes, file: Path) -> Path:
+    """Write `data` as `file`, or under the next free number; the name appears when everything is on the disk."""
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        with open(part, "xb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        target = numbered(file)  # somebody may have written it meanwhile
+        part.replace(target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return target
+
+
+def save(data: bytes, file: Path, status: Status) -> Path:
+    """Write the finished picture; where that fails, into another folder, at last one the person names."""
+    problems = []
+    for folder in dict.fromkeys((file.parent, Path.home(), Path(tempfile.gettempdir()))):
+        try:
+            saved = write(data, folder / file.name)
+        except OSError as error:
+            problems.append(f"{folder}: {error.strerror or error}")
+            continue
+        if problems:
+            status.line(f"The picture could not be written into {problems[0]}.")
+        return saved
+    while sys.stdin and sys.stdin.isatty():
+        status.line("The picture is made, but it can be written nowhere:\n  " + "\n  ".join(problems))
+        try:
+            folder = Path(input("Make room, or type another folder, and press Enter: ").strip() or file.parent)
+            return write(data, folder.expanduser().absolute() / file.name)
+        except EOFError:
+            break
+        except OSError as error:
+            problems = [str(error)]
+    raise QuickstartError(
+        "The picture is made, but it can be written nowhere:\n  " + "\n  ".join(problems) + "\nMake room, or choose "
+        "another folder with --output, and start again with the same seed."
+    )
