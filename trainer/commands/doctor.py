@@ -25,10 +25,10 @@ from tqdm import tqdm
 from colorize.pictures import masks
 from colorize.pictures.line_measures import FLAT, measure_lines
 from trainer.config import ConfigError
-from trainer.data.decode import read_rgb
+from trainer.data.decode import PICTURE_ERRORS, open_picture, read_rgb, why
 from trainer.data.index import item_key, read_json, read_parquet
 from trainer.data.sources import FolderSource, ShardSource, sketch_styles
-from trainer.prepare.layout import PICTURE_ERRORS, Picture, Set, open_set, why
+from trainer.prepare.layout import Picture, Set, open_set
 from trainer.workers import process_pool
 
 LEVELS = ("problem", "warning", "note")
@@ -149,7 +149,7 @@ def measure(source: FolderSource | ShardSource, part: str, key: str) -> Measure:
             content = file.read()
             file.seek(0)
             if kind == "mask":
-                with Image.open(file) as opened:
+                with open_picture(file) as opened:
                     return Measure(key, size=opened.size, marks=mask_marks(np.asarray(opened.convert("L"))))
             image = read_rgb(file)
     except PICTURE_ERRORS as error:

@@ -91,9 +91,8 @@ def read_folder(folder: Path, count: int, size: int | None) -> tuple[list[str], 
     files = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)[:count]
     if len(files) < count:
         raise ConfigError(f"{folder} holds {len(files)} pictures, {count} are asked for; add some, or lower --count.")
-    images = [decode.read_rgb(file) for file in files]
-    size = size or min(images[0].size)
-    squares = [np.array(decode.cover(image, size, resample=decode.BILINEAR)) for image in images]
+    size = size or min(decode.read_given(files[0]).size)
+    squares = [np.array(decode.read_given(file, size, decode.BILINEAR)) for file in files]
     return [file.stem for file in files], torch.from_numpy(np.stack(squares)).movedim(-1, 1)
 
 
@@ -118,7 +117,7 @@ def references_of(
             f"{missing[0]} does not exist: protocol other needs a reference for each picture "
             "(`python -m trainer demo-faces --references` draws them)."
         )
-    squares = [np.array(decode.cover(decode.read_rgb(f), colours.shape[-1], resample=decode.BILINEAR)) for f in files]
+    squares = [np.array(decode.read_given(file, colours.shape[-1], decode.BILINEAR)) for file in files]
     return torch.from_numpy(np.stack(squares)).movedim(-1, 1)
 
 

@@ -81,7 +81,7 @@ class Report:
                 line += f", {self.kept[folder]} not made by prepare and kept (--overwrite replaces them)"
             lines.append(line)
         if self.unreadable:
-            lines.append(f"{len(self.unreadable)} files cannot be read and are left out; {REPORT} lists them:")
+            lines.append(f"{len(self.unreadable)} files cannot be used and are left out; {REPORT} lists them:")
             lines += [f"  {file}: {reason}" for file, reason in list(self.unreadable.items())[:5]]
         return lines
 
@@ -229,7 +229,9 @@ def _note(result: Result, part: str, targets: list[Target], journal: Journal, re
     report.pictures[part] += 1
     journal.note_picture(part, picture.key, picture.signature, result.size)
     for target in targets:
-        if target.folder in result.job.folders:
+        if reason := result.failed.get(target.folder):  # not in the journal: the next run tries again
+            report.unreadable[f"{picture.file} -> {target.folder}/"] = reason
+        elif target.folder in result.written:
             report.made[target.folder] += 1
             journal.note_result(target.folder, picture.key, picture.signature, target.method.fingerprint)
 

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write sketch, reference and result side by side."""
-    from trainer.data.folder import cover, read_rgb
+    from trainer.data.decode import read_given
     from trainer.pictures import contact_sheet, model_sketch, picture
 
     if args.size % 64 or args.size < 64:
@@ -41,11 +41,7 @@ def run(args: argparse.Namespace) -> None:
     colorizer = load(args.checkpoint, args.encoder, args.tagger, device)
 
     def read(name: str) -> torch.Tensor:
-        try:
-            image = read_rgb(Path(name))
-        except OSError as error:
-            raise ConfigError(f"{name} cannot be read as a picture: {error}.") from None
-        return torch.from_numpy(np.array(cover(image, args.size))).permute(2, 0, 1)[None].to(device)
+        return torch.from_numpy(np.array(read_given(Path(name), args.size))).permute(2, 0, 1)[None].to(device)
 
     def read_mask(name: str | None) -> torch.Tensor | None:
         return read(name).float().mean(1, keepdim=True) / 255 if name else None

@@ -1,15 +1,64 @@
-"""From a picture file to uint8 pixels of the asked size."""
+"""From a picture file to uint8 pixels of the asked size.
+
+Pictures come from strangers: `open_picture` is the only way in. It knows the formats that are promised and no other
+(Pillow alone would hand an EPS file, whatever its name, to Ghostscript), and refuses what would fill the memory.
+"""
 
 from __future__ import annotations
 
+import struct
+import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+
+from trainer.config import ConfigError
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+"""What a picture may be, by content; those of sources.SUFFIXES."""
+MAX_PIXELS = 89_478_485
+"""Largest picture: where Pillow begins to warn (256 MiB as RGB)."""
+PICTURE_ERRORS = (
+    OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError, ArithmeticError, MemoryError, RecursionError,
+    struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+"""What Pillow raises for files that are damaged, no pictures, or too large: one picture's failure, not a run's."""
 
 LANCZOS, BILINEAR, NEAREST = Image.Resampling.LANCZOS, Image.Resampling.BILINEAR, Image.Resampling.NEAREST
+
+
+def open_picture(file: Path | BinaryIO) -> Image.Image:
+    """A picture of one of FORMATS, its pixels not yet decoded. Raises one of PICTURE_ERRORS."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit stands there
+        image = Image.open(file, formats=FORMATS)
+    try:
+        check_pixels(image.size)
+    except ValueError:
+        image.close()
+        raise
+    return image
+
+
+def check_pixels(size: tuple[int, int]) -> None:
+    """ValueError when a picture of this width and height is larger than MAX_PIXELS."""
+    if size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(
+            f"{size[0]}x{size[1]} pixels are more than the {MAX_PIXELS / 1e6:.0f} million that are read; reduce it"
+        )
+
+
+def why(error: Exception) -> str:
+    """One of PICTURE_ERRORS in words."""
+    if isinstance(error, UnidentifiedImageError):
+        return f"it is empty, or no picture of a known kind ({', '.join(FORMATS)})"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for it"
+    return getattr(error, "reason", None) or str(error) or type(error).__name__
 
 
 def covering(size: tuple[int, int], canvas: tuple[int, int], zoom: float = 1.0) -> tuple[int, int]:
@@ -44,6 +93,7 @@ def cover(
     canvas = (size, size) if isinstance(size, int) else size
     wanted = covering(image.size, canvas)
     if image.size != wanted:
+        check_pixels(wanted)
         image = image.resize(wanted, resample)
     left, top = corner(image.size, canvas, place)
     return image.crop((left, top, left + canvas[1], top + canvas[0]))
@@ -62,8 +112,19 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 def read_rgb(file: Path | BinaryIO) -> Image.Image:
     """A picture as RGB, see `as_rgb`."""
-    with Image.open(file) as image:
+    with open_picture(file) as image:
         return as_rgb(image)
+
+
+def read_given(file: Path, size: int | None = None, resample: Image.Resampling = LANCZOS) -> Image.Image:
+    """A picture that the user named, as RGB; with a size, cut to a square of that side. ConfigError when it is none."""
+    try:
+        image = read_rgb(file)
+        return image if size is None else cover(image, size, resample=resample)
+    except PICTURE_ERRORS as error:
+        raise ConfigError(
+            f"{file} cannot be read as a picture ({why(error)}); save it again as PNG, or choose another."
+        ) from None
 
 
 def read_resized(
@@ -77,8 +138,9 @@ def read_resized(
     mode: "RGB"; "sketch" leaves grey files grey; "L" for masks; "labels" keeps the numbers as they are. A large JPEG is
     decoded at 1/2, 1/4 or 1/8 of its size where that is still enough.
     """
-    with Image.open(file) as image:
+    with open_picture(file) as image:
         wanted = target(image.size)
+        check_pixels(wanted)  # of a picture one pixel wide, a canvas makes millions of rows
         image.draft(None, wanted)
         if mode == "labels" or (mode == "sketch" and image.mode == "L" and "transparency" not in image.info):
             image.load()

@@ -21,7 +21,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image
 
 from trainer.config import Augment, ConfigError
 from trainer.data import buckets, decode, deform, index
@@ -468,9 +467,10 @@ class FolderDataset(torch.utils.data.Dataset):
             with opener() as file:
                 try:
                     resized = self._resized(file, kind, canvas, zoom)
-                except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                except decode.PICTURE_ERRORS as error:
                     folder = style if kind == "sketch" else self._source_part(kind)
-                    raise Unreadable(self.source.describe(folder, self.items.names[number]), error) from None
+                    file_name = self.source.describe(folder, self.items.names[number])
+                    raise Unreadable(file_name, decode.why(error)) from None
             if store is not None:
                 store.put(part, number, resized)
         if kind not in REFERENCE_PARTS:
@@ -540,9 +540,9 @@ def _key_rows(keys: Mapping[str, bytes]) -> dict[str, torch.Tensor]:
 def _measured(source: FolderSource | ShardSource, key: str) -> dict[str, int]:
     """An index entry with the size of a picture, from its header; empty when it cannot be read."""
     try:
-        with source.open("color", key) as file, Image.open(file) as image:
+        with source.open("color", key) as file, decode.open_picture(file) as image:
             return {"width": image.size[0], "height": image.size[1]}
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except decode.PICTURE_ERRORS:
         return {}
 
 

@@ -36,7 +36,14 @@ log = logging.getLogger("trainer")
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 OPEN_SHARDS = 64  # per process: files and directories that are kept open
-_LOCAL_HEADER = struct.Struct("<4s22xHH")
+MAX_MEMBER = 2**28
+"""Largest unpacked file in a shard, bytes: no picture of decode.MAX_PIXELS needs more, and a lie costs no more."""
+DIRECTORY_ERRORS = (
+    OSError, zipfile.BadZipFile, ValueError, NotImplementedError, ArithmeticError, MemoryError, struct.error,
+)  # fmt: skip
+"""What zipfile and numpy raise for the directory of a damaged or forged shard."""
+_ENCRYPTED = 1  # flag bit
+_LOCAL_HEADER = struct.Struct("<4s2xH18xHH")  # signature, flags, lengths of name and extra field
 _MEMBER = np.dtype([("key", "u8"), ("at", "u8"), ("packed", "u8"), ("size", "u8"), ("crc", "u4"), ("method", "u2")])
 
 
@@ -199,7 +206,7 @@ class ShardSource:
     def keys_of(self, file: Path) -> list[str]:
         """All pictures of one shard, in its order."""
         with _zip(file) as archive:
-            return [item_key(name) for name in archive.namelist() if name.lower().endswith(SUFFIXES)]
+            return [item_key(name) for name in archive.namelist() if is_picture_member(name)]
 
     def has(self, part: str, shard: str, keys: np.ndarray) -> np.ndarray:
         """Which of the hashed keys (N,) a shard of a part holds; none when the shard is missing or damaged."""
@@ -272,7 +279,7 @@ class ShardSource:
             raise Unreadable(self.describe(part, key), "the shard has no such member")
         try:
             data = _read_member(shard.file, shard.members[place])
-        except (OSError, ValueError, zlib.error, struct.error) as error:
+        except (OSError, ValueError, OverflowError, MemoryError, zlib.error, struct.error) as error:
             raise Unreadable(self.describe(part, key), error) from None
         return io.BytesIO(data)
 
@@ -293,8 +300,22 @@ class ShardSource:
 def _zip(file: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(file)
-    except (OSError, zipfile.BadZipFile) as error:
+    except DIRECTORY_ERRORS as error:
         raise Unreadable(str(file), error) from None
+
+
+def leads_outside(name: str) -> bool:
+    """Whether a member's name is no plain path below the folder that the shard stands for.
+
+    Such are absolute paths, drives, backslashes, empty and dotted parts, and names with control characters.
+    """
+    odd = any(letter < " " or letter in "\\:\x7f" for letter in name)
+    return odd or any(part in ("", ".", "..") for part in name.split("/"))
+
+
+def is_picture_member(name: str) -> bool:
+    """Whether a member of a shard is a picture that is listed."""
+    return name.lower().endswith(SUFFIXES) and not leads_outside(name)
 
 
 def read_directory(file: Path) -> np.ndarray:
@@ -303,24 +324,34 @@ def read_directory(file: Path) -> np.ndarray:
         rows = [
             (hash64(item_key(m.filename)), m.header_offset, m.compress_size, m.file_size, m.CRC, m.compress_type)
             for m in archive.infolist()
-            if m.filename.lower().endswith(SUFFIXES)
+            if is_picture_member(m.filename)
         ]
-    return np.sort(np.array(rows, _MEMBER), order="key")
+    try:
+        return np.sort(np.array(rows, _MEMBER), order="key")
+    except (ValueError, OverflowError):
+        raise Unreadable(str(file), "its directory has places before the file's begin; pack it again") from None
 
 
 def _read_member(handle: BinaryIO, member: Mapping[str, int]) -> bytes:
+    packed, size = int(member["packed"]), int(member["size"])
+    if max(packed, size) > MAX_MEMBER:
+        raise ValueError(f"its directory says {max(packed, size)} bytes; a picture here has {MAX_MEMBER} at most")
     handle.seek(int(member["at"]))
     header = handle.read(_LOCAL_HEADER.size)
-    signature, name, extra = _LOCAL_HEADER.unpack(header)
+    signature, flags, name, extra = _LOCAL_HEADER.unpack(header)
+    if flags & _ENCRYPTED:
+        raise ValueError("it is encrypted; pack the shard without a password")
     if signature != b"PK\x03\x04":
         raise ValueError("the shard has no member where its directory says")
     handle.seek(name + extra, os.SEEK_CUR)
-    data = handle.read(int(member["packed"]))
+    data = handle.read(packed)
     method = int(member["method"])
     if method == zipfile.ZIP_DEFLATED:
-        data = zlib.decompress(data, -zlib.MAX_WBITS, int(member["size"]))
+        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
     elif method != zipfile.ZIP_STORED:
         raise ValueError(f"it is packed by method {method}; pack shards with store or deflate")
+    if len(data) != size:
+        raise ValueError(f"it does not unpack to the {size} bytes that its directory says")
     if zlib.crc32(data) != int(member["crc"]):
         raise ValueError("its checksum is wrong")
     return data

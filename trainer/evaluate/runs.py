@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from colorize.pictures.masks import without_background
 from trainer.config import ConfigError
+from trainer.data import decode
 from trainer.data.folder import FolderDataset
 from trainer.data.sources import FolderSource, open_source
 from trainer.metrics.entanglement import Values
@@ -129,10 +129,10 @@ def picture_size(folder: str) -> int:
         raise ConfigError(f"{folder} holds no pictures in color/; `python -m trainer demo-data` writes such a set.")
     first = source.describe("color", min(keys))
     try:
-        with source.open("color", min(keys)) as file, Image.open(file) as image:
+        with source.open("color", min(keys)) as file, decode.open_picture(file) as image:
             side = min(image.size)
-    except OSError as error:
-        raise ConfigError(f"{first} cannot be read ({error}); repair or remove it.") from None
+    except decode.PICTURE_ERRORS as error:
+        raise ConfigError(f"{first} cannot be read ({decode.why(error)}); repair or remove it.") from None
     if side < 64:
         raise ConfigError(f"{first} is {side} pixels small; pictures need 64 pixels or more on both sides.")
     return side // 64 * 64

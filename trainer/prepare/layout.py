@@ -16,11 +16,21 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 
 from trainer.config import ConfigError
+from trainer.data.decode import PICTURE_ERRORS, open_picture, why
 from trainer.data.index import cache_folder, item_key
-from trainer.data.sources import SUFFIXES, FolderSource, ShardSource, Unreadable, open_source
+from trainer.data.sources import (
+    DIRECTORY_ERRORS,
+    MAX_MEMBER,
+    SUFFIXES,
+    FolderSource,
+    ShardSource,
+    Unreadable,
+    leads_outside,
+    open_source,
+)
 
 MARK = "colorize-prepare"
 ADOPTED = "adopted.json"
@@ -62,22 +72,11 @@ def write_result(path: Path, pixels: np.ndarray, signature: str, fingerprint: st
 def read_mark(file: BinaryIO | Path) -> tuple[str, str] | None:
     """(signature, fingerprint) of a result; None for a file that `prepare` did not make."""
     try:
-        with Image.open(file) as image:
+        with open_picture(file) as image:
             signature, fingerprint = json.loads(image.info.get(MARK, "null") or "null")
             return str(signature), str(fingerprint)
-    except (OSError, ValueError, TypeError, SyntaxError):
+    except PICTURE_ERRORS:
         return None
-
-
-PICTURE_ERRORS = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises for files that are damaged, no pictures, or too large."""
-
-
-def why(error: Exception) -> str:
-    """One of PICTURE_ERRORS in words."""
-    if isinstance(error, UnidentifiedImageError):
-        return "it is empty, or no picture of a known kind"
-    return getattr(error, "reason", None) or str(error) or type(error).__name__
 
 
 def open_set(root: Path) -> FolderSet | ShardSet:
@@ -171,14 +170,15 @@ class ShardSet(FolderSet):
         try:
             with zipfile.ZipFile(file) as archive:
                 infos = [info for info in archive.infolist() if info.filename.lower().endswith(SUFFIXES)]
-        except (OSError, zipfile.BadZipFile) as error:
+        except DIRECTORY_ERRORS as error:
             self._damaged.setdefault(part, {})[str(file)] = str(error)
             return []
-        stray = [info.filename for info in infos if not info.filename.startswith(f"{file.stem}/")]
-        if stray:
-            reason = f"{len(stray)} members do not lie in a folder {file.stem}/ as the shard is called, e.g. {stray[0]}"
-            self._damaged.setdefault(part, {})[str(file)] = f"{reason}; pack it again"
-        return [info for info in infos if info.filename.startswith(f"{file.stem}/")]
+        inside = [i for i in infos if i.filename.startswith(f"{file.stem}/") and not leads_outside(i.filename)]
+        if len(inside) < len(infos):
+            stray = sorted({i.filename for i in infos} - {i.filename for i in inside})
+            reason = f"{len(stray)} members do not lie in a folder {file.stem}/ as the shard is called"
+            self._damaged.setdefault(part, {})[str(file)] = f"{reason}, e.g. {stray[0]!r}; pack it again"
+        return inside
 
     def count(self, part: str) -> int:
         return sum(len(self._infos(part, file)) for file in self.source.files(part))
@@ -196,7 +196,11 @@ class ShardSet(FolderSet):
         return self.spool / folder.replace("/", "%")
 
     def _spooled(self, folder: str, picture: Picture) -> Path:
-        return self._spool_of(folder) / f"{picture.name}.png"
+        top = self._spool_of(folder)
+        path = top / f"{picture.name}.png"
+        if not path.resolve().is_relative_to(top.resolve()):  # `leads_outside` has refused such names already
+            raise ValueError(f"{picture.file} would be written outside {top}")
+        return path
 
     def _packed(self, folder: str, shard: str) -> set[str]:
         """Keys of the members of a packed shard of results."""
@@ -205,7 +209,7 @@ class ShardSet(FolderSet):
             try:
                 with zipfile.ZipFile(self.root / folder / f"{shard}.zip") as archive:
                     self._members[folder, shard] = {item_key(name) for name in archive.namelist()}
-            except (OSError, zipfile.BadZipFile):  # missing, or damaged: made again
+            except DIRECTORY_ERRORS:  # missing, or damaged: made again
                 self._members[folder, shard] = set()
         return self._members[folder, shard]
 
@@ -269,16 +273,28 @@ class ShardSet(FolderSet):
         new_keys = {item_key(name) for name in new}
         with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
             if final.is_file() and zipfile.is_zipfile(final):
-                with zipfile.ZipFile(final) as old:
-                    for info in old.infolist():
-                        if item_key(info.filename) not in new_keys:
-                            archive.writestr(info, old.read(info))
+                self._copy_members(final, archive, new_keys)
             for name in sorted(new):
                 archive.write(new[name], name)
         self.source.forget(final)
         part.replace(final)
         shutil.rmtree(collected)
         self._members.pop((folder, shard), None)
+
+    def _copy_members(self, final: Path, archive: zipfile.ZipFile, new_keys: set[str]) -> None:
+        """Take over what a shard of results holds already; members that cannot be read are listed and left behind."""
+        with zipfile.ZipFile(final) as old:
+            for info in old.infolist():
+                if item_key(info.filename) in new_keys:
+                    continue
+                try:
+                    if info.file_size > MAX_MEMBER:
+                        raise ValueError(f"it unpacks to {info.file_size} bytes")
+                    content = old.read(info)
+                except (*PICTURE_ERRORS, zipfile.BadZipFile, RuntimeError) as error:  # RuntimeError: encrypted
+                    self._damaged.setdefault("color", {})[f"{final}:{info.filename}"] = why(error)
+                    continue
+                archive.writestr(info, content)
 
     def damaged(self, part: str) -> dict[str, str]:
         return self._damaged.get(part, {})

@@ -6,16 +6,16 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from trainer.config import ConfigError
-from trainer.data.decode import read_rgb
+from trainer.data.decode import PICTURE_ERRORS, read_rgb, why
 from trainer.data.sources import FolderSource, ShardSource
 from trainer.prepare import methods
-from trainer.prepare.layout import PICTURE_ERRORS, Picture, Set, why, write_result
+from trainer.prepare.layout import Picture, Set, write_result
 from trainer.prepare.methods import Apply, Method
 from trainer.workers import process_pool
 
@@ -37,6 +37,13 @@ class Result:
     """width, height"""
     problem: str = ""
     """Why the picture cannot be read; empty when its results are written."""
+    failed: Mapping[str, str] = field(default_factory=dict)
+    """Folder -> why its method could not work on this picture."""
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """Folders that got a file."""
+        return () if self.problem else tuple(folder for folder in self.job.folders if folder not in self.failed)
 
 
 @dataclass
@@ -56,14 +63,20 @@ class Worker:
                 image = read_rgb(file)
         except PICTURE_ERRORS as error:
             return Result(job, problem=why(error))
+        failed = {}
         for folder in job.folders:
             method = self.by_folder[folder]
             if folder not in self._loaded:
                 self._loaded[folder] = methods.load(method, self.device)
-            with torch.inference_mode():
-                pixels = self._loaded[folder](image)
+            try:
+                with torch.inference_mode():
+                    pixels = self._loaded[folder](image)
+            except (ValueError, ArithmeticError, MemoryError, RuntimeError) as error:  # torch has no type for its own
+                first = why(error).partition("\n")[0]
+                failed[folder] = f"{method.name} failed on its {image.width}x{image.height} pixels ({first})"
+                continue
             write_result(paths[folder], pixels, picture.signature, method.fingerprint)
-        return Result(job, image.size)
+        return Result(job, image.size, failed=failed)
 
 
 _worker: Worker | None = None  # of a process of the pool
@@ -131,5 +144,5 @@ class Pool:
             ) from None
 
     def _finished(self, result: Result) -> Result:
-        self.data.done(result.job.picture, () if result.problem else result.job.folders)
+        self.data.done(result.job.picture, result.written)
         return result

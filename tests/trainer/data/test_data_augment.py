@@ -276,7 +276,7 @@ def test_every_mode_becomes_eight_bit_colour(tmp_path, mode):
         image = Image.fromarray(values.astype(np.uint16) * 257)
     else:
         image = Image.fromarray(np.stack([values] * 3, -1)).convert(mode, palette=Image.Palette.ADAPTIVE)
-    file = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    file = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
     image.save(file)
     read = decode.read_rgb(file)
     assert read.mode == "RGB" and read.size == (32, 32)
