@@ -253,7 +253,11 @@ class Loss:
     background_bleach: float = 0.0
     """Probability that picture, sketch and reference of a sample have a white background (stage v1_5)."""
     latent_shuffle: float = 0.0
-    """Probability that a batch has its local tokens permuted."""
+    """Probability that a batch has its references shuffled (stage v1)."""
+    shuffle_variant: Literal["tokens", "patches"] = "tokens"
+    """What changes places. "tokens": the encoder's local tokens, as in the v1 paper; cross-attention does not see the
+    order of its tokens, so this trains the same model (see losses/latent_shuffle.py). "patches": the patches of the
+    reference before the encoder, which does change what the model is told (ours)."""
     noisy_reference: float = 0.0
     """Probability that a batch has noise added to its tokens (noisy training, eq. 3)."""
     noisy_variant: Literal["paper", "released"] = "released"
@@ -469,6 +473,12 @@ class Config:
         for name in ("dual_condition", "latent_shuffle", "noisy_reference"):
             if self.run.stage == "v1_5" and getattr(self.loss, name):
                 raise ConfigError(f"loss.{name} is a strategy of stage v1; set it to 0 for stage v1_5.")
+        if self.loss.latent_shuffle and self.loss.shuffle_variant == "patches" and self.data.cache_folder:
+            raise ConfigError(
+                'loss.shuffle_variant = "patches" changes references before the encoder, and data.cache_folder holds '
+                "what the encoder said to unchanged ones: clear data.cache_folder, or set loss.shuffle_variant to "
+                '"tokens".'
+            )
         if self.model.init and self.model.init_from:
             raise ConfigError(
                 "model.init and model.init_from are both set: init continues a model of this family as it is, "

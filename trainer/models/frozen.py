@@ -77,7 +77,7 @@ class FrozenReferenceEncoder(OnDemand[ReferenceEncoder]):
     def __init__(self, path: str, device: torch.device, channels_last: bool):
         super().__init__(lambda: read_encoder(path), device, channels_last)
         sizes = load_reference_encoder(*tensor_shapes(Path(path)), device="meta")
-        self.output_dim, self.token_count = sizes.output_dim, sizes.token_count
+        self.output_dim, self.token_count, self.image_size = sizes.output_dim, sizes.token_count, sizes.image_size
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         return self.network.encode(image)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from trainer.cache.encodings import build_encodings
 from trainer.config import Config, ConfigError
 from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
 from trainer.losses.dual_condition import dual_conditioned_loss
-from trainer.losses.latent_shuffle import draw_permutation, shuffle_tokens
+from trainer.losses.latent_shuffle import draw_permutation, shuffle_patches, shuffle_tokens
 from trainer.losses.noisy_reference import noisy_tokens
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
 from trainer.models import autoencoder, checkpoint
@@ -71,11 +72,25 @@ class ColorizerStage(Stage):
         self, batch: Batch, generator: torch.Generator | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scaled latents (B, 4, h, w) of the pictures and local tokens (B, N, D) of their references, float32."""
-        colorizer = self._colorizer[0]
+        colorizer, latents = self._colorizer[0], self.latents_only(batch, generator)
+        order = self.patch_order(generator)
         if self.config.model.train_encoder:
-            latents = self.latents_only(batch, generator)
-            return latents, colorizer.reference_encoder.encode(picture(batch["reference"]))[:, 1:].float()
-        return self.latents_only(batch, generator), self.tokens_only(batch)
+            return latents, colorizer.reference_encoder.encode(self.references(batch, order))[:, 1:].float()
+        return latents, self.tokens_only(batch, order)
+
+    def patch_order(self, generator: torch.Generator | None) -> torch.Tensor | None:
+        """In which order the patches of this batch's references stand; None: as they are."""
+        loss = self.config.loss
+        if loss.shuffle_variant != "patches" or not torch.rand((), generator=generator) < loss.latent_shuffle:
+            return None
+        return draw_permutation(self._colorizer[0].reference_encoder.token_count - 1, generator)
+
+    def references(self, batch: Batch, order: torch.Tensor | None = None) -> torch.Tensor:
+        """References (B, 3, H, W) in [-1, 1] for the encoder, their patches in an order of `patch_order`."""
+        pictures, encoder = picture(batch["reference"]), self._colorizer[0].reference_encoder
+        if order is None:
+            return pictures
+        return shuffle_patches(pictures, order, math.isqrt(len(order)), encoder.image_size)
 
     @torch.no_grad()
     def latents_only(self, batch: Batch, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -85,11 +100,13 @@ class ColorizerStage(Stage):
         return drawn_latents(moments, colorizer.unet, self.config, generator)
 
     @torch.no_grad()
-    def tokens_only(self, batch: Batch) -> torch.Tensor:
-        """Local tokens (B, N, D) of the references by the frozen encoder."""
+    def tokens_only(self, batch: Batch, order: torch.Tensor | None = None) -> torch.Tensor:
+        """Local tokens (B, N, D) of the references by the frozen encoder; order: see `references`."""
         colorizer = self._colorizer[0]
         with torch.autocast(self.device.type, enabled=False):  # the tokens steer every step: always in float32
-            return self.encodings.rows("tokens", batch, lambda: colorizer.tokens(picture(batch["reference"])))
+            return self.encodings.rows(
+                "tokens", batch, lambda: colorizer.tokens(self.references(batch, order)), keep=order is None
+            )
 
     def condition(
         self, tokens: torch.Tensor, t: torch.Tensor, generator: torch.Generator, progress: float = 0.0
@@ -97,7 +114,7 @@ class ColorizerStage(Stage):
         """Apply the training strategies to the local tokens: shuffle, noise, drop, in this order."""
         loss = self.config.loss
         draw = torch.rand(2, generator=generator)
-        if draw[0] < loss.latent_shuffle:
+        if loss.shuffle_variant == "tokens" and draw[0] < loss.latent_shuffle:
             tokens = shuffle_tokens(tokens, draw_permutation(tokens.shape[1], generator))
         if draw[1] < loss.noisy_reference:
             noise = draws.randn(tokens.shape, generator).to(tokens)

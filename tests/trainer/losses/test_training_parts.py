@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from colorize.sampling.schedule import NoiseSchedule
+from colorize.unet.unet import UNet
+from tests import tiny
 from tests.literal import training as literal
 from trainer.losses import bleach, diffusion, dual_condition, latent_shuffle, noisy_reference, reference_drop
 from trainer.run.ema import EMA
@@ -105,6 +107,32 @@ def test_latent_shuffle_moves_tokens_of_the_whole_batch_alike():
         assert torch.equal(shuffled[:, place], tokens[:, source])
     drawn = latent_shuffle.draw_permutation(7, torch.Generator().manual_seed(3))
     assert sorted(drawn.tolist()) == list(range(7))
+
+
+def test_shuffled_patches_are_the_same_patches_elsewhere():
+    pictures, order = normal(0, 2, 3, 12, 12), torch.randperm(9, generator=torch.Generator().manual_seed(1))
+    shuffled = latent_shuffle.shuffle_patches(pictures, order, 3, 12)
+    for place, source in enumerate(order.tolist()):
+        (row, column), (y, x) = divmod(place, 3), divmod(source, 3)
+        found = shuffled[..., 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+        torch.testing.assert_close(found, pictures[..., 4 * y : 4 * y + 4, 4 * x : 4 * x + 4])
+
+
+def test_only_patches_before_the_encoder_reach_the_network():
+    """The order of its tokens is nothing that cross-attention sees; shuffled patches are other tokens."""
+    unet, encoder = UNet(tiny.CONFIG), tiny.reference_encoder()
+    unet.load_state_dict(tiny.randomised(unet))
+    pictures, order = normal(1, 1, 3, 64, 64).clamp(-1, 1), torch.randperm(16)
+    patches = latent_shuffle.shuffle_patches(pictures, order, 4, encoder.image_size)
+    x, t = normal(2, 1, 4, 8, 8), torch.tensor([500])
+    with torch.no_grad():
+        tokens, others = (encoder.encode(values)[:, 1:] for values in (pictures, patches))
+        plain, by_tokens, by_patches = (
+            unet(x, t, given, None) for given in (tokens, latent_shuffle.shuffle_tokens(tokens, order), others)
+        )
+    size = plain.abs().max()
+    assert (by_tokens - plain).abs().max() < 1e-5 * size
+    assert (by_patches - plain).abs().max() > 1e-3 * size
 
 
 @pytest.mark.parametrize("decay", (0.9999, 0.2))
