@@ -70,7 +70,8 @@ class Model:
     """Checkpoint (.safetensors) to start from; empty starts from random weights."""
     init_from: str = ""
     """Checkpoint of another model (Stable Diffusion, Waifu Diffusion, another width) whose weights are fitted to the
-    configured sizes where names agree; the rest starts random. See init_from.py."""
+    configured sizes where names agree; the rest starts random. See init_from.py. Stage v1_5 takes its region weights
+    and recovery from there; the model they are trained on stays `init`."""
     vae: str = ""
     """File with the autoencoder (first_stage_model.* or bare names); empty takes the one inside `init`."""
     encoder: str = ""
@@ -479,12 +480,12 @@ class Config:
                 "what the encoder said to unchanged ones: clear data.cache_folder, or set loss.shuffle_variant to "
                 '"tokens".'
             )
-        if self.model.init and self.model.init_from:
+        if self.model.init and self.model.init_from and self.run.stage != "v1_5":
             raise ConfigError(
                 "model.init and model.init_from are both set: init continues a model of this family as it is, "
                 "init_from fits another one; clear one of them."
             )
-        if self.model.init_from and self.run.stage in ("v1_5", "vae", "encoder"):
+        if self.model.init_from and self.run.stage in ("vae", "encoder"):
             raise ConfigError(f"model.init_from does not serve stage {self.run.stage}, which starts from model.init.")
         if self.report.validate_every and not self.data.holdout:
             raise ConfigError(

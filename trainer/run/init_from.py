@@ -190,12 +190,12 @@ class Report:
 
 @torch.no_grad()
 def start(model: nn.Module, source: str, output: Path | None = None) -> Report:
-    """Fill the parameters of a stage from a checkpoint of another model.
+    """Fill the parameters of a stage that are trained from a checkpoint of another model.
 
     output: folder of the run, where the whole report is kept as init-from.json. ConfigError when the file has not one
     tensor for the model, or values that are not finite.
     """
-    parameters = dict(model.named_parameters())
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     tensors = same_levels(our_names(checkpoint.read_tensors(Path(source))[0]), parameters)
     report, used = Report(source=Path(source).name), set()
     for name, parameter in parameters.items():

@@ -155,6 +155,23 @@ def test_commands_take_a_mode_and_masks(v1_file, frozen, pictures, tmp_path, cap
     assert "needs a v1.5 model" in capsys.readouterr().err
 
 
+def test_region_weights_of_another_model_go_on_learning_on_top_of_this_one(region_values, v1_file, tmp_path):
+    """model.init_from gives what is trained, model.init stays the model it is trained on."""
+    drop = {"reference_drop": 0.0, "reference_drop_end": -1.0}
+    first = train(region_values, run={"output": str(tmp_path / "first")}, loss=drop)
+    other, metadata = checkpoint.read_tensors(Path(v1_file))
+    moved = {name: value * 1.01 if name.startswith("model.") else value for name, value in other.items()}
+    checkpoint.write_tensors(tmp_path / "other.safetensors", moved, metadata)
+    model = {"init": str(tmp_path / "other.safetensors"), "init_from": str(first)}
+    second = train(region_values, run={"output": str(tmp_path / "second"), "steps": 1}, model=model,
+                   optimizer={"lr": 1e-12, "ema": 0.0, "warmup": 0})  # fmt: skip
+    taught, after = (checkpoint.read_tensors(file)[0] for file in (first, second))
+    learned = [n for n in taught if ".lora_" in n or n.startswith(("transformer.", "thresh_embedder."))]
+    assert learned and all(torch.allclose(after[name], taught[name], atol=1e-6) for name in learned)
+    backbone = [n for n in moved if n.startswith("model.diffusion_model.")]
+    assert all(torch.equal(after[name], moved[name]) for name in backbone)
+
+
 def test_soft_masks_train_and_are_not_cached(region_values, tmp_path):
     """With a soft mask the reference's background depends on the threshold of the step."""
     stage = build_stage(configuration.build(region_values | {"data": {**region_values["data"], "cache": True}}),
