@@ -1,0 +1,146 @@
+"""Flats, shading and hints on drawings whose colours are known."""
+
+import numpy as np
+import pytest
+
+from colorize.pictures import oklab
+from colorize.pictures.flatten import flatten
+from colorize.pictures.hints import Hints
+from colorize.pictures.palette import Entry, Palette
+from colorize.pictures.region_colours import modes, samples
+from colorize.pictures.region_labelling import _links, choose, costs
+from colorize.pictures.regions import find_regions
+from colorize.pictures.shade import shade
+from tests.drawings import box, drawing
+
+RED, BLUE, WHITE = (200, 40, 60), (40, 60, 200), (250, 245, 240)
+
+
+@pytest.fixture(scope="module")
+def regions():
+    """Two boxes on paper, the left one with a gap, the right one cut by a strand."""
+    lines = drawing([box(20, 20, 100, 120, gap=8), box(130, 20, 210, 120), [(170, 20), (172, 118)]])
+    return find_regions(lines).maps[0]
+
+
+@pytest.fixture(scope="module")
+def truth(regions):
+    picture = np.full((*regions.pieces.shape, 3), WHITE, np.uint8)
+    picture[20:121, 20:101], picture[20:121, 130:211] = RED, BLUE
+    return picture
+
+
+def soft(truth, seed=0):
+    """What a model makes of it: a shadow, noise, blur over the lines."""
+    from scipy import ndimage
+
+    picture = truth.astype(np.float32) / 255
+    picture[80:121, 20:101] *= 0.75
+    picture += np.random.default_rng(seed).normal(0, 0.03, picture.shape)
+    return np.clip(ndimage.gaussian_filter(picture, (2, 2, 0)), 0, 1).astype(np.float32)
+
+
+def test_flats_are_the_colours_of_the_things(regions, truth):
+    flats = flatten(regions, soft(truth))
+    assert flats.picture.shape == truth.shape and flats.picture.dtype == np.uint8
+    for point in ((60, 60), (60, 150), (60, 195), (160, 10)):
+        assert np.abs(flats.picture[point].astype(int) - truth[point]).max() <= 8
+    assert len(np.unique(flats.picture.reshape(-1, 3), axis=0)) == 3  # the strand does not part the blue box
+    assert np.abs(flats.picture[100, 60].astype(int) - RED).max() <= 8  # the shadow is no colour
+
+
+def test_palette_is_kept_to_the_bit_on_every_drawing(regions, truth):
+    palette = Palette(
+        (Entry("coat", "#c02840"), Entry("sea", "#2030c0"), Entry("paper", "#ffffff"), Entry("x", "#00ff00"))
+    )
+    for seed in (0, 1):
+        flats = flatten(regions, soft(truth, seed), palette)
+        used = np.unique(flats.picture.reshape(-1, 3), axis=0).tolist()
+        assert sorted(used) == sorted([[0xC0, 0x28, 0x40], [0x20, 0x30, 0xC0], [255, 255, 255]])
+        assert flats.palette is palette
+
+
+def test_number_of_colours(regions, truth):
+    assert len(flatten(regions, soft(truth), colours=2).palette.entries) == 2
+
+
+def test_small_result_gives_large_flats(regions, truth):
+    small = soft(truth)[::4, ::4]
+    assert flatten(regions, small).picture.shape == truth.shape
+
+
+def test_wrong_proportions_are_said(regions, truth):
+    with pytest.raises(ValueError, match="120x200.*240x200.*Restore Size"):
+        flatten(regions, soft(truth)[:, :120])
+    with pytest.raises(ValueError, match="0 colours"):
+        flatten(regions, soft(truth), colours=0)
+
+
+def test_mode_is_not_pulled_by_a_shadow(regions, truth):
+    picture = soft(truth)
+    found = samples(regions, picture)
+    colours, weights, spreads = modes(found)
+    piece = regions.pieces[60, 60]
+    assert np.linalg.norm(colours[piece] - oklab.from_srgb(np.array(RED) / 255)) < 0.03
+    assert (weights > 0).all() and spreads[piece] > spreads[regions.pieces[160, 10]]
+
+
+def test_choice_has_an_energy_that_no_single_piece_can_lower(regions, truth):
+    found = samples(regions, soft(truth))
+    entries = oklab.from_srgb(np.array([RED, BLUE, WHITE, (120, 50, 130)]) / 255)
+    table = costs(found, entries)
+    entry, links = choose(table, regions), _links(regions.borders, regions.region_of).toarray()
+
+    def energy(choice):
+        return table[np.arange(len(choice)), choice].sum() + (links * (choice[:, None] != choice)).sum() / 2
+
+    least = energy(entry)
+    for piece in range(len(entry)):
+        for other in range(4):
+            changed = entry.copy()
+            changed[piece] = other
+            assert energy(changed) >= least - 1e-6
+
+
+def test_hint_sets_its_region_and_the_rest_of_its_colour(regions, truth):
+    dots = np.zeros((*truth.shape[:2], 4), np.float32)
+    dots[60:66, 150:156] = (0.1, 0.8, 0.2, 1)
+    green = [round(0.1 * 255), round(0.8 * 255), round(0.2 * 255)]
+    one = flatten(regions, soft(truth), hints=Hints(dots)).picture
+    assert one[60, 150].tolist() == green and one[60, 60].tolist() != green
+    every = flatten(regions, soft(truth), hints=Hints(dots, everywhere=True)).picture
+    assert every[60, 150].tolist() == green and every[60, 195].tolist() == green and every[60, 60].tolist() != green
+
+
+def test_hint_of_a_palette_colour_stays_in_the_palette(regions, truth):
+    palette = Palette((Entry("coat", "#c02840"), Entry("sea", "#2030c0"), Entry("paper", "#ffffff")))
+    dots = np.zeros((*truth.shape[:2], 4), np.float32)
+    dots[60:66, 50:56] = (0x20 / 255, 0x30 / 255, 0xC1 / 255, 1)
+    flats = flatten(regions, soft(truth), palette, hints=Hints(dots))
+    assert flats.palette is palette and flats.picture[60, 60].tolist() == [0x20, 0x30, 0xC0]
+
+
+def test_hints_of_another_size_are_said(regions, truth):
+    with pytest.raises(ValueError, match="hints are 10x10.*drawing 240x200"):
+        flatten(regions, soft(truth), hints=Hints(np.ones((10, 10, 4), np.float32)))
+
+
+def test_no_hints_change_nothing(regions, truth):
+    none = Hints(np.zeros((*truth.shape[:2], 4), np.float32))
+    assert (flatten(regions, soft(truth), hints=none).picture == flatten(regions, soft(truth)).picture).all()
+
+
+@pytest.mark.parametrize("levels", [0, 1, 2])
+def test_shade_darkens_the_shadow_and_nothing_else(regions, truth, levels):
+    flats = flatten(regions, soft(truth))
+    found = shade(flats, soft(truth), levels)
+    assert found.multiply.shape == truth.shape[:2] and found.multiply.min() > 0.3 and np.median(found.screen) < 0.05
+    assert found.multiply[100, 60] < 0.85 and found.multiply[50, 60] > 0.95
+    assert found.multiply[20, 150] > 0.88  # the line above the blue box is no shadow
+    if levels:
+        assert (np.isclose(found.multiply, 1) | (found.multiply < 0.85)).mean() > 0.95
+
+
+def test_bad_levels_are_said(regions, truth):
+    with pytest.raises(ValueError, match="3 shadow tones"):
+        shade(flatten(regions, soft(truth)), soft(truth), 3)
