@@ -15,23 +15,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-UNET_PREFIX = "model.diffusion_model."
-SKETCH_PREFIX = "control_encoder."
-VAE_PREFIX = "first_stage_model."
-# Parts of a checkpoint that are neither U-Net nor VAE and that a re-saved checkpoint must keep.
-BACKGROUND_PREFIXES = ("transformer.", "thresh_embedder.")  # recovery transformer and threshold embedding (v1.5)
-PROJECTION_PREFIX = "proj."  # token projection
-PLUGIN_PREFIX = "bg_encoder."  # reference net of the background plugin (XL), background encoder (v2)
-STYLE_PREFIX = "style_encoder."  # style encoder (v2)
-V2_PARTS = ("warp_modules.", "style_modules.")  # of the U-Net; no other family has them
-UNUSED_UNET_PREFIX = UNET_PREFIX + "conv_fg."  # XL with plugin: an input for foreground latents that no mode uses
-COMPANION_PREFIXES = (
-    SKETCH_PREFIX, PROJECTION_PREFIX, PLUGIN_PREFIX, STYLE_PREFIX, UNUSED_UNET_PREFIX, *BACKGROUND_PREFIXES
-)  # fmt: skip
+from . import names
 
-V_MARKER = "v_pred"  # ComfyUI's own convention: an empty tensor of this name means v-prediction
-EPS_MARKER = "eps_pred"
-HEAD_WIDTH_MARKER = "colorize.num_head_channels"
 DEFAULT_HEAD_WIDTH = 64
 SKETCH_POLARITY = "white_on_black"
 
@@ -114,15 +99,15 @@ KINDS = (
     Kind(
         "xl-plugin",
         "ColorizeDiffusion XL with plugin",
-        (PLUGIN_PREFIX + "middle_block.", "control_encoder.proj_ins.", UNET_PREFIX),
+        (names.BACKGROUND_ENCODER + "middle_block.", names.SKETCH_ENCODER + "proj_ins.", names.UNET),
     ),
-    Kind("xl", "ColorizeDiffusion XL", ("control_encoder.proj_ins.", UNET_PREFIX)),
-    Kind("v2", "ColorizeDiffusion v2", (PLUGIN_PREFIX, STYLE_PREFIX)),
-    Kind("v2", "ColorizeDiffusion v2", (UNET_PREFIX + V2_PARTS[0],)),
-    Kind("v1.5", "ColorizeDiffusion v1.5", ("thresh_embedder.", UNET_PREFIX)),
-    Kind("v1.5", "ColorizeDiffusion v1.5", ("transformer.layers.", UNET_PREFIX)),
-    Kind("v1.5", "ColorizeDiffusion v1.5", ("*.lora_down_fg.", UNET_PREFIX)),
-    Kind("v1", "ColorizeDiffusion v1", ("control_encoder.zero_blocks.", UNET_PREFIX + "input_blocks.")),
+    Kind("xl", "ColorizeDiffusion XL", (names.SKETCH_ENCODER + "proj_ins.", names.UNET)),
+    Kind("v2", "ColorizeDiffusion v2", (names.BACKGROUND_ENCODER, names.STYLE_ENCODER)),
+    Kind("v2", "ColorizeDiffusion v2", (names.UNET + names.WARPS,)),
+    Kind("v1.5", "ColorizeDiffusion v1.5", (names.THRESHOLD, names.UNET)),
+    Kind("v1.5", "ColorizeDiffusion v1.5", (names.RECOVERY + "layers.", names.UNET)),
+    Kind("v1.5", "ColorizeDiffusion v1.5", ("*" + names.FIGURE_LORA, names.UNET)),
+    Kind("v1", "ColorizeDiffusion v1", (names.SKETCH_ENCODER + "zero_blocks.", names.UNET + "input_blocks.")),
 )
 
 # Files that people put into the same folder by mistake: (a key starts with this, what the file is, what to do).
@@ -179,15 +164,15 @@ def detect(
         raise CheckpointError(_unknown(state_dict, label))
     if kind.name == "animediffusion":
         raise CheckpointError(f"{label} is an AnimeDiffusion checkpoint. Load it with Load AnimeDiffusion.")
-    if kind.name == "v1.5" and not any(".lora_down_fg." in key for key in state_dict):
+    if kind.name == "v1.5" and not any(names.FIGURE_LORA in key for key in state_dict):
         raise CheckpointError(
             f"{label} is incomplete: it has parts of a v1.5 checkpoint but no region weights (no tensor name contains "
-            "'.lora_down_fg.'). Download or convert it again."
+            f"'{names.FIGURE_LORA}'). Download or convert it again."
         )
     if kind.name == "v2":
         _check_v2(state_dict, label)
     config = _sizes(state_dict, kind.name in XL_NAMES, label)
-    polarity = metadata.get("colorize.sketch_polarity", SKETCH_POLARITY)
+    polarity = metadata.get(names.POLARITY, SKETCH_POLARITY)
     if polarity != SKETCH_POLARITY:
         raise CheckpointError(
             f"{label} was trained on sketches with the polarity {polarity!r}; this release gives a model "
@@ -201,17 +186,18 @@ def detect(
         prediction_source=source,
         num_head_channels=_head_width(state_dict, metadata, label),
         sketch_polarity=polarity,
-        has_figure_weights=kind.name in XL_NAMES and any(".lora_down_foreground." in key for key in state_dict),
+        has_figure_weights=kind.name in XL_NAMES and any(names.XL_FIGURE_LORA in key for key in state_dict),
         **config,
     )
 
 
 def _unknown(state_dict: Mapping[str, Any], label: str) -> str:
     keys = sorted(state_dict)
-    if _starts(keys, UNET_PREFIX) and HEAD_WIDTH_MARKER in state_dict and not _starts(keys, SKETCH_PREFIX):
+    if _starts(keys, names.UNET) and names.HEAD_WIDTH in state_dict and not _starts(keys, names.SKETCH_ENCODER):
         return (
-            f"{label} has a ColorizeDiffusion U-Net but no sketch encoder (no tensor begins with '{SKETCH_PREFIX}'). "
-            "Load the checkpoint it was made from, or use ComfyUI's Load Checkpoint to get the MODEL only."
+            f"{label} has a ColorizeDiffusion U-Net but no sketch encoder (no tensor begins with "
+            f"'{names.SKETCH_ENCODER}'). Load the checkpoint it was made from, or use ComfyUI's Load Checkpoint to get "
+            "the MODEL only."
         )
     for prefix, what, advice in STRANGERS:
         if _starts(keys, prefix):
@@ -227,14 +213,14 @@ def _unknown(state_dict: Mapping[str, Any], label: str) -> str:
 def _check_v2(state_dict: Mapping[str, Any], label: str) -> None:
     """Raise CheckpointError unless all parts of a v2 checkpoint are there."""
     parts = {
-        "U-Net": UNET_PREFIX + "input_blocks.",
-        "warp modules": UNET_PREFIX + V2_PARTS[0],
-        "style modules": UNET_PREFIX + V2_PARTS[1],
-        "background encoder": PLUGIN_PREFIX,
-        "style encoder": STYLE_PREFIX,
+        "U-Net": names.UNET + "input_blocks.",
+        "warp modules": names.UNET + names.WARPS,
+        "style modules": names.UNET + names.STYLES,
+        "background encoder": names.BACKGROUND_ENCODER,
+        "style encoder": names.STYLE_ENCODER,
     }
     missing = [what for what, prefix in parts.items() if not _starts(state_dict, prefix)]
-    missing += [] if any(".lora_down_fg." in key for key in state_dict) else ["region weights"]
+    missing += [] if any(names.FIGURE_LORA in key for key in state_dict) else ["region weights"]
     if missing:
         raise CheckpointError(
             f"{label} is an incomplete v2 checkpoint: it has no {' and no '.join(missing)}. Download or convert it "
@@ -250,10 +236,10 @@ def _sizes(state_dict: Mapping[str, Any], xl: bool, label: str) -> dict[str, int
             raise CheckpointError(f"{label} is incomplete: tensor {key!r} is missing. Download or convert it again.")
         return int(state_dict[key].shape[dimension])
 
-    first = width(f"{UNET_PREFIX}input_blocks.0.0.weight")
-    context = width(f"{UNET_PREFIX}middle_block.1.transformer_blocks.0.attn2.to_k.weight", 1)
-    width(f"{SKETCH_PREFIX}model.0.weight")
-    sketch = width(f"{SKETCH_PREFIX}{'proj_outs.0.weight' if xl else 'zero_layer.0.weight'}")
+    first = width(f"{names.UNET}input_blocks.0.0.weight")
+    context = width(f"{names.UNET}middle_block.1.transformer_blocks.0.attn2.to_k.weight", 1)
+    width(f"{names.SKETCH_ENCODER}model.0.weight")
+    sketch = width(f"{names.SKETCH_ENCODER}{'proj_outs.0.weight' if xl else 'zero_layer.0.weight'}")
     if first != sketch:
         raise CheckpointError(
             f"{label} mixes two models: its U-Net is {first} channels wide, its sketch encoder {sketch}. "
@@ -261,15 +247,15 @@ def _sizes(state_dict: Mapping[str, Any], xl: bool, label: str) -> dict[str, int
         )
     sizes = dict(model_channels=first, context_dim=context)
     if xl:
-        width(f"{UNET_PREFIX}label_emb.0.0.weight")
-        encoder = width(f"{PROJECTION_PREFIX}norm.weight")
-        if (projected := width(f"{PROJECTION_PREFIX}proj.3.weight")) != context:
+        width(f"{names.UNET}label_emb.0.0.weight")
+        encoder = width(f"{names.PROJECTION}norm.weight")
+        if (projected := width(f"{names.PROJECTION}proj.3.weight")) != context:
             raise CheckpointError(
                 f"{label} mixes two models: its token projection makes tokens of width {projected}, its U-Net reads "
                 f"{context}. Use U-Net and projection from the same training."
             )
-        features = width(f"{PROJECTION_PREFIX}proj.0.weight", 1) - encoder
-        tags = f"{PROJECTION_PREFIX}mlp.mlp.0.0.weight"  # a projection that reads tag logits instead of features
+        features = width(f"{names.PROJECTION}proj.0.weight", 1) - encoder
+        tags = f"{names.PROJECTION}mlp.mlp.0.0.weight"  # a projection that reads tag logits instead of features
         sizes |= dict(encoder_dim=encoder, tagger_dim=width(tags, 1) if tags in state_dict else features)
     return sizes
 
@@ -288,19 +274,19 @@ def prediction_type(
                 f"Prediction type {override!r} is unknown; choose auto, {' or '.join(PREDICTION_TYPES)}."
             )
         return override, "choice"
-    for key in ("colorize.prediction_type", "modelspec.prediction_type", "modelspec.predict_key"):
+    for key in (names.PREDICTION, "modelspec.prediction_type", "modelspec.predict_key"):
         value = str(metadata.get(key, "")).lower()
         if value in ("v", "v_prediction"):
             return "v", "metadata"
         if value in ("eps", "epsilon"):
             return "eps", "metadata"
-    if V_MARKER in state_dict and EPS_MARKER in state_dict:
+    if names.V_MARKER in state_dict and names.EPS_MARKER in state_dict:
         raise CheckpointError(
             f"{_label(file_name)} carries the markers of both prediction types; choose v or eps in prediction_type."
         )
-    if V_MARKER in state_dict:
+    if names.V_MARKER in state_dict:
         return "v", "marker tensor"
-    if EPS_MARKER in state_dict:
+    if names.EPS_MARKER in state_dict:
         return "eps", "marker tensor"
     if file_name and "eps" in PurePath(file_name).name.lower():
         logging.warning(
@@ -313,10 +299,10 @@ def prediction_type(
 
 
 def _head_width(state_dict: Mapping[str, Any], metadata: Mapping[str, str], label: str) -> int:
-    if "colorize.num_head_channels" in metadata:
-        text = metadata["colorize.num_head_channels"]
+    if names.HEAD_WIDTH in metadata:
+        text = metadata[names.HEAD_WIDTH]
         if not str(text).isdigit():
-            raise CheckpointError(f"{label}: metadata colorize.num_head_channels is {text!r}, not a whole number.")
+            raise CheckpointError(f"{label}: metadata {names.HEAD_WIDTH} is {text!r}, not a whole number.")
         head_width = int(text)
     else:
         head_width = head_width_marker(state_dict) or DEFAULT_HEAD_WIDTH
@@ -325,14 +311,14 @@ def _head_width(state_dict: Mapping[str, Any], metadata: Mapping[str, str], labe
     if head_width < 1 or any(width % head_width for width in widths):
         raise CheckpointError(
             f"{label}: attention heads of {head_width} channels do not divide the U-Net's widths {widths}. Convert the "
-            f"checkpoint again with `python -m trainer convert`, which writes the right value into {HEAD_WIDTH_MARKER}."
+            f"checkpoint again with `python -m trainer convert`, which writes the right value into {names.HEAD_WIDTH}."
         )
     return head_width
 
 
 def head_width_marker(state_dict: Mapping[str, Any]) -> int | None:
     """Value of the marker tensor, or None when the file has none (or it holds no data, as meta tensors do)."""
-    marker = state_dict.get(HEAD_WIDTH_MARKER)
+    marker = state_dict.get(names.HEAD_WIDTH)
     if marker is None or getattr(marker, "is_meta", False) or marker.numel() != 1:
         return None
     return int(marker.item())
@@ -347,21 +333,21 @@ def is_v1_unet(unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | N
     """
     if state_dict is None or not _is_v1_shape(unet_config):
         return False
-    foreign = (*V2_PARTS, "conv_fg.")
+    foreign = (*names.V2_PARTS, names.UNUSED)
     if any(key.startswith(unet_prefix + name) for key in state_dict for name in foreign):
         return False
     kind = find_kind(state_dict)
     if kind is not None:
         return kind.name in ("v1", "v1.5")
     released = dict(context_dim=1024, model_channels=320, channel_mult=[1, 2, 4, 4])
-    return HEAD_WIDTH_MARKER in state_dict or all(unet_config.get(k) == v for k, v in released.items())
+    return names.HEAD_WIDTH in state_dict or all(unet_config.get(k) == v for k, v in released.items())
 
 
 def is_v2_unet(unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | None, unet_prefix: str = "") -> bool:
     """Whether ComfyUI should give this U-Net to our v2 class: a v1 U-Net with the modules that only v2 has."""
     if state_dict is None or not _is_v1_shape(unet_config):
         return False
-    return all(any(key.startswith(unet_prefix + name) for key in state_dict) for name in V2_PARTS)
+    return all(any(key.startswith(unet_prefix + name) for key in state_dict) for name in names.V2_PARTS)
 
 
 def _is_v1_shape(unet_config: Mapping[str, Any]) -> bool:
@@ -403,4 +389,4 @@ def is_xl_unet(unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | N
     if kind is not None:
         return kind.name in XL_NAMES
     released = dict(context_dim=2048, model_channels=320, adm_in_channels=512, channel_mult=[1, 2, 4])
-    return HEAD_WIDTH_MARKER in state_dict or all(unet_config.get(k) == v for k, v in released.items())
+    return names.HEAD_WIDTH in state_dict or all(unet_config.get(k) == v for k, v in released.items())

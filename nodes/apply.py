@@ -2,9 +2,11 @@
 
 from comfy_api.latest import io
 
+from ..colorize.advice import encoder_advice
+from ..colorize.modes import MODES
 from ..colorize.pictures.figure_masks import check_mask, on_canvas
 from ..colorize.unet.size_embedding import SCORE
-from ..model_patches.conditioning.conditioning import MODES, VARIANTS, ReferenceSettings, condition
+from ..model_patches.conditioning.conditioning import VARIANTS, ReferenceSettings, condition
 from .sockets import CATEGORY, ColorizerSocket, FrameSocket, ReferenceSocket, share_input
 
 
@@ -220,12 +222,3 @@ def check_match(model, expected, colorizer, reference):
             f"{family.reference_dim}. Choose another encoder in Load Reference Encoder: "
             f"{encoder_advice(family.reference_dim)}."
         )
-
-
-def encoder_advice(width):
-    """Which encoder answers tokens of this width."""
-    if width == 1024:
-        return "OpenCLIP ViT-H/14 (laion2b_s32b_b79k), for official v1, v1.5 and v2 models"
-    if width == 1280:
-        return "OpenCLIP ViT-bigG/14 (laion2b_s39b_b160k), for official XL models"
-    return f"the one this model was trained with, projecting to {width} values (bundled model: colorize_small_vision)"

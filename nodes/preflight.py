@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io, ui
 
+from ..colorize.modes import MODES
 from .sockets import CATEGORY, ColorizerSocket, ReferenceSocket, share_input
 
 
@@ -20,8 +21,6 @@ def _size(name, tooltip):
 class ColorizePreflight(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        from ..model_patches.conditioning.conditioning import MODES
-
         return io.Schema(
             node_id="ColorizePreflight",
             display_name="Preflight",

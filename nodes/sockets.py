@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 CATEGORY = "Colorize Diffusion"
 
-ColorizerSocket = io.Custom("COLORIZER")  # colorize.reference.types.Colorizer
+ColorizerSocket = io.Custom("COLORIZER")  # model_patches.checkpoint.colorizer.Colorizer
 ReferenceSocket = io.Custom("REFERENCE")  # colorize.reference.types.Reference
 ReferenceEncoderSocket = io.Custom("REFERENCE_ENCODER")  # model_patches.reference.encoder.LoadedReferenceEncoder
 TaggerSocket = io.Custom("COLORIZE_TAGGER")  # model_patches.reference.tagger.LoadedTagger

@@ -18,13 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .. import names
 from ..unet.unet import timestep_embedding
 
 MAX_PERIOD = 1000.0
 """Longest period of the time embedding; most diffusion networks have 10000."""
 GROUPS = 32
 """Groups of every normalisation: all widths are multiples of this."""
-NETWORK_PREFIXES = ("denoise_fn.", "model.diffusion_model.", "")
+NETWORK_PREFIXES = ("denoise_fn.", names.UNET, "")
 """Where the network stands in a file: the released trainer's (and ours), one saved by ComfyUI, a bare one."""
 HEADS_MARKER = "colorize.attention_heads"
 """Name, in metadata or as a tensor, of the number of attention heads, which no weight tells."""

@@ -46,7 +46,7 @@ class PictureEncoder(UNet):
     def from_state_dict(
         cls,
         state_dict: Mapping[str, torch.Tensor],
-        prefix: str,  # "bg_encoder." or "style_encoder."
+        prefix: str,  # names.BACKGROUND_ENCODER or names.STYLE_ENCODER
         num_head_channels: int | None = None,
         dtype: torch.dtype | None = None,
     ) -> PictureEncoder:

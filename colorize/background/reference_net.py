@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .. import names
 from ..unet.unet import UNet, UNetConfig, unet_config_from_state_dict, unet_weights
 
 INPUT_CHANNELS = 6  # latent 4, figure mask of the sketch, figure mask of the background picture
@@ -42,7 +43,7 @@ class ReferenceNet(UNet):
     def from_state_dict(
         cls,
         state_dict: Mapping[str, torch.Tensor],
-        prefix: str = "bg_encoder.",
+        prefix: str = names.BACKGROUND_ENCODER,
         num_head_channels: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,

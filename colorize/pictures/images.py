@@ -16,6 +16,7 @@ import torch.nn.functional as F
 
 POLARITIES = ("auto", "dark_on_light", "light_on_dark", "transparent")
 FITS = ("pad", "crop", "stretch")
+PIXELS_PER_LATENT = 8  # of every VAE the families use, along each side
 BLANK = -1.0  # an empty place of a sketch, as the networks see it
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601

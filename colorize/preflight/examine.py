@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..advice import encoder_advice, mode_advice
+from ..modes import MASK_THRESHOLD, MODES, REFERENCE_THRESHOLD, Given, Weights, refusal
 from ..pictures import images, masks
 from ..pictures.figure_masks import SAME_PROPORTIONS, check_mask
 from ..pictures.line_measures import FLAT, MEASURED_SIDE, Lines, measure_lines
@@ -71,16 +73,16 @@ class Inputs:
     height: int = 512
     mode: str = "vanilla"
     """Mode of Apply Reference."""
-    mask_threshold: float = 0.05
+    mask_threshold: float = MASK_THRESHOLD
     """Of Apply Reference."""
-    reference_mask_threshold: float = 0.5
+    reference_mask_threshold: float = REFERENCE_THRESHOLD
     """Of Encode Reference."""
     model: object | None = None
     """The model inside a MODEL."""
     is_ours: bool = True
     """Whether that is one of our models."""
     colorizer: object | None = None
-    """types.Colorizer"""
+    """The reference side of the checkpoint: `file_name`, `family` and `background_encoder`."""
     encoded: object | None = None
     """types.Reference: the output of Encode Reference."""
 
@@ -366,7 +368,7 @@ def _broken_values(image: torch.Tensor, subject: str, name: str) -> list[Finding
 
 def mask_findings(inputs: Inputs) -> list[Finding]:
     """Findings on the figure masks: what they cover, and whether they agree with pictures and with each other."""
-    masked = inputs.mode != "vanilla"
+    masked = MODES[inputs.mode].splits
     given = inputs.figure_mask, inputs.reference_figure_mask
     regions = getattr(inputs.encoded, "regions", ())
     found = []
@@ -500,9 +502,8 @@ def model_findings(inputs: Inputs) -> list[Finding]:
         found.append(Finding("problem", "model", text, fix))
     if encoded is not None and encoded.width != family.reference_dim:
         text = f"The encoder answers tokens of width {encoded.width}; {family.title} here reads {family.reference_dim}."
-        known = {1024: "OpenCLIP ViT-H/14", 1280: "OpenCLIP ViT-bigG/14"}
-        right = known.get(family.reference_dim, "the encoder this model was trained with")
-        found.append(Finding("problem", "model", text, f"Choose {right} in Load Reference Encoder."))
+        fix = f"Choose another encoder in Load Reference Encoder: {encoder_advice(family.reference_dim)}."
+        found.append(Finding("problem", "model", text, fix))
     elif encoded is not None:
         found.append(Finding("fine", "model", f"The reference encoder fits: tokens of width {encoded.width}."))
     if encoded is not None and family.is_xl:
@@ -522,24 +523,9 @@ def _tagger_findings(encoded, family) -> list[Finding]:
 
 
 def _mode_findings(inputs: Inputs) -> list[Finding]:
-    mode, colorizer, encoded = inputs.mode, inputs.colorizer, inputs.encoded
-    if mode in ("bg2fig", "fig2fig") and not colorizer.family.has_regions:
-        text = f"The mode {mode} needs region weights; {colorizer.file_name} is {colorizer.family.title} without them."
-        fix = "Load a v1.5 checkpoint, or choose masked vanilla or vanilla."
-        if colorizer.family.has_plugin:
-            fix = "Choose masked vanilla, and put Apply Background Plugin behind Apply Reference."
-        return [Finding("problem", "model", text, fix)]
-    if mode == "bg2fig" and colorizer.family.is_v2:
-        text = f"The mode bg2fig needs a v1.5 checkpoint; {colorizer.file_name} is {colorizer.family.title}."
-        return [Finding("problem", "model", text, "Choose masked vanilla or fig2fig.")]
-    if mode == "fig2fig" and encoded is not None and encoded.background_tokens is None:
-        other = "masked vanilla" if colorizer.family.is_v2 else "bg2fig"
-        fix = f"Connect figure_mask (a MASK of the reference) or background in Encode Reference, or choose {other}."
-        return [Finding("problem", "model", "The mode fig2fig needs the reference's background.", fix)]
-    if mode == "fig2fig" and colorizer.family.recovers_background and colorizer.background_encoder is None:
-        text = f"{colorizer.file_name} has no recovery transformer, which fig2fig needs."
-        return [Finding("problem", "model", text, "Load a complete v1.5 checkpoint, or choose bg2fig.")]
-    if mode == "vanilla" and encoded is not None and encoded.regions:
-        text = f"The reference has {len(encoded.regions)} added regions, which the mode vanilla does not know."
-        return [Finding("problem", "model", text, "Set mode to fig2fig, bg2fig or masked vanilla.")]
-    return []
+    colorizer, encoded = inputs.colorizer, inputs.encoded
+    weights = Weights.of(colorizer.family, colorizer.file_name, colorizer.background_encoder is not None)
+    known = encoded is None or encoded.background_tokens is not None
+    given = Given(figure=True, background=known, added=len(getattr(encoded, "regions", ())))
+    reason = refusal(inputs.mode, weights, given)
+    return [] if reason is None else [Finding("problem", "model", reason.text, mode_advice(reason, weights))]

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from .. import names
 from ..unet.attention import MultiHeadAttention
 from ..unet.unet import timestep_embedding
 
@@ -49,7 +50,7 @@ class RecoveryTransformer(nn.Module):
         )
 
     @classmethod
-    def from_state_dict(cls, state_dict: Weights, prefix: str = "transformer.") -> RecoveryTransformer:
+    def from_state_dict(cls, state_dict: Weights, prefix: str = names.RECOVERY) -> RecoveryTransformer:
         """Sizes and weights from a file's tensors. Raises ValueError when tensors are missing."""
         own = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
         numbers = [int(m[1]) for key in own if (m := re.match(r"layers\.(\d+)\.", key))]
@@ -78,7 +79,7 @@ class ScalarEmbedder(nn.Module):
         self.embed_layer = nn.Sequential(nn.Linear(embed_dim, out_dim), nn.SiLU(), nn.Linear(out_dim, out_dim))
 
     @classmethod
-    def from_state_dict(cls, state_dict: Weights, prefix: str = "thresh_embedder.") -> ScalarEmbedder:
+    def from_state_dict(cls, state_dict: Weights, prefix: str = names.THRESHOLD) -> ScalarEmbedder:
         """Sizes and weights from a file's tensors. Raises ValueError when tensors are missing."""
         own = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
         if "embed_layer.0.weight" not in own:

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from .. import names
 from ..unet.attention import MultiHeadAttention, usual_head_width
 from ..unet.unet import FeedForward
 
@@ -163,7 +164,7 @@ class AdaptiveMLP(nn.Module):
 
 def from_state_dict(
     state_dict: Weights,
-    prefix: str = "proj.",
+    prefix: str = names.PROJECTION,
     head_width: int | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,

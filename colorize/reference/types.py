@@ -1,20 +1,12 @@
-"""The values that travel between our nodes. All are immutable: a node that changes one makes a new one."""
+"""An encoded reference, the value that travels between nodes. Immutable: a node that changes one makes a new one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 
-from ..families import Family
 from ..unet.strengths import LevelStrengths
-
-if TYPE_CHECKING:
-    from ...model_patches.checkpoint.projection import LoadedProjection
-    from ...model_patches.checkpoint.recovery import LoadedBackgroundEncoder
-    from ...model_patches.conditioning.background_plugin import LoadedPlugin
-    from ...model_patches.conditioning.style_background import LoadedPictureEncoders
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,20 +76,3 @@ class Reference:
     def width(self) -> int:
         """D, the width of a token."""
         return self.tokens.shape[2]
-
-
-@dataclass(frozen=True, eq=False)
-class Colorizer:
-    """The reference side of a checkpoint: what Apply Reference needs to know about the model."""
-
-    family: Family
-    file_name: str
-    """For messages: which checkpoint this came from."""
-    background_encoder: LoadedBackgroundEncoder | None = field(default=None, repr=False)
-    """Recovery transformer and threshold embedding of a v1.5 file."""
-    projection: LoadedProjection | None = field(default=None, repr=False)
-    """Token projection of an XL file."""
-    plugin: LoadedPlugin | None = field(default=None, repr=False)
-    """Reference net of an XL file with the background plugin."""
-    picture_encoders: LoadedPictureEncoders | None = field(default=None, repr=False)
-    """Style and background encoder of a v2 file."""

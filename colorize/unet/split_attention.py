@@ -21,14 +21,6 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
-# Region weights of the figures and of the background in every mode that splits the picture. "masked vanilla" is that of
-# v1 files, which have none; the other two are the paper's.
-REGION_KINDS: dict[str, tuple[str | None, str | None]] = {
-    "masked vanilla": (None, None),
-    "bg2fig": ("fg", None),
-    "fig2fig": ("fg", "bg"),
-}
-
 
 @dataclass(frozen=True)
 class SplitOptions:

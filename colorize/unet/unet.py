@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from .. import names
 from .attention import MultiHeadAttention, attend
 from .decoder_guide import DecoderGuide, Modulation, Warp
 from .region_lora import PROJECTIONS, RegionLinear, rank_of, region_ranks, to_module_names, to_official_names
@@ -37,8 +38,6 @@ def hint_blocks(levels: int, num_res_blocks: int = 2) -> tuple[int, ...]:
 
 
 HINT_BLOCKS = hint_blocks(4)  # v1 and v1.5: 0, 3, 6, 9, 11
-
-UNUSED = "conv_fg."  # of a foreground plugin that no published model has; in XL files with the background plugin
 
 # A bank of background tokens is read by the queries whose figure mask is not greater than this (released XL code).
 BANK_OPTIONS = SplitOptions(kinds=(None, None), strengths=(1.0, 1.0), threshold=0.05)
@@ -585,7 +584,7 @@ class Progress:
 
 def unet_config_from_state_dict(
     state_dict: Mapping[str, torch.Tensor],
-    prefix: str = "model.diffusion_model.",
+    prefix: str = names.UNET,
     num_head_channels: int | None = None,
     reads_reference: bool = True,  # False: also U-Nets without cross-attention and answer (reference_net.py)
 ) -> UNetConfig:
@@ -600,7 +599,7 @@ def unet_config_from_state_dict(
     except KeyError as missing:
         raise ValueError(f"No U-Net found under {prefix!r}: tensor {missing} is missing.") from None
     if num_head_channels is None:
-        marker = state_dict.get("colorize.num_head_channels")
+        marker = state_dict.get(names.HEAD_WIDTH)
         num_head_channels = 64 if marker is None else int(marker)
 
     widths: list[int] = []
@@ -639,16 +638,14 @@ def unet_config_from_state_dict(
         linear_projections=linear,
         y_width=0 if y is None else y.shape[1],
         region_ranks=_configured_ranks(state_dict, prefix),
-        v2=f"{prefix}warp_modules.0.norm1.weight" in state_dict,
+        v2=f"{prefix}{names.WARPS}0.norm1.weight" in state_dict,
     )
 
 
-def unet_weights(
-    state_dict: Mapping[str, torch.Tensor], prefix: str = "model.diffusion_model."
-) -> dict[str, torch.Tensor]:
+def unet_weights(state_dict: Mapping[str, torch.Tensor], prefix: str = names.UNET) -> dict[str, torch.Tensor]:
     """The tensors under `prefix` by the names of `UNet`: short kinds of region terms, no unused convolution."""
     own = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
-    own = {key: value for key, value in own.items() if not key.startswith(UNUSED)}
+    own = {key: value for key, value in own.items() if not key.startswith(names.UNUSED)}
     return to_official_names(to_module_names(own))
 
 

@@ -12,18 +12,18 @@ import os
 import comfy.sd
 import torch
 
-from ...colorize import families
-from ...colorize.reference.types import Colorizer
-from ..conditioning.background_plugin import LoadedPlugin
-from ..conditioning.style_background import LoadedPictureEncoders, parts_of
+from ...colorize import families, names
 from ..model import model as unet
 from ..model.sketch_control import SketchControl
+from .colorizer import Colorizer
 from .files import check_finite, read_weights
+from .picture_encoders import LoadedPictureEncoders, parts_of
+from .plugin import LoadedPlugin
 from .projection import LoadedProjection
 from .recovery import LoadedBackgroundEncoder
 
 # Parts of a checkpoint that are used; schedule buffers, EMA copies and frozen encoders are left aside.
-USED_PREFIXES = (families.UNET_PREFIX, families.VAE_PREFIX, *families.COMPANION_PREFIXES)
+USED_PREFIXES = (names.UNET, names.VAE, *names.COMPANIONS)
 
 
 def load_checkpoint(path: str, prediction: str = "auto"):
@@ -38,7 +38,7 @@ def load_checkpoint(path: str, prediction: str = "auto"):
         family.model_channels, family.num_head_channels,
     )  # fmt: skip
     name = os.path.basename(path)
-    control = SketchControl.from_state_dict(state_dict, families.SKETCH_PREFIX)
+    control = SketchControl.from_state_dict(state_dict, names.SKETCH_ENCODER)
     background = LoadedBackgroundEncoder.from_state_dict(state_dict, f"The file {name!r}")
     projection = LoadedProjection.from_state_dict(state_dict, name) if family.is_xl else None
     plugin = LoadedPlugin.from_state_dict(state_dict, family.num_head_channels, name) if family.has_plugin else None
@@ -57,9 +57,7 @@ def load_model_patcher(path: str, prediction: str = "auto", disable_dynamic: boo
 def load_vae_patcher(path: str, disable_dynamic: bool = False):
     """The VAE's patcher alone, fresh from the file; see `load_model_patcher`."""
     state_dict, metadata = read_weights(path)
-    weights = {
-        k.removeprefix(families.VAE_PREFIX): v for k, v in state_dict.items() if k.startswith(families.VAE_PREFIX)
-    }
+    weights = {k.removeprefix(names.VAE): v for k, v in state_dict.items() if k.startswith(names.VAE)}
     return comfy.sd.VAE(sd=weights, metadata=metadata).patcher
 
 
@@ -70,9 +68,9 @@ def _read(path: str, prediction: str):
     family = families.detect(state_dict, metadata, name, prediction)
     state_dict = {key: value for key, value in state_dict.items() if key.startswith(USED_PREFIXES)}
     check_finite(state_dict, name)
-    marker = families.V_MARKER if family.prediction_type == "v" else families.EPS_MARKER
+    marker = names.V_MARKER if family.prediction_type == "v" else names.EPS_MARKER
     state_dict[marker] = torch.tensor([])
-    state_dict[families.HEAD_WIDTH_MARKER] = torch.tensor(family.num_head_channels)
+    state_dict[names.HEAD_WIDTH] = torch.tensor(family.num_head_channels)
     return state_dict, metadata, family
 
 
@@ -80,7 +78,7 @@ def _build(state_dict, metadata, vae: bool = True, disable_dynamic: bool = False
     unet.register()
     found = comfy.sd.load_state_dict_guess_config(
         state_dict,
-        output_vae=vae and any(key.startswith(families.VAE_PREFIX) for key in state_dict),
+        output_vae=vae and any(key.startswith(names.VAE) for key in state_dict),
         output_clip=False,
         metadata=metadata,
         disable_dynamic=disable_dynamic,

@@ -9,7 +9,8 @@ import comfy.model_management
 import comfy.model_patcher
 import torch
 
-from ...colorize.families import PROJECTION_PREFIX, CheckpointError
+from ...colorize import names
+from ...colorize.families import CheckpointError
 from ...colorize.reference import token_projection
 from .managed import managed
 
@@ -33,7 +34,7 @@ class LoadedProjection:
     def from_state_dict(cls, state_dict: Mapping[str, torch.Tensor], file_name: str) -> LoadedProjection:
         """From a checkpoint's tensors. Raises CheckpointError for incomplete ones."""
         try:
-            network = token_projection.from_state_dict(state_dict, PROJECTION_PREFIX, dtype=torch.float32)
+            network = token_projection.from_state_dict(state_dict, names.PROJECTION, dtype=torch.float32)
         except (ValueError, KeyError, RuntimeError) as error:
             raise CheckpointError(
                 f"The file {file_name!r} is an incomplete XL checkpoint: {' '.join(str(error).split())} "

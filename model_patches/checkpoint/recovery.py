@@ -9,7 +9,8 @@ import comfy.model_management
 import comfy.model_patcher
 import torch
 
-from ...colorize.families import BACKGROUND_PREFIXES, CheckpointError
+from ...colorize import names
+from ...colorize.families import CheckpointError
 from ...colorize.reference.recovery import BackgroundEncoder
 from .managed import managed
 
@@ -24,7 +25,7 @@ class LoadedBackgroundEncoder:
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, torch.Tensor], label: str) -> LoadedBackgroundEncoder | None:
         """From a checkpoint's tensors; None when it has neither network. Raises CheckpointError for incomplete ones."""
-        if not any(key.startswith(BACKGROUND_PREFIXES) for key in state_dict):
+        if not any(key.startswith(names.RECOVERY_PARTS) for key in state_dict):
             return None
         try:
             network = BackgroundEncoder.from_state_dict(state_dict).requires_grad_(False).eval()

@@ -9,32 +9,23 @@ they are switched on with it. Source: CVPR 2026 paper (low-level injection) and 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, ClassVar
 
 import comfy.latent_formats
-import comfy.model_management
-import comfy.model_patcher
-import comfy.utils
 import torch
 
-from ...colorize.background.picture_encoder import PictureEncoder
-from ...colorize.background.reference_net import ReferenceNet, plugin_input
-from ...colorize.families import PLUGIN_PREFIX, CheckpointError
+from ...colorize.modes import with_plugin
 from ...colorize.pictures import images
 from ...colorize.pictures.figure_masks import check_mask, without_figure
+from ...colorize.pictures.images import PIXELS_PER_LATENT
 from ...colorize.pictures.masks import squash
-from ...colorize.reference.types import Colorizer
-from ...colorize.unet import size_embedding
 from ...colorize.unet.split_attention import SplitOptions
 from ...colorize.unet.unet import BANK_OPTIONS
-from ..model.sketch_control import PIXELS_PER_LATENT
+from ..checkpoint.colorizer import Colorizer
+from ..checkpoint.plugin import NODE
 from .conditioning import PAYLOAD, Payload, PlanCache
-
-# Working memory per latent place in values: about 24 tensors of the first level's width at once.
-VALUES_PER_PLACE = 24 * 320
 
 
 @dataclass(eq=False)
@@ -45,7 +36,7 @@ class Banks:
     """(b, N_i, C_i) per transformer block of the decoder, in order; b is 1 or the number of pictures."""
     plans: PlanCache = field(default_factory=PlanCache, repr=False)
     """Who reads the bank, made in a run's first step."""
-    node: ClassVar[str] = "Apply Background Plugin"
+    node: ClassVar[str] = NODE
     """The node that makes them."""
     title: ClassVar[str] = "backgrounds of the plugin"
     """For messages."""
@@ -107,99 +98,6 @@ class Banks:
         return tuple(bank.repeat(rows // self.count, *(1 for _ in bank.shape[1:])) for bank in self.tensors)
 
 
-@dataclass(frozen=True, eq=False)
-class LoadedPlugin:
-    """The reference net of a checkpoint. It is built when it is first used: it is nearly as large as the U-Net."""
-
-    weights: Mapping[str, torch.Tensor] = field(repr=False)
-    """Tensors under families.PLUGIN_PREFIX, as the file has them."""
-    num_head_channels: int
-    file_name: str
-
-    @classmethod
-    def from_state_dict(
-        cls, state_dict: Mapping[str, torch.Tensor], num_head_channels: int, file_name: str
-    ) -> LoadedPlugin | None:
-        """From a checkpoint's tensors; None when it has no plugin."""
-        weights = {key: value for key, value in state_dict.items() if key.startswith(PLUGIN_PREFIX)}
-        return cls(weights, num_head_channels, file_name) if weights else None
-
-    @cached_property
-    def patcher(self) -> comfy.model_patcher.ModelPatcher:
-        """The network and the owner of its memory. Raises CheckpointError when the file's part is not complete."""
-        part = f"background plugin in {self.file_name!r}"
-        return managed_unet(ReferenceNet, self.weights, PLUGIN_PREFIX, self.num_head_channels, part, Banks.node)
-
-    def banks(
-        self,
-        latent: torch.Tensor,  # (b, 4, h, w) of VAE Encode: the background squashed to the size of the picture
-        sketch_mask: torch.Tensor,  # (b', 1, H, W) figure of the drawing, 0..1
-        background_mask: torch.Tensor,  # (b'', 1, H', W') figure of the background picture, 0..1
-        source: tuple[int, int],  # height and width of the background picture before it was squashed
-    ) -> Banks:
-        """Read a background, or one per picture; b, b' and b'' are 1 or the number of pictures. Banks on the CPU."""
-        count = max(len(latent), len(sketch_mask), len(background_mask))
-        size = tuple(PIXELS_PER_LATENT * side for side in latent.shape[-2:])
-        given = (latent, sketch_mask, background_mask)
-        values = plugin_input(*(v.float().expand(count, -1, -1, -1) for v in given))
-        return Banks(read_rows(self.patcher, [values], size_embedding.crop_scalars(source, size)))
-
-
-def read_rows(
-    patcher: comfy.model_patcher.ModelPatcher,  # of `managed_unet`
-    inputs: Sequence[torch.Tensor],  # of the network, a row per picture; the first is (b, C, h, w)
-    scalars: torch.Tensor,  # (1, n) numbers that the network is told, see size_embedding.py
-) -> tuple[torch.Tensor, ...]:
-    """What a network beside the model answers to pictures, read one by one; on ComfyUI's intermediate device."""
-    places, dtype = inputs[0][:, 0].numel(), patcher.model.time_embed[0].weight.dtype
-    memory = places * VALUES_PER_PLACE * comfy.model_management.dtype_size(dtype)
-    comfy.model_management.load_models_gpu([patcher], memory_required=memory)
-    device, keep = patcher.load_device, comfy.model_management.intermediate_device()
-    width = patcher.model.config.y_width // scalars.shape[1]
-    y = size_embedding.embed(scalars, width).to(device, dtype)
-    with torch.no_grad():
-        rows = [
-            patcher.model(*(value[None].to(device, dtype) for value in row), y) for row in zip(*inputs, strict=True)
-        ]
-    return tuple(torch.cat(parts).to(keep) for parts in zip(*rows, strict=True))
-
-
-def network_dtype(weights: Mapping[str, torch.Tensor]) -> torch.dtype:
-    """In which dtype a U-Net beside the model computes: what ComfyUI chooses for a U-Net of these weights."""
-    device = comfy.model_management.get_torch_device()
-    parameters = comfy.utils.calculate_parameters(weights)
-    dtype = comfy.model_management.unet_dtype(
-        device, model_params=parameters, weight_dtype=comfy.utils.weight_dtype(weights)
-    )
-    return comfy.model_management.unet_manual_cast(dtype, device) or dtype
-
-
-def managed_unet(
-    kind: type[ReferenceNet] | type[PictureEncoder],
-    weights: Mapping[str, torch.Tensor],
-    prefix: str,  # of its tensors
-    num_head_channels: int,
-    part: str,  # what it is, for messages
-    node: str,  # which needs it
-) -> comfy.model_patcher.ModelPatcher:
-    """A U-Net beside the model and the owner of its memory: it is loaded and made room for like a U-Net.
-
-    Raises CheckpointError when its tensors are not complete.
-    """
-    try:
-        network = kind.from_state_dict(weights, prefix, num_head_channels, dtype=network_dtype(weights))
-    except (ValueError, KeyError, RuntimeError) as error:
-        raise CheckpointError(
-            f"The {part} is not complete: {' '.join(str(error).split())[:300]} Download or convert the checkpoint "
-            f"again, or work without {node}."
-        ) from None
-    return comfy.model_patcher.CoreModelPatcher(
-        network.requires_grad_(False),
-        load_device=comfy.model_management.get_torch_device(),
-        offload_device=comfy.model_management.unet_offload_device(),
-    )
-
-
 def read_background(
     colorizer: Colorizer,
     vae,
@@ -238,7 +136,8 @@ def read_background(
         raise ValueError(f"There are {found}. Use one of each, or as many as sketches.")
     squashed = images.model_image_to_comfy(images.resize(picture, height, width))
     scaled = comfy.latent_formats.SDXL().process_in(vae.encode(squashed).float())
-    return colorizer.plugin.banks(scaled, squash(figure, height, width), mask[:, None], tuple(picture.shape[-2:]))
+    masks, source = (squash(figure, height, width), mask[:, None]), tuple(picture.shape[-2:])
+    return Banks(colorizer.plugin.read(scaled, *masks, source))
 
 
 def size_of(latent: dict) -> tuple[int, int]:
@@ -273,8 +172,7 @@ def with_banks(conditioning: list, banks: Banks) -> list:
         payload = _payload(options)
         settings = payload.settings
         if settings.split is not None:
-            split = replace(settings.split, kinds=("bg",) * len(settings.split.kinds))
-            settings = replace(settings, split=split, plans=PlanCache())
+            settings = replace(settings, split=with_plugin(settings.split), plans=PlanCache())
         answer.append([tokens, {**options, PAYLOAD: replace(payload, settings=settings, banks=banks)}])
     return answer
 

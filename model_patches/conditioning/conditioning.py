@@ -5,24 +5,7 @@ references share it, and nothing is left behind after a run. `condition` is call
 `extra_conds` turns the payload into conds (`conds_of`) and its `_apply_model` turns the conds of one step into the
 `Guide` that the cross-attention layers read (`guide_of`).
 
-Inference modes of Image Referenced Sketch Colorization Based on Animation Creation Workflow (CVPR 2025):
-
-| mode           | figure                    | background                                   | files    |
-| vanilla        | tokens e, plain weights, the whole picture                               | all      |
-| masked vanilla | e, plain weights          | background tokens or e, plain weights        | all      |
-|  with plugin   | e, background weights     | background tokens, background weights        | XL       |
-| bg2fig         | e, figure weights         | e, plain weights                             | v1.5     |
-| fig2fig        | e, figure weights         | R(background tokens + T(t)), background weights | v1.5  |
-|                | e, figure weights         | background tokens, background weights        | v2, XL*  |
-
-*: an XL file with region weights for both, as the trainer's stage xl_lora makes them. bg2fig runs with it as well.
-
-v2 (released application): vanilla is its plain mode, masked vanilla without background tokens its "FG enhance", fig2fig
-its "BG enhance"; a style and the details of a background come from picture encoders (picture_guides.py).
-
-R is the recovery transformer, T the threshold embedding, t the threshold of the reference's mask. XL reads the tokens
-that its token projection makes of image and tagger tokens; its background weights belong to the background plugin
-(plugin.py) and were trained to be on for the whole picture.
+Which tokens and weights a mode gives to which region is the rule of colorize/modes.py.
 """
 
 from __future__ import annotations
@@ -35,19 +18,21 @@ from typing import TYPE_CHECKING
 import comfy.conds
 import torch
 
+from ...colorize.advice import mode_advice
 from ...colorize.families import CheckpointError
+from ...colorize.modes import MASK_THRESHOLD, MODES, Given, Weights, background_of, refusal, split_options
 from ...colorize.pictures.figure_masks import check_mask
 from ...colorize.reference.noisy_sampling import SCHEDULE_STEPS, noisy_sampling_tokens, steps_left
-from ...colorize.reference.types import Colorizer, Reference
+from ...colorize.reference.types import Reference
 from ...colorize.unet.decoder_guide import DecoderGuide
 from ...colorize.unet.size_embedding import SCORE
-from ...colorize.unet.split_attention import REGION_KINDS, Split, SplitOptions, to_latent_size
+from ...colorize.unet.split_attention import Split, SplitOptions, to_latent_size
 from ...colorize.unet.unet import BANK_OPTIONS
+from ..checkpoint.colorizer import Colorizer
 
 if TYPE_CHECKING:
     from .background_plugin import Banks
 
-MODES = ("vanilla", *REGION_KINDS)
 VARIANTS = ("paper", "released")
 PAYLOAD = "colorize"  # key of the payload in a conditioning's dictionary, and of the Guide in transformer_options
 LAST_STEP = 999
@@ -68,7 +53,7 @@ class ReferenceSettings:
     """Factor on the background's result, 0..2 (masked modes)."""
     merge: float = 0.0
     """Share of the background's result inside the figure, 0..1 (masked modes)."""
-    mask_threshold: float = 0.05
+    mask_threshold: float = MASK_THRESHOLD
     """The figure is where its mask is greater, 0..1; 0.05 is the released application's."""
     mask_edges: str = "hard"
     """"hard": decide by the threshold; "soft": blend by the mask's value."""
@@ -233,15 +218,11 @@ def condition(model, colorizer: Colorizer, reference: Reference, settings: Refer
     model: the ColorizeModel the conditioning is for. The negative has zero tokens and the same regions. Raises
     ValueError, naming what is missing and where to connect it.
     """
+    check_mode(colorizer, reference, settings, figure_mask)
     context = context_of(colorizer, reference)
     tokens, options, region_tokens, masks = context.own, None, (), ()
-    if settings.mode != "vanilla":
+    if MODES[settings.mode].splits:
         tokens, options, region_tokens, masks = _regions(colorizer, reference, context, settings, figure_mask)
-    elif reference.regions:
-        raise ValueError(
-            "The reference has regions (Add Region), but the mode vanilla knows one region only. "
-            "Set mode to fig2fig, bg2fig or masked vanilla."
-        )
     strengths = reference.levels.of(model.diffusion_model.attention_places, settings.strength)
     off = (settings.off_start, settings.off_end)
     steps = StepSettings(
@@ -259,25 +240,32 @@ def condition(model, colorizer: Colorizer, reference: Reference, settings: Refer
     return [[tokens, {PAYLOAD: positive}]], [[torch.zeros_like(tokens), {PAYLOAD: negative}]]
 
 
-def _regions(colorizer: Colorizer, reference: Reference, context: Context, settings: ReferenceSettings, figure_mask):
-    """(tokens of the first region, options, tokens of the others, figure masks) of a masked mode."""
-    mode, encoder = settings.mode, colorizer.background_encoder
-    if mode in ("bg2fig", "fig2fig") and not colorizer.family.has_regions:
-        raise ValueError(
-            f"The mode {mode} needs the region weights of a ColorizeDiffusion v1.5 checkpoint (or of an XL model that "
-            f"the trainer's stage xl_lora made); {colorizer.file_name} is {colorizer.family.title} without them. Load "
-            "a v1.5 checkpoint, or choose masked vanilla, which needs none"
-            + (" (with Apply Background Plugin behind it, for XL with plugin)." if colorizer.family.is_xl else ".")
-        )
-    if mode == "bg2fig" and colorizer.family.is_v2:
-        raise ValueError(
-            f"{colorizer.file_name} is {colorizer.family.title}, whose weights know no bg2fig. Choose masked vanilla "
-            "(the reference for figure and background), or fig2fig with a background in Encode Reference."
-        )
-    if figure_mask is None and not reference.regions:
-        raise ValueError(
-            f"The mode {mode} needs to know where the figure is. Connect figure_mask: a MASK of the sketch, 1 = figure."
-        )
+def weights_of(colorizer: Colorizer) -> Weights:
+    """What decides which modes the checkpoint of a colorizer runs."""
+    return Weights.of(colorizer.family, colorizer.file_name, colorizer.background_encoder is not None)
+
+
+def check_mode(
+    colorizer: Colorizer, reference: Reference, settings: ReferenceSettings, figure_mask: torch.Tensor | None
+) -> None:
+    """Raise ValueError when the mode does not run with this checkpoint, reference and mask."""
+    weights = weights_of(colorizer)
+    given = Given(figure_mask is not None, reference.background_tokens is not None, len(reference.regions))
+    if reason := refusal(settings.mode, weights, given):
+        error = CheckpointError if reason.lacks == "recovery" else ValueError
+        raise error(f"{reason.text} {mode_advice(reason, weights)}")
+
+
+def _regions(
+    colorizer: Colorizer,
+    reference: Reference,
+    context: Context,
+    settings: ReferenceSettings,
+    figure_mask: torch.Tensor | None,
+) -> tuple[torch.Tensor, SplitOptions, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    """(tokens of the first region, options, tokens of the others, figure masks) of a mode that splits."""
+    encoder = colorizer.background_encoder
+    figures = []  # (tokens, mask, strength), bottom to top
     if figure_mask is not None:
         figure_mask = check_mask(figure_mask, "figure_mask")
         if not bool(figure_mask.any()):
@@ -285,50 +273,35 @@ def _regions(colorizer: Colorizer, reference: Reference, context: Context, setti
                 "ColorizeDiffusion: figure_mask is empty, so the whole drawing counts as background. 1 must be the "
                 "figure; Load Image gives an empty mask for pictures without transparency."
             )
-    embed = settings.variant == "released" and encoder is not None and mode == "fig2fig"
-    figures = []  # (tokens, mask, strength), bottom to top
-    if figure_mask is not None:
         figures.append((context.own, figure_mask, settings.figure_strength))
     for region, tokens in zip(reference.regions, context.regions, strict=True):
         figures.append((tokens, region.mask, settings.figure_strength * region.strength))
-    if embed:
+    if settings.variant == "released" and encoder is not None and settings.mode == "fig2fig":
         figures = [(encoder.figure(t, settings.mask_threshold), mask, strength) for t, mask, strength in figures]
-    figure_kind, background_kind = REGION_KINDS[mode]
-    soft = settings.mask_edges == "soft"
-    options = SplitOptions(
-        kinds=(*[figure_kind] * len(figures), background_kind),
-        strengths=(*(strength for *_, strength in figures), settings.background_strength),
+    options = split_options(
+        settings.mode,
+        weights_of(colorizer),
+        tuple(strength for *_, strength in figures),
+        settings.background_strength,
         threshold=settings.mask_threshold,
         merge=settings.merge,
-        soft=soft,
-        overshoot=soft and settings.variant == "released" and colorizer.family.is_xl,
-        ties_to_figure=colorizer.family.name == "v1",
+        soft=settings.mask_edges == "soft",
+        overshoot=settings.variant == "released",
     )
-    background = _background(colorizer, reference, context, settings)
-    tokens = [t for t, *_ in figures] + [background]
+    tokens = [t for t, *_ in figures] + [_background(colorizer, reference, context, settings)]
     return tokens[0], options, tuple(tokens[1:]), tuple(mask for _, mask, _ in figures)
 
 
 def _background(
     colorizer: Colorizer, reference: Reference, context: Context, settings: ReferenceSettings
 ) -> torch.Tensor:
-    if settings.mode == "masked vanilla" and context.background is not None:
-        return context.background
-    if settings.mode != "fig2fig":
+    """(B, N, D): what the background's queries read."""
+    given = Given(figure=True, background=context.background is not None)
+    source = background_of(settings.mode, weights_of(colorizer), given)
+    if source == "reference":
         return context.own
-    if context.background is None:
-        raise ValueError(
-            "The mode fig2fig needs to know the reference's background. In Encode Reference connect figure_mask (a "
-            "MASK of the reference, 1 = figure) or a background picture, or choose "
-            + ("masked vanilla, which needs neither." if colorizer.family.is_v2 else "bg2fig, which needs neither.")
-        )
-    if not colorizer.family.recovers_background:
+    if source == "background":
         return context.background
-    if colorizer.background_encoder is None:
-        raise CheckpointError(
-            f"{colorizer.file_name} has region weights but no recovery transformer, which fig2fig needs. "
-            "Load a complete v1.5 checkpoint, or choose bg2fig."
-        )
     recover = settings.variant == "paper" or not reference.background_is_picture
     return colorizer.background_encoder.background(context.background, reference.background_threshold, recover)
 

@@ -16,28 +16,27 @@ sample, so that results depend on noise), and a background picture is always rea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import comfy.latent_formats
-import comfy.model_patcher
 import torch
 
-from ...colorize.background.picture_encoder import PictureEncoder, background_context, merged_styles
-from ...colorize.families import PLUGIN_PREFIX, STYLE_PREFIX
+from ...colorize.background.picture_encoder import background_context, merged_styles
+from ...colorize.modes import BACKGROUND, REFERENCE_THRESHOLD
 from ...colorize.pictures import images
 from ...colorize.pictures.figure_masks import check_mask, without_figure
 from ...colorize.pictures.masks import squash
-from ...colorize.reference.types import Colorizer, Reference
+from ...colorize.reference.types import Reference
 from ...colorize.unet import size_embedding
 from ...colorize.unet.decoder_guide import DecoderGuide, figure_split
 from ...colorize.unet.split_attention import SplitOptions
-from .background_plugin import Banks, managed_unet, read_rows, size_of
+from ..checkpoint.colorizer import Colorizer
+from ..checkpoint.managed import read_rows
+from ..checkpoint.picture_encoders import NODE
+from .background_plugin import Banks, size_of
 from .conditioning import PAYLOAD, Payload, StepSettings
-
-NODE = "Apply Style and Background"
 
 
 @dataclass(eq=False)
@@ -58,41 +57,11 @@ class PictureGuides(Banks):
         return dict(decoder=DecoderGuide(tensors[: self.backgrounds], tensors[self.backgrounds :], split))
 
 
-def parts_of(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of both encoders of a v2 checkpoint."""
-    return {key: value for key, value in state_dict.items() if key.startswith((PLUGIN_PREFIX, STYLE_PREFIX))}
-
-
-@dataclass(frozen=True, eq=False)
-class LoadedPictureEncoders:
-    """The two encoders of a v2 checkpoint, each built when it is first used: it is a third of the U-Net."""
-
-    weights: Mapping[str, torch.Tensor] = field(repr=False)
-    """Of `parts_of`."""
-    num_head_channels: int
-    file_name: str
-
-    @cached_property
-    def style(self) -> comfy.model_patcher.ModelPatcher:
-        """The style encoder. Raises CheckpointError when the file's part is not complete."""
-        return self._build(STYLE_PREFIX, "style")
-
-    @cached_property
-    def background(self) -> comfy.model_patcher.ModelPatcher:
-        """The background encoder. Raises CheckpointError when the file's part is not complete."""
-        return self._build(PLUGIN_PREFIX, "background")
-
-    def _build(self, prefix: str, what: str) -> comfy.model_patcher.ModelPatcher:
-        weights = {key: value for key, value in self.weights.items() if key.startswith(prefix)}
-        part = f"{what} encoder in {self.file_name!r}"
-        return managed_unet(PictureEncoder, weights, prefix, self.num_head_channels, part, NODE)
-
-
 @dataclass(frozen=True)
 class GuideSettings:
     """The widgets of Apply Style and Background."""
 
-    mask_threshold: float = 0.5
+    mask_threshold: float = REFERENCE_THRESHOLD
     """A pixel of the background picture counts as figure when its mask is not below this, 0..1."""
     background_factor: float = 1.0
     """Factor on the background's tokens, 0..2."""
@@ -172,7 +141,9 @@ def read_pictures(
 def _follows_regions(conditioning: list) -> bool:
     """Whether a conditioning is one of fig2fig: figure and background with their own weights."""
     payloads = [options.get(PAYLOAD) for _, options in conditioning]
-    return any(p is not None and p.settings.split is not None and "bg" in p.settings.split.kinds for p in payloads)
+    return any(
+        p is not None and p.settings.split is not None and BACKGROUND in p.settings.split.kinds for p in payloads
+    )
 
 
 def _check_background(warps: bool, merges: bool, reference: Reference) -> None:

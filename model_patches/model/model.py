@@ -21,7 +21,7 @@ import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock, CrossAttention, SpatialTransformer, optimized_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel, Upsample
 
-from ...colorize import families
+from ...colorize import families, names
 from ...colorize.sampling.schedule import fractional_step
 from ...colorize.unet.region_lora import KINDS, LowRank, Ranks, region_ranks, to_module_names, to_official_names
 from ...colorize.unet.split_attention import split_attention
@@ -203,7 +203,7 @@ class ColorizeModel(comfy.model_base.BaseModel):
 
     def load_model_weights(self, sd, unet_prefix="", **kwargs):
         """Load the U-Net strictly and remember the file's companions. sd loses the U-Net's tensors."""
-        self.companions = {k: v for k, v in sd.items() if k.startswith(families.COMPANION_PREFIXES)}
+        self.companions = {k: v for k, v in sd.items() if k.startswith(names.COMPANIONS)}
         given = {key.removeprefix(unet_prefix) for key in sd if key.startswith(unet_prefix)}
         expected = set(to_official_names(self.diffusion_model.state_dict(), self.region_names))
         if missing := sorted(expected - given):
@@ -217,8 +217,8 @@ class ColorizeModel(comfy.model_base.BaseModel):
         """The tensors of Save Checkpoint, with the markers from which every loader reads type and head width again."""
         out = super().state_dict_for_saving(unet_state_dict, *args, **kwargs)
         if self.model_type == MODEL_TYPES["eps"]:
-            out[families.EPS_MARKER] = torch.tensor([])
-        out[families.HEAD_WIDTH_MARKER] = torch.tensor(self.model_config.unet_config["num_head_channels"])
+            out[names.EPS_MARKER] = torch.tensor([])
+        out[names.HEAD_WIDTH] = torch.tensor(self.model_config.unet_config["num_head_channels"])
         out.update(self.companions)
         return out
 

@@ -19,13 +19,13 @@ import comfy.ops
 import comfy.utils
 import torch
 
+from ...colorize.pictures.images import PIXELS_PER_LATENT
 from ...colorize.sketch import xl_encoder as xl_sketch_encoder
 from ...colorize.sketch.encoder import SketchEncoder
 from ...colorize.sketch.xl_encoder import XLSketchEncoder
 from ...colorize.unet.unet import HINT_BLOCKS
 
 CACHED_SIZES = 4  # sketches of an image-to-image, hires or area pass are kept side by side
-PIXELS_PER_LATENT = 8
 # Working memory of the encoder per input pixel and batch row, in values: 16 channels twice at full size, less below.
 VALUES_PER_PIXEL = 64
 # XL besides: about ten tensors of 1280 values for each token of the attention, of which there are 1/64 of the pixels

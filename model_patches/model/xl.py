@@ -11,14 +11,13 @@ import comfy.latent_formats
 import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock, CrossAttention, optimized_attention
 
-from ...colorize import families
+from ...colorize import families, names
+from ...colorize.pictures.images import PIXELS_PER_LATENT
 from ...colorize.unet import size_embedding
 from ...colorize.unet.region_lora import XL_KINDS
 from ...colorize.unet.split_attention import split_attention
-from ...colorize.unet.unet import UNUSED
 from ..conditioning.conditioning import PAYLOAD, Guide
 from .model import ColorizeBase, ColorizeModel, ColorizeUNet
-from .sketch_control import PIXELS_PER_LATENT
 
 SCALARS = 2  # size and aesthetic score
 
@@ -109,5 +108,5 @@ class ColorizeXL(ColorizeBase):
         return families.is_xl_unet(unet_config, state_dict, unet_key_prefix)
 
     def process_unet_state_dict(self, state_dict):
-        used = {key: value for key, value in state_dict.items() if not key.startswith(UNUSED)}
+        used = {key: value for key, value in state_dict.items() if not key.startswith(names.UNUSED)}
         return super().process_unet_state_dict(used)

@@ -25,8 +25,9 @@ import torch
 import torch.nn.functional as F
 from comfy.patcher_extension import WrappersMP
 
+from ...colorize.pictures.images import PIXELS_PER_LATENT
 from ..conditioning.conditioning import LAST_STEP, PlanCache, noise_stream
-from ..model.sketch_control import PIXELS_PER_LATENT, SketchControl, entries_of
+from ..model.sketch_control import SketchControl, entries_of
 
 KEY = "colorize_reference_pass"  # of the wrappers on the model
 SEED = "colorize_seed"  # in transformer_options: the seed of the run

@@ -20,7 +20,7 @@ class Setting:
 
     def __init__(self, options: argparse.Namespace, stock_model, lines):
         """stock_model, lines: of run.py."""
-        unet, plugin = ours("colorize.unet.unet"), ours("model_patches.conditioning.background_plugin")
+        unet, plugin = ours("colorize.unet.unet"), ours("model_patches.checkpoint.plugin")
         # Tokens as wide in proportion as the released ones, so that projecting them costs the same share of a step.
         context = unet.XL.context_dim * options.width // unet.XL.model_channels
         config = dataclasses.replace(unet.XL, model_channels=options.width, context_dim=context)
@@ -67,7 +67,8 @@ class Setting:
         """One reading of a background by the plugin."""
         side = 8 * self.x.shape[-1]
         masks = torch.zeros(1, 1, side, side)
-        return self.plugin.banks(self.x, masks, masks, (side, side))
+        banks = ours("model_patches.conditioning.background_plugin").Banks
+        return banks(self.plugin.read(self.x, masks, masks, (side, side)))
 
 
 def bench_xl(options: argparse.Namespace, stock_model, lines) -> None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from colorize import names
 from colorize.background.picture_encoder import PictureEncoder, background_context, merged_styles
-from colorize.families import PLUGIN_PREFIX, STYLE_PREFIX
 from colorize.unet.decoder_guide import DecoderGuide, Modulation, Warp, figure_split
 from colorize.unet.size_embedding import embed, ratio_scalars
 from colorize.unet.unet import UNet, unet_config_from_state_dict, unet_weights
@@ -240,7 +240,7 @@ def test_the_released_names_are_ours(golden_keys):
     with torch.device("meta"):
         unet = UNet(config)
     unet.load_state_dict(unet_weights(keys, UNET), assign=True)
-    for prefix, style in ((PLUGIN_PREFIX, False), (STYLE_PREFIX, True)):
+    for prefix, style in ((names.BACKGROUND_ENCODER, False), (names.STYLE_ENCODER, True)):
         told = unet_config_from_state_dict(keys, prefix, reads_reference=False)
         assert told.y_width == 512 and told.context_dim == 1024
         encoder = PictureEncoder(told, style, device="meta")

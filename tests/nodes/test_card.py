@@ -222,10 +222,10 @@ def test_load_refuses_another_encoder(pack, nodes, reference, tiny_encoder, capl
 
 
 def test_load_refuses_another_models_tokens(pack, nodes, reference):
-    families, types = pack.module("colorize.families"), pack.module("colorize.reference.types")
+    families, parts = pack.module("colorize.families"), pack.module("model_patches.checkpoint.colorizer")
     name = nodes("ColorizeSaveReference", reference=reference).result[0]
     for width in (48, 1024):
-        colorizer = types.Colorizer(families.Family("v1", "", "v", "choice", 32, width, 32), "model.safetensors")
+        colorizer = parts.Colorizer(families.Family("v1", "", "v", "choice", 32, width, 32), "model.safetensors")
         if width == reference.width:
             nodes("ColorizeLoadReference", card_name=name, colorizer=colorizer)
             continue

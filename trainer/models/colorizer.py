@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from colorize import families
+from colorize import families, modes
 from colorize.pictures.masks import without_figure
 from colorize.reference.recovery import BackgroundEncoder
 from colorize.reference.vision import ReferenceEncoder, load_reference_encoder
@@ -16,7 +16,7 @@ from colorize.sampling import guidance
 from colorize.sampling import solvers as sampling
 from colorize.sampling.schedule import NoiseSchedule
 from colorize.sketch.encoder import SketchEncoder
-from colorize.unet.split_attention import REGION_KINDS, Split, SplitOptions, to_latent_size
+from colorize.unet.split_attention import Split, SplitOptions, to_latent_size
 from colorize.unet.unet import UNet, unet_config_from_state_dict
 from trainer.config import ConfigError
 from trainer.models import autoencoder, checkpoint
@@ -28,7 +28,9 @@ REGION_LORA = ".lora_"  # in the name of every region weight of the U-Net
 
 
 # Region weights of figure and background in each mode that splits the picture, by the names of the command line.
-MODE_KINDS = {mode.removesuffix(" vanilla"): kinds for mode, kinds in REGION_KINDS.items()}
+MODE_KINDS = {
+    name.removesuffix(" vanilla"): (row.figure, row.background) for name, row in modes.MODES.items() if row.splits
+}
 MODES = ("vanilla", *MODE_KINDS)
 MASK_THRESHOLD = 0.05  # of the sketch's figure mask, as in the released application
 REFERENCE_THRESHOLD = 0.5  # of the reference's

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from colorize import families
+from colorize import families, names
 from colorize.reference.vision import ReferenceEncoder
 from colorize.unet.unet import UNet
 from trainer.config import Config, ConfigError, Model, Report
@@ -70,8 +70,8 @@ def entanglement_curves(
 def model_markers(prediction: str, heads: int) -> dict[str, torch.Tensor]:
     """Tensors that say what the U-Net predicts ("v" or "eps") and how wide its heads are, where metadata is lost."""
     return {
-        families.V_MARKER if prediction == "v" else families.EPS_MARKER: torch.zeros(0),
-        families.HEAD_WIDTH_MARKER: torch.tensor(heads),
+        names.V_MARKER if prediction == "v" else names.EPS_MARKER: torch.zeros(0),
+        names.HEAD_WIDTH: torch.tensor(heads),
     }
 
 

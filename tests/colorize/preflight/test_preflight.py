@@ -230,12 +230,12 @@ def test_models_and_encoders():
 @pytest.mark.parametrize(
     ("mode", "name", "values", "text"),
     [
-        ("fig2fig", "v1", {}, "needs region weights"),
-        ("bg2fig", "v1", {}, "needs region weights"),
-        ("fig2fig", "v1.5", {}, "needs the reference's background"),
-        ("bg2fig", "v2", {}, "needs a v1.5 checkpoint; mult.safetensors is ColorizeDiffusion v2"),
-        ("fig2fig", "v2", {}, "needs the reference's background"),
-        ("vanilla", "v1.5", {"regions": ("a",)}, "has 1 added regions"),
+        ("fig2fig", "v1", {}, "needs the region weights"),
+        ("bg2fig", "v1", {}, "needs the region weights"),
+        ("fig2fig", "v1.5", {}, "needs to know the reference's background"),
+        ("bg2fig", "v2", {}, "mult.safetensors is ColorizeDiffusion v2, whose weights know no bg2fig"),
+        ("fig2fig", "v2", {}, "needs to know the reference's background"),
+        ("vanilla", "v1.5", {"regions": ("a",)}, "has 1 added region "),
     ],
 )
 def test_modes(mode, name, values, text):

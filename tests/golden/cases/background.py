@@ -53,7 +53,7 @@ def comfy_conditions(golden, check):
     background = ours("model_patches.checkpoint.recovery").LoadedBackgroundEncoder.from_state_dict(
         golden.weights, "golden"
     )
-    colorizer = types.Colorizer(family, "golden", background)
+    colorizer = ours("model_patches.checkpoint.colorizer").Colorizer(family, "golden", background)
     mask = inputs["smask"][:, 0]
 
     def conditions(mode, background_tokens=None, picture=False):

@@ -58,9 +58,9 @@ def comfy_conditions(golden, check):
 
     tokens = golden.inputs["emb_reference_full"]
     model = tiny_model(tokens.shape[-1])
-    types = ours("colorize.reference.types")
+    types, parts = ours("colorize.reference.types"), ours("model_patches.checkpoint.colorizer")
     family = ours("colorize.families").Family("v1", "", "v", "choice", 32, tokens.shape[-1], 32)
-    colorizer = types.Colorizer(family=family, file_name="golden")
+    colorizer = parts.Colorizer(family=family, file_name="golden")
     reference = types.Reference(tokens=tokens, image_size=1, fit="stretch")
     apply = ours("nodes.apply").ColorizeApplyReference.execute
     _, positive, negative = apply(model, colorizer, reference).args

@@ -208,7 +208,7 @@ def comfy_conditions(golden, check):
             for kind in ("style", "bg")
         }
         encoders = SimpleNamespace(style=managed(recorders["style"]), background=managed(recorders["bg"]))
-        colorizer = types.Colorizer(family, "golden", picture_encoders=encoders)
+        colorizer = ours("model_patches.checkpoint.colorizer").Colorizer(family, "golden", picture_encoders=encoders)
         background = inputs[f"emb_{'background' if own else 'masked_reference'}_full"][:, 1:] if warped or own else None
         reference = types.Reference(tokens, 1, "stretch", background, own)
         mode = "fig2fig" if warped else "masked vanilla" if name == "fg" else "vanilla"

@@ -132,7 +132,7 @@ def comfy_split_attention(golden, check):
 @case("xl_reference_net", side="comfy")
 def reference_net(golden, check):
     module, inputs, sizes = ours("model_patches.conditioning.background_plugin"), golden.inputs, golden.constructor
-    plugin = module.LoadedPlugin.from_state_dict(
+    plugin = ours("model_patches.checkpoint.plugin").LoadedPlugin.from_state_dict(
         golden.weights, sizes["reference_net"]["num_head_channels"], golden.path.name
     )
     tensors = tuple(plugin.patcher.model(inputs["ref_x"], inputs["ref_y"]))
@@ -167,8 +167,8 @@ class Wrapper:
         self.golden, self.inputs, self.sizes = golden, golden.inputs, golden.constructor["wrapper"]
         self.unet_sizes = self.sizes["unet_config"]["params"]
         self.network = Network(golden, self.unet_sizes)
-        families, types = ours("colorize.families"), ours("colorize.reference.types")
-        plugin = ours("model_patches.conditioning.background_plugin").LoadedPlugin.from_state_dict(
+        families, parts = ours("colorize.families"), ours("model_patches.checkpoint.colorizer")
+        plugin = ours("model_patches.checkpoint.plugin").LoadedPlugin.from_state_dict(
             golden.weights, self.unet_sizes["num_head_channels"], golden.path.name
         )
         family = families.Family(
@@ -176,7 +176,7 @@ class Wrapper:
             prediction_source="choice", model_channels=self.unet_sizes["model_channels"],
             context_dim=self.unet_sizes["context_dim"], num_head_channels=self.unet_sizes["num_head_channels"],
         )  # fmt: skip
-        self.colorizer = types.Colorizer(family, golden.path.name, None, self._projection(), plugin)
+        self.colorizer = parts.Colorizer(family, golden.path.name, None, self._projection(), plugin)
 
     def _projection(self):
         heads = self.sizes["proj_config"]["params"]["dim_head"]
@@ -320,13 +320,13 @@ def prepare_xlv2(golden, check):
         seen = []
         network = wrapper.colorizer.plugin.patcher.model
         hook = network.register_forward_pre_hook(lambda module, arguments, seen=seen: seen.extend(arguments))
-        banks = wrapper.colorizer.plugin.banks(
+        banks = wrapper.colorizer.plugin.read(
             golden.outputs[f"{run}.frozen.latent_0"], inputs["smask"], inputs[mask], tuple(inputs[source].shape[-2:])
         )
         hook.remove()
         check(f"{run}.plugin_input", seen[0])
         check(f"{run}.plugin_y", seen[1])
-        check(f"{run}.v", wrapper.velocity(plugin.with_banks(positive, banks), hints))
+        check(f"{run}.v", wrapper.velocity(plugin.with_banks(positive, plugin.Banks(banks)), hints))
     for pattern, reason in SKIPPED.items():
         check.skip(pattern, reason)
 

@@ -156,7 +156,7 @@ def test_reference_of_another_family(pack, graph, xl_graph, loaded, loaded_xl):
         tokens_of(xl_graph, loaded, xl_graph.reference())
     with pytest.raises(ValueError, match="also reads a tagger's features.*Connect a tagger to Encode Reference"):
         tokens_of(xl_graph, loaded_xl, xl_graph.reference(tagger=None))
-    advice = pack.module("nodes.apply").encoder_advice
+    advice = pack.module("colorize.advice").encoder_advice
     assert "ViT-H/14" in advice(1024) and "ViT-bigG/14" in advice(1280) and "small" in advice(384)
 
 
@@ -480,7 +480,7 @@ def test_preflight(pack, xl_graph, loaded_xl, loaded_plugin, figure_reference):
     other = dataclasses.replace(figure_reference, tagger_tokens=torch.zeros(1, 16, 72))
     assert "features of width 72; this model reads 64" in report(reference=other)[0]
     text, _ = report(loaded_plugin, reference=figure_reference, mode="fig2fig", figure_mask=half_mask())
-    assert "Choose masked vanilla, and put Apply Background Plugin" in text
+    assert "choose masked vanilla, which needs none (with Apply Background Plugin" in text
 
 
 def test_preflight_knows_the_size_of_xl(pack, loaded_xl):

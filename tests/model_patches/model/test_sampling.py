@@ -151,8 +151,8 @@ def test_text_conditioning_is_refused(graph, loaded):
 
 
 def test_mismatched_parts(pack, graph, loaded, encoder):
-    module = pack.module("colorize.reference.types")
-    wide = module.Reference(torch.zeros(1, 17, 1024), 224, "stretch")
+    module = pack.module("model_patches.checkpoint.colorizer")
+    wide = pack.module("colorize.reference.types").Reference(torch.zeros(1, 17, 1024), 224, "stretch")
     with pytest.raises(
         ValueError, match="tokens of width 1024, the model tiny.safetensors reads width 48.*Load Reference Encoder"
     ):
