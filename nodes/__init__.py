@@ -6,6 +6,7 @@ import os
 
 from comfy_api.latest import ComfyExtension, io
 
+from . import example_pictures
 from .animediffusion import (
     ColorizeAnimeDiffusionConditioning,
     ColorizeAnimeDiffusionSampler,
@@ -42,7 +43,8 @@ BUNDLED_MODEL_KINDS = ("checkpoints", "clip_vision")
 
 class ColorizeDiffusionExtension(ComfyExtension):
     async def on_load(self) -> None:
-        """Tell ComfyUI's loaders about our families and folders, and where the bundled small model lies."""
+        """Tell ComfyUI's loaders about our families and folders and where the bundled small model lies, and put the
+        pictures of the templates beside the user's own."""
         import folder_paths
 
         from ..model_patches.inputs import extractors
@@ -52,6 +54,8 @@ class ColorizeDiffusionExtension(ComfyExtension):
         extractors.register_folder()
         for kind in BUNDLED_MODEL_KINDS:
             folder_paths.add_model_folder_path(kind, os.path.join(PACK_FOLDER, "models", kind))
+        pictures = os.path.join(PACK_FOLDER, "workflows", "examples")
+        example_pictures.offer(pictures, folder_paths.get_input_directory())
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

@@ -1,10 +1,11 @@
 """Makes what is shown of the workflows, from the repository root, with a real server and a real browser:
 
-    python -m tests.browser make [NAME ...]       saves workflows/NAME.json again from its API twin and its layout
-    python -m tests.browser pictures [NAME ...]   writes workflows/NAME.jpg, for quickstart docs/images/workflow.png too
+    python -m tests.browser make [NAME ...]       saves the template again from workflows/api/NAME.json and its layout
+    python -m tests.browser pictures [NAME ...]   writes its thumbnail, for quickstart docs/images/workflow.png too
     python -m tests.browser look [NAME ...]       runs it and shows every group of nodes in pictures, in a new folder
 
-NAME is a workflow with a file NAME_layout.json in this folder; without names all of them.
+NAME is a workflow with a file NAME_layout.json in this folder; without names all of them. The layout says under which
+name ComfyUI's template browser shows it (example_workflows/): there is no other title.
 Needs the environment of the tests, the bundled models, chromium, Node.js and playwright-core (see test_browser.py).
 """
 
@@ -21,10 +22,9 @@ from quickstart_lib import comfyui, environment, job
 from quickstart_lib.server import Server
 from quickstart_lib.terminal import Status
 from tests.browser import stand_ins
+from tests.workflows.shipped import NAMES, ROOT, api, examples, layout, packs, template
 
-ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-EXAMPLES = ROOT / "workflows" / "examples"
 THUMBNAIL = 512  # pixels, square
 SHOWN = "quickstart"  # the workflow whose graph the README shows
 SHOT_BOX = (64, 104, 2336, 900)  # the graph in the browser's window: left, top, right, bottom
@@ -79,27 +79,19 @@ def inputs_thumbnail(sketch, references, size: int = THUMBNAIL):
     return picture
 
 
-def examples(name: str) -> dict[str, Path]:
-    """The example pictures that a workflow loads: title of the node -> file."""
-    nodes = job.load_workflow(ROOT / "workflows" / "api" / f"{name}.json").values()
-    loads = (node for node in nodes if node["class_type"].startswith("LoadImage"))
-    return {node["_meta"]["title"]: EXAMPLES / node["inputs"]["image"] for node in loads}
-
-
 def make(server: Server, name: str) -> None:
-    """Save workflows/NAME.json again."""
-    folder = ROOT / "workflows"
-    print(name, browse("make", url(server), folder / "api" / f"{name}.json", layout(name), folder / f"{name}.json"))
+    """Save the template NAME again."""
+    print(name, browse("make", url(server), api(name), layout(name), json.dumps(packs()), template(name)))
 
 
 def pictures(server: Server, name: str) -> None:
     """Show the workflow: its thumbnail, from a run where it needs no download, and the graph of SHOWN."""
     from PIL import Image
 
-    workflow = job.load_workflow(ROOT / "workflows" / "api" / f"{name}.json")
+    workflow = job.load_workflow(api(name))
     shown = examples(name)
     references = [Image.open(file) for title, file in shown.items() if title.startswith("Reference")]
-    if stand_ins.downloads(ROOT / "workflows" / f"{name}.json"):  # a run without those files would show nothing true
+    if stand_ins.downloads(template(name)):  # a run without those files would show nothing true
         edits = [node["inputs"] for node in workflow.values() if "anchor" in node["inputs"]]
         words = [f"{edit['anchor']}  >  {edit['target']}" for edit in edits]
         sketch = Image.open(shown["Sketch"])
@@ -107,12 +99,12 @@ def pictures(server: Server, name: str) -> None:
     else:
         result = Image.open(io.BytesIO(job.run(server, workflow, Status())))
         picture = thumbnail(Image.open(shown.get("Sketch") or shown["Picture"]), references[0], result)
-    picture.save(ROOT / "workflows" / f"{name}.jpg", quality=90)
+    picture.save(template(name).with_suffix(".jpg"), quality=90)
     if name != SHOWN:
         return
     shot = ROOT / "docs/images/workflow.png"
     shot.parent.mkdir(parents=True, exist_ok=True)
-    seen = browse("check", url(server), ROOT / "workflows" / f"{name}.json", shot)
+    seen = browse("check", url(server), template(name), shot)
     graph = Image.open(shot).convert("RGB").crop(SHOT_BOX)
     graph.resize((1600, 1600 * graph.height // graph.width), Image.LANCZOS).save(shot, optimize=True)
     print(shot, seen["status"]["status_str"], seen["errors"])
@@ -120,7 +112,7 @@ def pictures(server: Server, name: str) -> None:
 
 def look(server: Server, name: str) -> None:
     """Run the workflow in the browser, with stand-ins for files to download, and show every group of its nodes."""
-    workflow = ROOT / "workflows" / f"{name}.json"
+    workflow = template(name)
     folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
     with stand_ins.placed(workflow, server.base):
         seen = browse("check", url(server), workflow, folder / "graph.png", "groups")
@@ -132,24 +124,17 @@ def url(server: Server) -> str:
     return f"http://127.0.0.1:{server.port}"
 
 
-def layout(name: str) -> Path:
-    return HERE / f"{name}_layout.json"
-
-
 def main(action: str, *names: str) -> int:
     """The exit status."""
-    known = sorted(file.name.removesuffix("_layout.json") for file in HERE.glob("*_layout.json"))
     actions = {"make": make, "pictures": pictures, "look": look}
-    if action not in actions or not set(names) <= set(known):
-        print(__doc__, "Names: " + ", ".join(known), sep="\n")
+    if action not in actions or not set(names) <= set(NAMES):
+        print(__doc__, "Names: " + ", ".join(NAMES), sep="\n")
         return 2
     cache = environment.cache_folder(os.environ, Path.home())
-    folder = comfyui.find_or_clone(ROOT, os.environ, Path.home(), cache, print)
+    folder = comfyui.find_or_fetch("auto", ROOT, os.environ, Path.home(), cache, Status())
     here = environment.Environment(Path(sys.executable), "cpu", "")
     with Server(here, folder, ROOT, cache / "logs", Status(), cpu=True) as server:
-        for name in names or known:
-            for file in examples(name).values():
-                server.upload(file, file.name)
+        for name in names or NAMES:
             actions[action](server, name)
     return 0
 

@@ -1,11 +1,13 @@
 /* Opens ComfyUI in a real browser. Used by the browser tests and by hand:
 
-     node browser.cjs make  URL API_WORKFLOW LAYOUT OUT      arranges an API workflow into a UI workflow, as the frontend saves it
-     node browser.cjs check URL UI_WORKFLOW PICTURE          drops a UI workflow on the canvas, queues it, waits for its end
-     node browser.cjs check URL UI_WORKFLOW PICTURE groups   the same, and a picture of each group, PICTURE with a number
+     node browser.cjs make  URL API_WORKFLOW LAYOUT PACKS OUT  arranges an API workflow into a UI workflow, as the frontend saves it
+     node browser.cjs check URL UI_WORKFLOW PICTURE            drops a UI workflow on the canvas, queues it, waits for its end
+     node browser.cjs check URL UI_WORKFLOW PICTURE groups     the same, and a picture of each group, PICTURE with a number
+     node browser.cjs browse URL WORDS TITLE [PICTURE]         searches the template browser for WORDS, opens the template TITLE
 
-   A layout places the nodes of an API workflow by their titles: [left, top, width, height], the last two at least what the
-   node needs. `optional` adds nodes that are switched off (muted) and the links that come from them; `models` says what
+   PACKS is {"ours": {"cnr_id", "ver"}, "core": {...}}. A layout stacks the nodes of an API workflow, named by their titles, in
+   groups, and the groups in columns from left to right. ["Title", height] asks for at least that height: room for a preview.
+   `optional` adds nodes that are switched off (muted) and the links that come from them; `models` says what
    ComfyUI may download for a node. Prints one JSON document. playwright-core is looked for on NODE_PATH; $CHROMIUM names the browser.
 */
 const fs = require("fs");
@@ -20,7 +22,8 @@ const RUN_LIMIT = 240000;
 
 async function open(url) {
   const browser = await chromium.launch({ executablePath: process.env.CHROMIUM || "/usr/bin/chromium", args: FLAGS });
-  const page = await browser.newPage({ viewport: { width: 2400, height: 1250 } });
+  const page = await browser.newPage({ viewport: { width: 1920, height: 1080 } });
+  page.setDefaultTimeout(START_LIMIT); // a crowded machine draws slowly
   const errors = [];
   page.on("console", (message) => { if (message.type() === "error") errors.push(`${message.text()} ${message.location().url}`); });
   page.on("pageerror", (error) => errors.push(String(error)));
@@ -42,10 +45,12 @@ async function open(url) {
   return { browser, page, errors, ours };
 }
 
-async function make(url, apiFile, layoutFile, out) {
+const SIZES = { MARGIN: 20, TITLE: 30, GAP: 24, HEAD: 52 }; // of groups and nodes; TITLE is what a node draws above itself
+
+async function make(url, apiFile, layoutFile, packs, out) {
   const { browser, page } = await open(url);
   const layout = JSON.parse(fs.readFileSync(layoutFile, "utf8"));
-  const saved = await page.evaluate(async ([api, layout, name]) => {
+  const saved = await page.evaluate(async ([api, layout, name, packs, sizes]) => {
     const optional = layout.optional || { nodes: {}, links: {} };
     Object.assign(api, optional.nodes);
     for (const [id, links] of Object.entries(optional.links)) Object.assign(api[id].inputs, links);
@@ -55,36 +60,53 @@ async function make(url, apiFile, layoutFile, out) {
     for (const node of graph.nodes) titles[node.title] = node;
     for (const { _meta } of Object.values(optional.nodes)) titles[_meta.title].mode = window.LiteGraph.NEVER;
     for (const [title, models] of Object.entries(layout.models || {})) titles[title].properties.models = models;
-    for (const [title, place] of Object.entries(layout.nodes)) {
-      const node = titles[title];
-      if (!node) throw new Error(`the layout names a node that is not there: ${title}`);
-      node.pos = [place[0], place[1]];
-      const least = node.computeSize();
-      node.setSize([place[2] || least[0], Math.max(place[3] || 0, least[1])]);
-    }
     for (const note of layout.notes) {
       const node = window.LiteGraph.createNode("MarkdownNote");
       node.title = note.title;
       graph.add(node);
-      node.pos = note.pos;
-      node.setSize(note.size);
       node.widgets[0].value = note.text;
       node.color = "#432";
       node.bgcolor = "#653";
+      titles[note.title] = node;
     }
-    for (const { title, bounding, color } of layout.groups) {
-      const group = new window.LiteGraph.LGraphGroup(title);
-      group.pos = [bounding[0], bounding[1]];
-      group.size = [bounding[2], bounding[3]];
-      group.color = color;
-      graph.add(group);
+    const { MARGIN, TITLE, GAP, HEAD } = sizes;
+    const placed = new Set();
+    let left = 0;
+    for (const column of layout.columns) {
+      const width = Math.max(...column.map((group) => group.width));
+      let top = 0;
+      for (const { title, color, nodes } of column) {
+        let bottom = top + HEAD;
+        for (const entry of nodes) {
+          const [name, height] = Array.isArray(entry) ? entry : [entry, 0];
+          const node = titles[name];
+          if (!node) throw new Error(`the layout names a node that is not there: ${name}`);
+          node.pos = [left + MARGIN, bottom + TITLE];
+          node.setSize([width, Math.max(height, node.computeSize()[1])]);
+          bottom = node.pos[1] + node.size[1] + GAP;
+          placed.add(node.id);
+        }
+        const group = new window.LiteGraph.LGraphGroup(title);
+        group.pos = [left, top];
+        group.size = [width + 2 * MARGIN, bottom - GAP + MARGIN - top];
+        group.color = color;
+        graph.add(group);
+        top = bottom + MARGIN;
+      }
+      left += width + 2.5 * MARGIN;
+    }
+    const lost = graph.nodes.filter((node) => !placed.has(node.id)).map((node) => node.title);
+    if (lost.length) throw new Error(`the layout has no place for ${lost}`);
+    for (const node of graph.nodes) { // by these a saved graph says which pack a missing node comes from
+      if (node.type === "MarkdownNote") continue;
+      Object.assign(node.properties, packs[/^custom_nodes\./.test(node.constructor.nodeData.python_module) ? "ours" : "core"]);
     }
     for (const node of graph.nodes) {
       for (const widget of node.widgets || []) if (widget.name === "control_after_generate") widget.value = "fixed";
     }
     await new Promise((done) => setTimeout(done, 500));
     return { ...graph.serialize(), id: layout.id };
-  }, [JSON.parse(fs.readFileSync(apiFile, "utf8")), layout, path.basename(apiFile, ".json")]);
+  }, [JSON.parse(fs.readFileSync(apiFile, "utf8")), layout, layout.name, JSON.parse(packs), SIZES]);
   fs.writeFileSync(out, JSON.stringify(saved, null, 2) + "\n");
   await browser.close();
   return { nodes: saved.nodes.length, version: saved.version };
@@ -113,6 +135,8 @@ async function check(url, uiFile, picture, groups) {
     missing: window.app.graph.nodes.filter((node) => !window.LiteGraph.registered_node_types[node.type]).map((node) => node.type),
     dialogs: [...document.querySelectorAll('[role="dialog"]')].map((dialog) => dialog.innerText.slice(0, 500)),
     words: document.body.innerText,
+    // the panel that opens by itself when something of the workflow is missing: pictures, models, nodes
+    complaints: [...document.querySelectorAll('[data-testid^="error-"], [data-testid^="missing-"]')].map((e) => e.innerText.slice(0, 300)),
     prompt: (await window.app.graphToPrompt()).output,
   }));
   const before = Object.keys(await (await page.request.get(`${url}/history`)).json());
@@ -128,6 +152,8 @@ async function check(url, uiFile, picture, groups) {
     if (refused && refused !== "{}") { entry = { status: { status_str: "refused", messages: [refused] }, outputs: {} }; }
   }
   await page.waitForTimeout(1500);
+  const boxes = await page.evaluate(() => window.app.graph.nodes.map((node) => [node.title, node.pos[0],
+    node.pos[1] - window.LiteGraph.NODE_TITLE_HEIGHT, node.pos[0] + node.size[0], node.pos[1] + node.size[1]]));
   if (picture) {
     await page.evaluate(() => { // near enough for the words to be drawn, and the whole graph in view
       const { canvas } = window.app;
@@ -149,8 +175,29 @@ async function check(url, uiFile, picture, groups) {
     await page.screenshot({ path: picture.replace(/\.png$/, `-${number + 1}.png`) });
   }
   await browser.close();
-  return { ...seen, errors: ours(), status: entry && entry.status, outputs: entry && entry.outputs };
+  return { ...seen, boxes, errors: ours(), status: entry && entry.status, outputs: entry && entry.outputs };
+}
+
+async function browse(url, words, title, picture) {
+  const { browser, page } = await open(url);
+  await page.evaluate(() => window.app.extensionManager.command.execute("Comfy.BrowseTemplates"));
+  const dialog = page.getByRole("dialog").first();
+  await dialog.waitFor({ timeout: START_LIMIT });
+  await dialog.getByPlaceholder(/search/i).first().fill(words);
+  const card = dialog.getByText(title, { exact: true }).first();
+  await card.waitFor({ timeout: START_LIMIT });
+  await page.waitForTimeout(1500);
+  const titles = (await dialog.innerText()).split("\n");
+  const thumbnails = await dialog.evaluate((shown) => [...shown.querySelectorAll("img")].map((image) => image.naturalWidth));
+  if (picture) await page.screenshot({ path: picture });
+  await card.click();
+  await page.waitForFunction(() => window.app.graph.nodes.some((node) => node.type === "ColorizePrepareSketch"), null, { timeout: START_LIMIT });
+  await page.waitForTimeout(1500);
+  const opened = await page.evaluate(() => ({ nodes: window.app.graph.nodes.length, scale: window.app.canvas.ds.scale }));
+  if (picture) await page.screenshot({ path: picture.replace(/\.png$/, "-opened.png") });
+  await browser.close();
+  return { titles, thumbnails, ...opened };
 }
 
 const [action, ...rest] = process.argv.slice(2);
-({ make, check })[action](...rest).then((result) => console.log(JSON.stringify(result)), (error) => { console.error(error); process.exit(1); });
+({ make, check, browse })[action](...rest).then((result) => console.log(JSON.stringify(result)), (error) => { console.error(error); process.exit(1); });

@@ -9,14 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.browser import stand_ins
+from tests.workflows.shipped import NAMES, api, layout, packs, template
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("browser.cjs")
-EXAMPLES = ROOT / "workflows" / "examples"
-UI_FILES = sorted((ROOT / "workflows").glob("*.json"))
 ALL = os.environ.get("COLORIZE_EVERY_TEMPLATE") == "1"  # the others take minutes each on a CPU
-RUN = [f for f in UI_FILES if ALL or f.stem in ("quickstart", "fig2fig", "animediffusion")]
-MADE = [f for f in UI_FILES if ALL or f.stem in ("quickstart", "recolor")]
+RUN = [name for name in NAMES if ALL or name in ("quickstart", "animediffusion")]
+MADE = [name for name in NAMES if ALL or name == "quickstart"]
 pytestmark = [pytest.mark.comfyui, pytest.mark.server, pytest.mark.browser]
 
 
@@ -49,38 +47,53 @@ def browse():
     return run
 
 
-@pytest.mark.parametrize("file", RUN, ids=lambda file: file.name)
-def test_workflow_runs_from_a_drop(file, browse, live_server, tmp_path):
-    for picture in EXAMPLES.glob("*.png"):
-        live_server.upload(picture, picture.name)
+@pytest.mark.parametrize("name", RUN)
+def test_a_template_runs_at_once(name, browse, live_server, tmp_path):
+    """On a fresh installation: opened and run, a picture, no complaint, and no node covers another afterwards."""
+    file = template(name)
     with stand_ins.placed(file, live_server.base):
         seen = browse("check", f"http://127.0.0.1:{live_server.port}", str(file), str(tmp_path / "picture.png"))
     assert seen["missing"] == [] and seen["dialogs"] == []
-    assert seen["errors"] == []
+    assert seen["complaints"] == [] and seen["errors"] == []
     assert seen["status"]["status_str"] == "success", seen["status"]
     assert any(output.get("images") for output in seen["outputs"].values())
+    assert overlaps(seen["boxes"]) == []
+
+
+def overlaps(boxes: list[list]) -> list[tuple[str, str]]:
+    """Pairs of nodes, each (title, left, top, right, bottom) with its title bar, of which one lies on the other."""
+    return [
+        (a[0], b[0])
+        for index, a in enumerate(boxes)
+        for b in boxes[index + 1 :]
+        if a[1] < b[3] and b[1] < a[3] and a[2] < b[4] and b[2] < a[4]
+    ]
+
+
+def test_the_template_browser_finds_and_opens_the_quickstart(browse, live_server):
+    """By its title among all of ComfyUI's templates, with a thumbnail, at a zoom at which its text is drawn."""
+    title = template("quickstart").stem
+    seen = browse("browse", f"http://127.0.0.1:{live_server.port}", "colorize", title)
+    assert {template(name).stem for name in NAMES} <= set(seen["titles"])
+    assert seen["thumbnails"] and min(seen["thumbnails"]) > 0
+    assert seen["nodes"] and seen["scale"] >= 0.75
 
 
 def test_missing_files_are_offered_for_download(browse, live_server):
     """A workflow for official files, dropped where they are not: ComfyUI names each file."""
-    file = ROOT / "workflows" / "edit_reference.json"
+    file = template("edit_reference")
     seen = browse("check", f"http://127.0.0.1:{live_server.port}", str(file))
     for model in stand_ins.downloads(file):
         assert model["name"] in seen["words"], seen["words"][:4000]
     assert seen["missing"] == []
 
 
-@pytest.mark.parametrize("file", MADE, ids=lambda file: file.name)
-def test_making_the_ui_workflow_again_changes_nothing(file, browse, live_server, tmp_path):
-    layout = Path(__file__).with_name(f"{file.stem}_layout.json")
-    browse(
-        "make",
-        f"http://127.0.0.1:{live_server.port}",
-        str(ROOT / "workflows/api" / file.name),
-        str(layout),
-        str(tmp_path / "made.json"),
-    )
-    made, shipped = (json.loads(f.read_text(encoding="utf-8")) for f in (tmp_path / "made.json", file))
+@pytest.mark.parametrize("name", MADE)
+def test_making_the_template_again_changes_nothing(name, browse, live_server, tmp_path):
+    file = tmp_path / "made.json"
+    url = f"http://127.0.0.1:{live_server.port}"
+    browse("make", url, str(api(name)), str(layout(name)), json.dumps(packs()), str(file))
+    made, shipped = (json.loads(f.read_text(encoding="utf-8")) for f in (file, template(name)))
     keys = ("type", "title", "pos", "mode", "widgets_values")
     assert [{k: node.get(k) for k in keys} for node in made["nodes"]] == [
         {k: node.get(k) for k in keys} for node in shipped["nodes"]

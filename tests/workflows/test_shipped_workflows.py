@@ -10,10 +10,10 @@ from safetensors.torch import save_file
 
 from tests import tiny
 from tests.browser import stand_ins
+from tests.workflows.shipped import NAMES, api, example
 
-FOLDER = Path(__file__).parents[2] / "workflows"
 ELSEWHERE = ("animediffusion",)  # other nodes: test_animediffusion.py
-FILES = sorted(file for file in (FOLDER / "api").glob("*.json") if file.stem not in ELSEWHERE)
+FILES = [api(name) for name in NAMES if name not in ELSEWHERE]
 STEPS = 2
 
 
@@ -66,7 +66,7 @@ def test_runs(pack, small_files, xl_files, file):
         by_type.setdefault(node["class_type"], []).append(node_id)
         inputs = node["inputs"]
         if node["class_type"].startswith("LoadImage"):
-            shutil.copy(FOLDER / "examples" / inputs["image"], folder_paths.get_input_directory())
+            shutil.copy(example(inputs["image"]), Path(folder_paths.get_input_directory()) / inputs["image"])
         inputs.update({name: value for name, value in (files | SMALLER).items() if name in inputs})
     workflow[by_type["KSampler"][0]]["inputs"]["steps"] = STEPS
     with torch.inference_mode():  # as in ComfyUI's execution

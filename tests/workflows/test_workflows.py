@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.browser.stand_ins import BY_PAGE
+from tests.workflows.shipped import EXAMPLES, NAMES, ROOT, TEMPLATES, api, example, packs, template
 
-ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "workflows"
-API_FILES = sorted((FOLDER / "api").glob("*.json"))
-UI_FILES = sorted(FOLDER.glob("*.json"))
+API_FILES = sorted((ROOT / "workflows" / "api").glob("*.json"))
+UI_FILES = sorted(TEMPLATES.glob("*.json"))
 FILE_SUFFIX = re.compile(r"\.(safetensors|ckpt|pt|pth|png|jpg|jpeg|webp)$")
 WEIGHTS = re.compile(r"\.(safetensors|ckpt|pt|pth)$")
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
@@ -23,7 +22,7 @@ def read(file: Path):
 
 
 def by_name(file: Path) -> str:
-    return file.relative_to(FOLDER).as_posix()
+    return file.relative_to(ROOT).as_posix()
 
 
 @pytest.fixture(scope="session")
@@ -61,8 +60,21 @@ def check_value(value, entry: list, where: str) -> None:
         pytest.fail(f"{where}: {kind} needs a link, not a value")
 
 
-def test_there_are_workflows():
-    assert API_FILES and UI_FILES
+def test_every_workflow_has_its_files():
+    """API form, layout, template, thumbnail: all or none. Titles are found by "colorize" in the template browser."""
+    assert API_FILES == [api(name) for name in NAMES] and NAMES
+    assert UI_FILES == sorted(template(name) for name in NAMES)
+    for file in UI_FILES:
+        assert file.with_suffix(".jpg").is_file() and file.stem.startswith("Colorize ")
+        assert not set(file.stem) & set('\\/:*?"<>|'), "no file name on Windows"
+
+
+@pytest.mark.parametrize("file", UI_FILES, ids=by_name)
+def test_nodes_name_their_pack(file):
+    for node in read(file)["nodes"]:
+        if node["type"] != "MarkdownNote":
+            pack = packs()["ours" if node["type"].startswith("Colorize") else "core"]
+            assert pack.items() <= node["properties"].items(), node["type"]
 
 
 @pytest.mark.parametrize("file", API_FILES, ids=by_name)
@@ -143,37 +155,45 @@ def defaults(info: dict, class_type: str) -> dict:
     }
 
 
+def widget_values(node: dict) -> dict:
+    """Widget -> value. What the frontend adds behind a seed (fixed, randomize ...) has a value but no input."""
+    values = iter(node.get("widgets_values", []))
+    named = {}
+    for slot in node["inputs"]:
+        if "widget" in slot:
+            named[slot["widget"]["name"]] = next(values)
+            if slot["widget"]["name"] in ("seed", "noise_seed"):
+                assert next(values) == "fixed", "a template gives the same picture to everybody"
+    assert not list(values), node["type"]
+    return named
+
+
 def as_api(graph: dict) -> dict:
-    """A UI workflow in API form, from its links and named widget values. What is switched off is left out."""
+    """A UI workflow in API form, from its links and widget values. What is switched off is left out."""
     nodes = {node["id"]: node for node in graph["nodes"] if node["mode"] != MUTED}
     links = {link[0]: [str(link[1]), link[2]] for link in graph["links"] if link[1] in nodes}
     workflow = {}
     for node in nodes.values():
         if node["type"] in ("Note", "MarkdownNote"):
             continue
-        values = {
-            k: v
-            for k, v in node.get("widgets_values_named", {}).items()
-            if any(slot.get("widget", {}).get("name") == k for slot in node["inputs"])
-        }
         connected = {slot["name"]: links[slot["link"]] for slot in node["inputs"] if slot.get("link") in links}
-        workflow[str(node["id"])] = {"class_type": node["type"], "inputs": {**values, **connected}}
+        workflow[str(node["id"])] = {"class_type": node["type"], "inputs": {**widget_values(node), **connected}}
     return workflow
 
 
-@pytest.mark.parametrize("file", [file for file in UI_FILES if (FOLDER / "api" / file.name).is_file()], ids=by_name)
-def test_ui_workflow_equals_its_api_twin(file, object_info):
+@pytest.mark.parametrize("name", NAMES)
+def test_template_equals_its_api_twin(name, object_info):
     twin = {
         node_id: {
             "class_type": node["class_type"],
             "inputs": defaults(object_info, node["class_type"]) | node["inputs"],
         }
-        for node_id, node in read(FOLDER / "api" / file.name).items()
+        for node_id, node in read(api(name)).items()
     }
-    converted = as_api(read(file))
+    converted = as_api(read(template(name)))
     for node_id, node in converted.items():
         node["inputs"] = {key: value for key, value in node["inputs"].items() if key not in ("upload",)}
-        assert node == twin[node_id], f"node {node_id}: python -m tests.browser make saves the UI workflow again"
+        assert node == twin[node_id], f"node {node_id}: python -m tests.browser make saves the template again"
     assert set(converted) == set(twin)
 
 
@@ -205,21 +225,21 @@ def test_example_pictures_are_there_and_fit(file):
 
     names = {node["inputs"]["image"] for node in read(file).values() if node["class_type"].startswith("LoadImage")}
     for name in names:
-        with Image.open(FOLDER / "examples" / name) as picture:
+        with Image.open(example(name)) as picture:
             assert picture.width == picture.height and picture.width in (512, 768), name
             if name.endswith("_mask.png"):
                 assert picture.mode == "L" and picture.getextrema() == (0, 255), name
-                with Image.open(FOLDER / "examples" / name.replace("_mask", "")) as of:
+                with Image.open(example(name.replace("_mask", ""))) as of:
                     assert of.size == picture.size
 
 
 def test_every_example_picture_belongs_to_a_workflow():
     nodes = [node for file in API_FILES for node in read(file).values()]
     names = {node["inputs"]["image"] for node in nodes if node["class_type"].startswith("LoadImage")}
-    assert {picture.name for picture in (FOLDER / "examples").glob("*.png")} == names
+    assert set(EXAMPLES.glob("*.png")) == {example(name) for name in names}
 
 
 def test_one_template_folder_only():
-    """ComfyUI lists every folder with one of these names but serves only the first."""
+    """ComfyUI lists the workflows of every folder with one of these names but serves only the first."""
     names = ("example_workflows", "example", "examples", "workflow", "workflows")
-    assert [name for name in names if (ROOT / name).is_dir()] == ["workflows"]
+    assert [name for name in names if list((ROOT / name).glob("*.json"))] == [TEMPLATES.name]

@@ -13,6 +13,7 @@ from colorize.animediffusion.sampling import ancestral_step, deterministic_forwa
 from colorize.animediffusion.schedule import AnimeSchedule
 from colorize.animediffusion.unet import AnimeUNet, AnimeUNetConfig
 from tests import tiny
+from tests.workflows import shipped
 
 SIZE = 16
 CONFIG = AnimeUNetConfig(channels=64, channel_mult=(1, 2), residual_blocks=1)
@@ -281,8 +282,7 @@ def test_the_shipped_workflow_runs(pack, folders, ours):
     """Node by node as it is shipped, with the tiny network in place of the bundled one."""
     import folder_paths
 
-    root = Path(__file__).parents[3] / "workflows"
-    workflow = json.loads((root / "api" / "animediffusion.json").read_text(encoding="utf-8"))
+    workflow = json.loads(shipped.api("animediffusion").read_text(encoding="utf-8"))
     save_file(ours, folders.checkpoints / "workflow_anime.safetensors")
     Path(folder_paths.get_input_directory()).mkdir(exist_ok=True)
     results = {}
@@ -291,7 +291,8 @@ def test_the_shipped_workflow_runs(pack, folders, ours):
             node = workflow[number]
             inputs = {k: results[v[0]][v[1]] if isinstance(v, list) else v for k, v in node["inputs"].items()}
             if node["class_type"] == "LoadImage":
-                shutil.copy(root / "examples" / inputs["image"], folder_paths.get_input_directory())
+                there = Path(folder_paths.get_input_directory()) / inputs["image"]
+                shutil.copy(shipped.example(inputs["image"]), there)
             if "ckpt_name" in inputs:
                 inputs["ckpt_name"] = "workflow_anime.safetensors"
             results[number] = pack.run(node["class_type"], **inputs)
