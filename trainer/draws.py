@@ -5,15 +5,15 @@ Every sample of a run has a number, its position in the stream of the data. What
 sees the same numbers whether its batch is computed at once, in several micro steps, or by several processes, and a
 resumed run goes on exactly.
 
-A stage gets one generator. It draws what belongs to samples with the functions of this module, whose first dimension
-is the batch, and what all samples share with torch's own functions. With a plain torch.Generator (tests, sample
-sheets) the functions are torch's. Everything is drawn on the CPU, so every device sees the same.
+A stage gets `Draws`. What belongs to samples comes from its methods, whose first dimension is the batch; what all
+samples share is drawn with torch's own functions from `shared`. Everything is drawn on the CPU, so every device sees
+the same.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -24,48 +24,56 @@ def mixed(*numbers: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-class Draws(torch.Generator):
-    """The generator of one micro step: itself what all samples share, `rows` one generator per sample.
-
-    seed: of the run. step: the optimiser step. positions: of the batch's samples in the stream of the data.
-    levels: the share of the noise schedule, from and to in 0..1, that `timesteps` draws from; validation narrows it.
-    """
-
-    def __new__(cls, *arguments, **keywords):
-        return super().__new__(cls)
+class Draws:
+    """The random numbers of one micro step."""
 
     def __init__(self, seed: int, step: int, positions: Sequence[int], levels: tuple[float, float] = (0.0, 1.0)):
-        self.manual_seed(mixed(seed, "step", step))
-        self.rows = [torch.Generator().manual_seed(mixed(seed, "sample", position)) for position in positions]
+        """seed: of the run. step: the optimiser step. positions: of the batch's samples in the stream of the data.
+
+        levels: the share of the noise schedule, from and to in 0..1, that `timesteps` draws from; validation narrows
+        it.
+        """
+        self.shared = torch.Generator().manual_seed(mixed(seed, "step", step))
+        """what all samples of the batch have in common"""
+        self._rows: list[torch.Generator] | None = [
+            torch.Generator().manual_seed(mixed(seed, "sample", position)) for position in positions
+        ]
         self.levels = levels
 
-    def per_sample(self, draw, shape: Sequence[int]) -> torch.Tensor:
-        """draw(shape of one sample, generator) for every sample, stacked to `shape`."""
-        if shape[0] != len(self.rows):
+    @classmethod
+    def plain(cls, seed: int) -> Draws:
+        """Everything from one generator, for batches of any size that belong to no run: sample sheets, commands."""
+        draws = cls(0, 0, ())
+        draws.shared, draws._rows = torch.Generator().manual_seed(seed), None
+        return draws
+
+    @property
+    def seed(self) -> int:
+        """The seed of `shared`."""
+        return self.shared.initial_seed()
+
+    def rand(self, shape: Sequence[int]) -> torch.Tensor:
+        """Uniform numbers in [0, 1) of shape (B, ...), float32."""
+        return self._drawn(lambda size, generator: torch.rand(size, generator=generator), shape)
+
+    def randn(self, shape: Sequence[int]) -> torch.Tensor:
+        """Normal numbers of shape (B, ...), float32."""
+        return self._drawn(lambda size, generator: torch.randn(size, generator=generator), shape)
+
+    def timesteps(self, steps: int, batch: int) -> torch.Tensor:
+        """(B,) steps of a noise schedule of `steps`, uniform over `levels`."""
+        low, high = (round(steps * level) for level in self.levels)
+        return self._drawn(lambda size, generator: torch.randint(low, high, size, generator=generator), (batch,))
+
+    def _drawn(
+        self, draw: Callable[[tuple[int, ...], torch.Generator], torch.Tensor], shape: Sequence[int]
+    ) -> torch.Tensor:
+        """draw(shape of one sample, its generator) for every sample, stacked to `shape`."""
+        if self._rows is None:
+            return draw(tuple(shape), self.shared)
+        if shape[0] != len(self._rows):
             raise ValueError(
-                f"Draws of {len(self.rows)} samples cannot fill {tuple(shape)}: the first dimension is the batch. "
-                "What all samples share is drawn with torch's own functions."
+                f"Draws of {len(self._rows)} samples cannot fill {tuple(shape)}: the first dimension is the batch. "
+                "What all samples share is drawn with torch's own functions from `shared`."
             )
-        return torch.stack([draw(tuple(shape[1:]), row) for row in self.rows])
-
-
-def rand(shape: Sequence[int], generator: torch.Generator | None) -> torch.Tensor:
-    """Uniform numbers in [0, 1) of shape (B, ...), float32."""
-    if isinstance(generator, Draws):
-        return generator.per_sample(lambda size, row: torch.rand(size, generator=row), shape)
-    return torch.rand(tuple(shape), generator=generator)
-
-
-def randn(shape: Sequence[int], generator: torch.Generator | None) -> torch.Tensor:
-    """Normal numbers of shape (B, ...), float32."""
-    if isinstance(generator, Draws):
-        return generator.per_sample(lambda size, row: torch.randn(size, generator=row), shape)
-    return torch.randn(tuple(shape), generator=generator)
-
-
-def timesteps(steps: int, batch: int, generator: torch.Generator | None) -> torch.Tensor:
-    """(B,) steps of a noise schedule of `steps`: uniform over all, or over the levels that `generator` names."""
-    if isinstance(generator, Draws):
-        low, high = (round(steps * level) for level in generator.levels)
-        return generator.per_sample(lambda size, row: torch.randint(low, high, size, generator=row), (batch,))
-    return torch.randint(0, steps, (batch,), generator=generator)
+        return torch.stack([draw(tuple(shape[1:]), row) for row in self._rows])

@@ -30,6 +30,7 @@ from colorize.sketch.extractors.xdog import XDoG, xdog
 from trainer.config import ConfigError
 from trainer.data import decode, diagonal_warp
 from trainer.data.sources import SUFFIXES
+from trainer.draws import Draws
 from trainer.metrics.edges import edge_f1
 from trainer.metrics.frechet import frechet_distance, frechet_interval, inception
 from trainer.metrics.intervals import interval
@@ -101,14 +102,12 @@ def drawn_lines(truth: torch.Tensor) -> torch.Tensor:
     return -xdog(truth, XDoG(sigma=LINE_SIGMA))
 
 
-def references_of(
-    protocol: str, colours: torch.Tensor, names: list[str], data: Path, generator: torch.Generator
-) -> torch.Tensor:
+def references_of(protocol: str, colours: torch.Tensor, names: list[str], data: Path, draws: Draws) -> torch.Tensor:
     """The references (N, 3, S, S) uint8 of a protocol."""
     if protocol == "self":
         return colours
     if protocol == "warped":
-        return diagonal_warp.warp(colours, *diagonal_warp.draw_points(len(colours), generator))
+        return diagonal_warp.warp(colours, *diagonal_warp.draw_points(len(colours), draws))
     if protocol == "shuffled":
         return colours.roll(1, dims=0)
     files = [data / "reference" / f"{name}.png" for name in names]
@@ -204,8 +203,7 @@ def run(args: argparse.Namespace) -> None:
     report["settings"]["checkpoint"] = list(networks)
     report["settings"]["data"] = Path(args.data).name
     for protocol in dict.fromkeys(args.protocol):
-        generator = torch.Generator().manual_seed(args.seed)
-        references = references_of(protocol, colours, names, Path(args.data), generator)
+        references = references_of(protocol, colours, names, Path(args.data), Draws.plain(args.seed))
         values, results, sheet = measure(
             networks, colours, references, protocol, sampling, args.batch, args.seed, args.precision, device
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from trainer import draws
+from trainer.draws import Draws
 
 CORNERS = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
 PLACES = (0.3, 0.7)  # of the two points on the diagonal
@@ -19,14 +19,14 @@ TRIES = 8  # draws per warp, of which the first usable one is taken; about one i
 STILL = (0.4, 0.6, 0.0, 0.0)  # places and moves when none is: no warp
 
 
-def draw_points(count: int, generator: torch.Generator, strength: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+def draw_points(count: int, draws: Draws, strength: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
     """Control points of `count` warps, before and after: (count, 6, 2) each; strength 0..1 scales the moves.
 
     Places and moves are drawn evenly and rounded to hundredths; draws whose two moved points fall together are thrown
     away (two points on one place leave no spline).
     """
     low, high = PLACES
-    drawn = draws.rand((count, TRIES, 4), generator)
+    drawn = draws.rand((count, TRIES, 4))
     drawn[..., :2] = drawn[..., :2] * (high - low) + low
     drawn[..., 2:] = (2 * drawn[..., 2:] - 1) * LARGEST_MOVE * strength
     drawn = torch.cat([(drawn * 100).round() / 100, torch.tensor(STILL).expand(count, 1, -1)], dim=1)

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import torch
 
-from trainer import draws
+from trainer.draws import Draws
 
 
-def draw_bleached(batch: int, rate: float, generator: torch.Generator | None = None) -> torch.Tensor:
+def draw_bleached(batch: int, rate: float, draws: Draws) -> torch.Tensor:
     """(B,) of booleans: a sample is bleached with probability `rate`."""
-    return draws.rand((batch,), generator) < rate
+    return draws.rand((batch,)) < rate
 
 
 def whiten_background(

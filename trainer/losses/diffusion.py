@@ -8,14 +8,14 @@ from __future__ import annotations
 import torch
 
 from colorize.sampling.schedule import NoiseSchedule
-from trainer import draws
+from trainer.draws import Draws
 
 
-def offset_noise(noise: torch.Tensor, level: float, generator: torch.Generator | None = None) -> torch.Tensor:
+def offset_noise(noise: torch.Tensor, level: float, draws: Draws) -> torch.Tensor:
     """noise (B, C, H, W) plus `level` times one normal number per sample and channel; level 0 returns it unchanged."""
     if level == 0:
         return noise
-    shift = draws.randn(noise.shape[:2], generator).to(noise)
+    shift = draws.randn(noise.shape[:2]).to(noise)
     return add_offset(noise, shift, level)
 
 

@@ -14,10 +14,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from trainer.draws import Draws
 
-def draw_permutation(count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+
+def draw_permutation(count: int, draws: Draws) -> torch.Tensor:
     """A random order (count,) of the local tokens."""
-    return torch.randperm(count, generator=generator)
+    return torch.randperm(count, generator=draws.shared)
 
 
 def shuffle_tokens(tokens: torch.Tensor, permutation: torch.Tensor) -> torch.Tensor:

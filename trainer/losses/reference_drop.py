@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from trainer import draws
+from trainer.draws import Draws
 
 
 def drop_rate(first: float, last: float, progress: float) -> float:
@@ -16,9 +16,9 @@ def drop_rate(first: float, last: float, progress: float) -> float:
     return first if last < 0 else first + (last - first) * progress
 
 
-def keep_mask(batch: int, rate: float, generator: torch.Generator | None = None) -> torch.Tensor:
+def keep_mask(batch: int, rate: float, draws: Draws) -> torch.Tensor:
     """(B,) of ones (keep) and zeros (drop); a sample is dropped with probability `rate`."""
-    return (draws.rand((batch,), generator) >= rate).float()
+    return (draws.rand((batch,)) >= rate).float()
 
 
 def drop_references(tokens: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from colorize.tiny_vae import TinyVAE
-from trainer import draws
 from trainer.config import ConfigError
+from trainer.draws import Draws
 
 SCALE = 0.18215  # latents of Stable Diffusion 1 and 2 are multiplied by this before noise is added
 XL_SCALE = 0.13025  # those of Stable Diffusion XL
@@ -37,9 +37,9 @@ class Autoencoder(nn.Module):
             return encoded.float()
         return torch.cat([encoded.latent_dist.mean, encoded.latent_dist.logvar], dim=1).float()
 
-    def encode(self, pictures: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Scaled latents; the means, or with a generator samples of the encoder's distribution."""
-        return latents_of(self.moments(pictures), self.channels, generator)
+    def encode(self, pictures: torch.Tensor, draws: Draws | None = None) -> torch.Tensor:
+        """Scaled latents; the means, or with draws samples of the encoder's distribution."""
+        return latents_of(self.moments(pictures), self.channels, draws)
 
     @property
     def channels(self) -> int:
@@ -53,16 +53,14 @@ class Autoencoder(nn.Module):
         return decoded if isinstance(decoded, torch.Tensor) else decoded.sample
 
 
-def latents_of(
-    moments: torch.Tensor, channels: int, generator: torch.Generator | None = None, scale: float = SCALE
-) -> torch.Tensor:
-    """Scaled latents (B, C, h, w) from `Autoencoder.moments`: the means, or with a generator (CPU) samples.
+def latents_of(moments: torch.Tensor, channels: int, draws: Draws | None = None, scale: float = SCALE) -> torch.Tensor:
+    """Scaled latents (B, C, h, w) from `Autoencoder.moments`: the means, or with draws samples.
 
     Where the encoder says no variances, there is nothing to sample and the means are the answer.
     """
     mean = moments[:, :channels]
-    if generator is not None and moments.shape[1] == 2 * channels:
-        noise = draws.randn(mean.shape, generator).to(mean)
+    if draws is not None and moments.shape[1] == 2 * channels:
+        noise = draws.randn(mean.shape).to(mean)
         mean = mean + noise * (0.5 * moments[:, channels:].clamp(-30, 20)).exp()
     return mean * scale
 

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from colorize.reference.vision import ReferenceEncoder, load_reference_encoder
 from colorize.reference.wd_tagger import WDTagger
 from trainer.config import Config
+from trainer.draws import Draws
 from trainer.models import autoencoder, checkpoint
 from trainer.models.autoencoder import Autoencoder
 from trainer.models.colorizer import read_encoder
@@ -60,8 +61,8 @@ class FrozenAutoencoder(OnDemand[Autoencoder]):
     def moments(self, pictures: torch.Tensor) -> torch.Tensor:
         return self.network.moments(pictures)
 
-    def encode(self, pictures: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        return self.network.encode(pictures, generator)
+    def encode(self, pictures: torch.Tensor, draws: Draws | None = None) -> torch.Tensor:
+        return self.network.encode(pictures, draws)
 
     def decode(self, latents: torch.Tensor, scale: float = autoencoder.SCALE) -> torch.Tensor:
         return self.network.decode(latents, scale)

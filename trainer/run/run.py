@@ -18,6 +18,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from trainer.config import Config, ConfigError, Model
+from trainer.draws import Draws
 from trainer.models import checkpoint
 from trainer.run.ema import EMA
 from trainer.run.report import Reporter
@@ -140,7 +141,7 @@ class Run:
         device = self.accelerator.device
         rows = self.samples.rows(range(self.config.report.sample_count), device)
         with averaged(self.stage, self.ema), arithmetic(self.config, device):
-            reporter.sheet(step, self.stage.sheet(rows, torch.Generator().manual_seed(0)))
+            reporter.sheet(step, self.stage.sheet(rows, Draws.plain(0)))
 
     def export(self) -> Path:
         """Write the file the nodes load; every process must call it."""

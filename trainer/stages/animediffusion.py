@@ -18,9 +18,9 @@ from colorize.animediffusion.sampling import Predictor, deterministic_forward, s
 from colorize.animediffusion.schedule import AnimeSchedule
 from colorize.animediffusion.unet import HEADS_MARKER, AnimeUNet, AnimeUNetConfig, attention_heads, load_network
 from colorize.sketch.extractors.xdog import XDoG, xdog
-from trainer import draws
 from trainer.config import Config, ConfigError
 from trainer.data import diagonal_warp
+from trainer.draws import Draws
 from trainer.losses.animediffusion import predicted_noise, reconstructed, squared_error
 from trainer.metrics.similarity import psnr
 from trainer.models import checkpoint
@@ -54,23 +54,23 @@ class AnimeDiffusionStage(Stage):
 
         return predict
 
-    def condition(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+    def condition(self, batch: Batch, draws: Draws) -> torch.Tensor:
         """Line drawing, black on white, and warped reference of a batch: (B, 4, H, W) in -1..1."""
         colours = batch["color"]
         with torch.autocast(colours.device.type, enabled=False):  # blurs and splines need float32
-            lines = self.lines(batch, generator)
+            lines = self.lines(batch, draws)
             if strength := self.config.data.deform:
-                points = diagonal_warp.draw_points(len(colours), generator, strength)
+                points = diagonal_warp.draw_points(len(colours), draws, strength)
                 colours = diagonal_warp.warp(colours, *(p.to(colours.device) for p in points))
         return torch.cat([lines, picture(colours)], dim=1)
 
-    def lines(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+    def lines(self, batch: Batch, draws: Draws) -> torch.Tensor:
         """(B, 1, H, W): the drawings of the folder, or XDoG lines of one of the widths, drawn per picture."""
         data = self.config.data
         if not data.line_sigmas:
             return picture(batch["sketch"])
         colours = picture(batch["color"])
-        drawn = (draws.rand((len(colours),), generator) * len(data.line_sigmas)).long().to(colours.device)
+        drawn = (draws.rand((len(colours),)) * len(data.line_sigmas)).long().to(colours.device)
         lines = torch.empty_like(colours[:, :1])
         for number, sigma in enumerate(data.line_sigmas):
             chosen = drawn == number
@@ -78,20 +78,18 @@ class AnimeDiffusionStage(Stage):
                 lines[chosen] = -xdog(colours[chosen], line_settings(data.line_variant, sigma))
         return lines
 
-    def forward(self, batch: Batch, generator: torch.Generator, progress: float = 0.0) -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch, draws: Draws, progress: float = 0.0) -> dict[str, torch.Tensor]:
         x0 = picture(batch["color"])
         with torch.no_grad():
-            condition = self.condition(batch, generator)
+            condition = self.condition(batch, draws)
         if self.config.run.stage == "animediffusion":
-            t = draws.timesteps(self.schedule.steps, len(x0), generator).to(x0.device)
-            noise = draws.randn(x0.shape, generator).to(x0.device)
+            t = draws.timesteps(self.schedule.steps, len(x0)).to(x0.device)
+            noise = draws.randn(x0.shape).to(x0.device)
             answer = predicted_noise(self.predictor(condition), self.schedule, x0, noise, t)
             return {"noise": squared_error(answer, noise, self.config.loss.reduction)}
-        noised = self.chain_start(x0, condition, generator)
+        noised = self.chain_start(x0, condition, draws)
         loss = self.config.loss
-        noises = [
-            draws.randn(x0.shape, generator).to(x0.device) for _ in range(loss.chain_steps if loss.chain_eta else 0)
-        ]
+        noises = [draws.randn(x0.shape).to(x0.device) for _ in range(loss.chain_steps if loss.chain_eta else 0)]
         result = reconstructed(
             self.predictor(condition),
             self.schedule,
@@ -104,37 +102,37 @@ class AnimeDiffusionStage(Stage):
         return {"reconstruction": squared_error(result, x0)}
 
     @torch.no_grad()
-    def chain_start(self, x0: torch.Tensor, condition: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def chain_start(self, x0: torch.Tensor, condition: torch.Tensor, draws: Draws) -> torch.Tensor:
         """(B, 3, H, W) at the noisiest step of the chain: noise, or x0 or its reference walked up to it."""
         loss = self.config.loss
         if loss.chain_start == "noise":
-            return draws.randn(x0.shape, generator).to(x0.device)
+            return draws.randn(x0.shape).to(x0.device)
         if loss.chain_start == "reference":
             x0 = condition[:, 1:]
         released = loss.forward_walk == "released"
-        noise = draws.randn(x0.shape, generator).to(x0.device) if released else None
+        noise = draws.randn(x0.shape).to(x0.device) if released else None
         predict = self.predictor(condition, timed=not released)
         noised = deterministic_forward(predict, x0, self.schedule, loss.chain_steps, loss.forward_walk, noise)
         torch.clear_autocast_cache()  # weights cast without gradients must not serve the chain that follows
         return noised
 
     @torch.no_grad()
-    def sheet(self, batch: Batch, generator: torch.Generator) -> np.ndarray:
+    def sheet(self, batch: Batch, draws: Draws) -> np.ndarray:
         """Columns: lines, reference, result from noise, result from the reference's forward walk, the true picture."""
-        condition, loss = self.condition(batch, generator), self.config.loss
+        condition, loss = self.condition(batch, draws), self.config.loss
         predict, reference = self.predictor(condition), condition[:, 1:]
         starts = (
-            draws.randn(reference.shape, generator).to(reference.device),
+            draws.randn(reference.shape).to(reference.device),
             deterministic_forward(predict, reference, self.schedule, loss.chain_steps),
         )
         results = [sample_ddim(predict, start, self.schedule, loss.chain_steps) for start in starts]
         return contact_sheet([condition[:, :1], reference, *results, picture(batch["color"])])
 
     @torch.no_grad()
-    def curves(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
+    def curves(self, batch: Batch, draws: Draws) -> dict[str, float]:
         """psnr: mean dB of pictures made from plain noise, with warped references, against the true ones."""
-        condition, truth = self.condition(batch, generator), picture(batch["color"])
-        start = draws.randn(truth.shape, generator).to(truth.device)
+        condition, truth = self.condition(batch, draws), picture(batch["color"])
+        start = draws.randn(truth.shape).to(truth.device)
         made = sample_ddim(self.predictor(condition), start, self.schedule, self.config.loss.chain_steps)
         return {"psnr": psnr(made, truth).mean().item()}
 

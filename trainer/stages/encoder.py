@@ -18,6 +18,7 @@ from torch import nn
 
 from colorize.reference.vision import ReferenceEncoder, preprocess
 from trainer.config import Config, Model
+from trainer.draws import Draws
 from trainer.models import checkpoint
 from trainer.pictures import Batch, contact_sheet, picture
 from trainer.world import REGION_NAMES
@@ -77,7 +78,7 @@ class EncoderStage(Stage):
         self.reader = ColorReader(model.encoder_width, len(REGION_NAMES))
         self._encoder = (encoder,)
 
-    def forward(self, batch: Batch, generator: torch.Generator, progress: float = 0.0) -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch, draws: Draws, progress: float = 0.0) -> dict[str, torch.Tensor]:
         model = self.config.model
         pictures = picture(batch["color"])
         thin = (..., slice(None, None, 2), slice(None, None, 2))  # a quarter of the pixels tells a mean colour as well
@@ -93,7 +94,7 @@ class EncoderStage(Stage):
         }
 
     @torch.no_grad()
-    def sheet(self, batch: Batch, generator: torch.Generator) -> np.ndarray:
+    def sheet(self, batch: Batch, draws: Draws) -> np.ndarray:
         """Columns: picture, the colours read from its tokens painted into its regions."""
         pictures = picture(batch["color"])
         answered, _ = self.reader(self.visual(preprocess(pictures, self.config.model.encoder_size)))

@@ -12,6 +12,7 @@ from colorize import families, names
 from colorize.reference.vision import ReferenceEncoder
 from colorize.unet.unet import UNet
 from trainer.config import Config, ConfigError, Model, Report
+from trainer.draws import Draws
 from trainer.metrics.entanglement import mean_entanglement, next_ones
 from trainer.models import autoencoder, checkpoint
 from trainer.models.colorizer import Colorizer
@@ -32,11 +33,11 @@ def drawn_latents(
     moments: torch.Tensor,
     unet: UNet,
     config: Config,
-    generator: torch.Generator | None = None,
+    draws: Draws | None = None,
     scale: float = autoencoder.SCALE,
 ) -> torch.Tensor:
     """Scaled latents (B, C, h, w) of `Autoencoder.moments`: their means, or samples where data.latents says so."""
-    sampled = generator if config.data.latents == "sampled" else None
+    sampled = draws if config.data.latents == "sampled" else None
     # One layout wherever they come from: a convolution's gradient depends on it in the last bits.
     layout = torch.channels_last if config.system.channels_last else torch.contiguous_format
     return autoencoder.latents_of(moments, unet.config.in_channels, sampled, scale).contiguous(memory_format=layout)
@@ -46,7 +47,7 @@ def entanglement_curves(
     colorizer: Colorizer | XLColorizer,
     batch: Batch,
     report: Report,
-    generator: torch.Generator,
+    draws: Draws,
     mode: str = "vanilla",  # of trainer.models.colorizer.MODES
 ) -> dict[str, float]:
     """entanglement, structure and leakage of a batch of two or more (see metrics/entanglement.py); nothing without
@@ -60,7 +61,7 @@ def entanglement_curves(
         next_ones(picture(batch["color"])),
         report.sample_steps,
         report.guidance,
-        generator.initial_seed(),
+        draws.seed,
         mode,
         masks,
         None if masks is None else next_ones(masks),

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from trainer.config import Config
+from trainer.draws import Draws
 from trainer.pictures import Batch
 
 
@@ -27,18 +28,18 @@ class Stage(nn.Module):
         self.config = config
         self.device = device
 
-    def forward(self, batch: Batch, generator: torch.Generator, progress: float = 0.0) -> dict[str, torch.Tensor]:
-        """Loss terms by name (scalars, summed by the loop). All randomness comes from `generator` (CPU).
+    def forward(self, batch: Batch, draws: Draws, progress: float = 0.0) -> dict[str, torch.Tensor]:
+        """Loss terms by name (scalars, summed by the loop). All randomness comes from `draws` (CPU).
 
         progress: share of the run that is done, 0..1, for schedules.
         """
         raise NotImplementedError
 
-    def sheet(self, batch: Batch, generator: torch.Generator) -> np.ndarray:
+    def sheet(self, batch: Batch, draws: Draws) -> np.ndarray:
         """A picture (H, W, 3) uint8 that shows what the stage can do with a batch."""
         raise NotImplementedError
 
-    def curves(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
+    def curves(self, batch: Batch, draws: Draws) -> dict[str, float]:
         """Further numbers of a validation by name, measured on the fixed held-out samples; none by default."""
         return {}
 

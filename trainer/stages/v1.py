@@ -14,9 +14,9 @@ from torch import nn
 from colorize.sampling.schedule import NoiseSchedule
 from colorize.sketch.encoder import SketchEncoder
 from colorize.unet.unet import UNet, UNetConfig
-from trainer import draws
 from trainer.cache.encodings import build_encodings
 from trainer.config import Config, ConfigError
+from trainer.draws import Draws
 from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
 from trainer.losses.dual_condition import dual_conditioned_loss
 from trainer.losses.latent_shuffle import draw_permutation, shuffle_patches, shuffle_tokens
@@ -68,22 +68,20 @@ class ColorizerStage(Stage):
         self.schedule = NoiseSchedule().to(device)
         self.encodings = build_encodings(config, device)
 
-    def latents_and_tokens(
-        self, batch: Batch, generator: torch.Generator | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def latents_and_tokens(self, batch: Batch, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
         """Scaled latents (B, 4, h, w) of the pictures and local tokens (B, N, D) of their references, float32."""
-        colorizer, latents = self._colorizer[0], self.latents_only(batch, generator)
-        order = self.patch_order(generator)
+        colorizer, latents = self._colorizer[0], self.latents_only(batch, draws)
+        order = self.patch_order(draws)
         if self.config.model.train_encoder:
             return latents, colorizer.reference_encoder.encode(self.references(batch, order))[:, 1:].float()
         return latents, self.tokens_only(batch, order)
 
-    def patch_order(self, generator: torch.Generator | None) -> torch.Tensor | None:
+    def patch_order(self, draws: Draws) -> torch.Tensor | None:
         """In which order the patches of this batch's references stand; None: as they are."""
         loss = self.config.loss
-        if loss.shuffle_variant != "patches" or not torch.rand((), generator=generator) < loss.latent_shuffle:
+        if loss.shuffle_variant != "patches" or not torch.rand((), generator=draws.shared) < loss.latent_shuffle:
             return None
-        return draw_permutation(self._colorizer[0].reference_encoder.token_count - 1, generator)
+        return draw_permutation(self._colorizer[0].reference_encoder.token_count - 1, draws)
 
     def references(self, batch: Batch, order: torch.Tensor | None = None) -> torch.Tensor:
         """References (B, 3, H, W) in [-1, 1] for the encoder, their patches in an order of `patch_order`."""
@@ -93,11 +91,11 @@ class ColorizerStage(Stage):
         return shuffle_patches(pictures, order, math.isqrt(len(order)), encoder.image_size)
 
     @torch.no_grad()
-    def latents_only(self, batch: Batch, generator: torch.Generator | None = None) -> torch.Tensor:
+    def latents_only(self, batch: Batch, draws: Draws) -> torch.Tensor:
         """Scaled latents (B, 4, h, w) of the pictures."""
         colorizer = self._colorizer[0]
         moments = self.encodings.rows("latents", batch, lambda: colorizer.autoencoder.moments(picture(batch["color"])))
-        return drawn_latents(moments, colorizer.unet, self.config, generator)
+        return drawn_latents(moments, colorizer.unet, self.config, draws)
 
     @torch.no_grad()
     def tokens_only(self, batch: Batch, order: torch.Tensor | None = None) -> torch.Tensor:
@@ -108,29 +106,27 @@ class ColorizerStage(Stage):
                 "tokens", batch, lambda: colorizer.tokens(self.references(batch, order)), keep=order is None
             )
 
-    def condition(
-        self, tokens: torch.Tensor, t: torch.Tensor, generator: torch.Generator, progress: float = 0.0
-    ) -> torch.Tensor:
+    def condition(self, tokens: torch.Tensor, t: torch.Tensor, draws: Draws, progress: float = 0.0) -> torch.Tensor:
         """Apply the training strategies to the local tokens: shuffle, noise, drop, in this order."""
         loss = self.config.loss
-        draw = torch.rand(2, generator=generator)
+        draw = torch.rand(2, generator=draws.shared)
         if loss.shuffle_variant == "tokens" and draw[0] < loss.latent_shuffle:
-            tokens = shuffle_tokens(tokens, draw_permutation(tokens.shape[1], generator))
+            tokens = shuffle_tokens(tokens, draw_permutation(tokens.shape[1], draws))
         if draw[1] < loss.noisy_reference:
-            noise = draws.randn(tokens.shape, generator).to(tokens)
+            noise = draws.randn(tokens.shape).to(tokens)
             tokens = noisy_tokens(self.schedule, tokens, noise, t, loss.noisy_variant)
         rate = drop_rate(loss.reference_drop, loss.reference_drop_end, progress)
-        return drop_references(tokens, keep_mask(len(tokens), rate, generator))
+        return drop_references(tokens, keep_mask(len(tokens), rate, draws))
 
-    def forward(self, batch: Batch, generator: torch.Generator, progress: float = 0.0) -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch, draws: Draws, progress: float = 0.0) -> dict[str, torch.Tensor]:
         loss, prediction = self.config.loss, self.config.model.prediction_type
-        latents, tokens = self.latents_and_tokens(batch, generator)
+        latents, tokens = self.latents_and_tokens(batch, draws)
         sketches = batch["sketch"]
         if self.config.data.crop:
-            latents, sketches = random_crops(latents, sketches, self.config.data.crop, generator)
-        t = draws.timesteps(self.schedule.steps, len(latents), generator).to(self.device)
-        noise = offset_noise(draws.randn(latents.shape, generator), loss.offset_noise, generator).to(self.device)
-        tokens = self.condition(tokens, t, generator, progress)
+            latents, sketches = random_crops(latents, sketches, self.config.data.crop, draws)
+        t = draws.timesteps(self.schedule.steps, len(latents)).to(self.device)
+        noise = offset_noise(draws.randn(latents.shape), loss.offset_noise, draws).to(self.device)
+        tokens = self.condition(tokens, t, draws, progress)
         control = self.control_encoder(model_sketch(sketches))
         noisy, unet = self.schedule.add_noise(latents, noise, t), self.model["diffusion_model"]
         answer = unet(noisy, t, tokens, control)
@@ -141,21 +137,21 @@ class ColorizerStage(Stage):
         return {"denoising": denoising_loss(answer, wanted, weight)}
 
     @torch.no_grad()
-    def sheet(self, batch: Batch, generator: torch.Generator) -> np.ndarray:
+    def sheet(self, batch: Batch, draws: Draws) -> np.ndarray:
         """Columns: sketch, reference, result, the true picture."""
         colorizer, report = self._colorizer[0], self.config.report
         sketches, references = model_sketch(batch["sketch"]), picture(batch["reference"])
         with borrowed(colorizer.autoencoder, colorizer.reference_encoder):
             tokens = colorizer.tokens(references)
-            result = colorizer.generate(sketches, tokens, report.sample_steps, report.guidance, generator)
+            result = colorizer.generate(sketches, tokens, report.sample_steps, report.guidance, draws.shared)
         return contact_sheet([-sketches, references, result, picture(batch["color"])])
 
     @torch.no_grad()
-    def curves(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
+    def curves(self, batch: Batch, draws: Draws) -> dict[str, float]:
         """Entanglement of structure and reference, where report.validate_entanglement asks for it."""
         colorizer = self._colorizer[0]
         with borrowed(colorizer.autoencoder, colorizer.reference_encoder):
-            return entanglement_curves(colorizer, batch, self.config.report, generator)
+            return entanglement_curves(colorizer, batch, self.config.report, draws)
 
     def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         config, colorizer = self.config, self._colorizer[0]
@@ -184,12 +180,12 @@ class ColorizerStage(Stage):
 
 
 def random_crops(
-    latents: torch.Tensor, sketches: torch.Tensor, side: int, generator: torch.Generator
+    latents: torch.Tensor, sketches: torch.Tensor, side: int, draws: Draws
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The same square of latents (B, 4, h, w) and sketches (B, 1, 8h, 8w), `side` pixels wide; one per sample."""
     cells = side // 8
     room = torch.tensor(latents.shape[-2:]) - cells + 1
-    corners = (draws.rand((len(latents), 2), generator) * room).long().tolist()
+    corners = (draws.rand((len(latents), 2)) * room).long().tolist()
     cut = [row[:, y : y + cells, x : x + cells] for row, (y, x) in zip(latents, corners, strict=True)]
     drawn = [row[:, 8 * y : 8 * y + side, 8 * x : 8 * x + side] for row, (y, x) in zip(sketches, corners, strict=True)]
     return torch.stack(cut), torch.stack(drawn)

@@ -22,9 +22,9 @@ from colorize.pictures.masks import grow_to_grid, without_figure
 from colorize.reference.recovery import BackgroundEncoder, RecoveryTransformer, ScalarEmbedder
 from colorize.sampling.schedule import NoiseSchedule
 from colorize.unet.split_attention import Split, SplitOptions
-from trainer import draws
 from trainer.cache.encodings import build_encodings
 from trainer.config import Config, ConfigError, Model
+from trainer.draws import Draws
 from trainer.losses.bleach import draw_bleached, whiten_background
 from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
@@ -130,7 +130,7 @@ class RegionStage(Stage):
 
     @torch.no_grad()
     def latents(
-        self, batch: Batch, figure: torch.Tensor, bleached: torch.Tensor, generator: torch.Generator | None = None
+        self, batch: Batch, figure: torch.Tensor, bleached: torch.Tensor, draws: Draws | None = None
     ) -> torch.Tensor:
         """Scaled latents (B, 4, h, w) of the pictures, float32; bleached rows have a white background."""
         encode, colors = self._colorizer[0].autoencoder.moments, picture(batch["color"])
@@ -146,7 +146,7 @@ class RegionStage(Stage):
                 bleached,
                 keep=is_binary(batch["mask"]),
             )
-        return drawn_latents(moments, self._colorizer[0].unet, self.config, generator)
+        return drawn_latents(moments, self._colorizer[0].unet, self.config, draws)
 
     @torch.no_grad()
     def tokens(
@@ -168,25 +168,25 @@ class RegionStage(Stage):
                 background[bleached] = self.encodings.white(lambda: encode(torch.ones_like(references[:1])))
         return tokens, background
 
-    def forward(self, batch: Batch, generator: torch.Generator, progress: float = 0.0) -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch, draws: Draws, progress: float = 0.0) -> dict[str, torch.Tensor]:
         config, loss, prediction = self.config, self.config.loss, self.config.model.prediction_type
         colorizer, count = self._colorizer[0], len(batch["color"])
         low, high = THRESHOLDS
-        ours, theirs = (low + (high - low) * draws.rand((count, 2), generator)).to(self.device).unbind(1)
-        bleached = draw_bleached(count, loss.background_bleach, generator).to(self.device)
+        ours, theirs = (low + (high - low) * draws.rand((count, 2))).to(self.device).unbind(1)
+        bleached = draw_bleached(count, loss.background_bleach, draws).to(self.device)
         masks = figure_mask(batch["mask"])
         figure = masks > ours.view(-1, 1, 1, 1)
 
-        latents = self.latents(batch, figure, bleached, generator)
+        latents = self.latents(batch, figure, bleached, draws)
         tokens, masked_tokens = self.tokens(batch, theirs, bleached)
         drawn = torch.cat([whiten_background(batch["sketch"].float(), figure, bleached, 255.0), masks], dim=1)
         if config.data.crop:
-            latents, drawn = random_crops(latents, drawn, config.data.crop, generator)
+            latents, drawn = random_crops(latents, drawn, config.data.crop, draws)
         sketches, masks = drawn[:, :-1], drawn[:, -1:]
 
-        t = draws.timesteps(self.schedule.steps, count, generator).to(self.device)
-        noise = offset_noise(draws.randn(latents.shape, generator), loss.offset_noise, generator).to(latents)
-        keep = keep_mask(count, drop_rate(loss.reference_drop, loss.reference_drop_end, progress), generator)
+        t = draws.timesteps(self.schedule.steps, count).to(self.device)
+        noise = offset_noise(draws.randn(latents.shape), loss.offset_noise, draws).to(latents)
+        keep = keep_mask(count, drop_rate(loss.reference_drop, loss.reference_drop_end, progress), draws)
         background = colorizer.background_encoder.background(masked_tokens, theirs)
         sets = [drop_references(tokens, keep), drop_references(background, keep)]
         with torch.no_grad():
@@ -202,12 +202,12 @@ class RegionStage(Stage):
         return {"denoising": denoising_loss(answer, wanted, weight)}
 
     @torch.no_grad()
-    def sheet(self, batch: Batch, generator: torch.Generator) -> np.ndarray:
+    def sheet(self, batch: Batch, draws: Draws) -> np.ndarray:
         """Columns: sketch, reference, vanilla, fig2fig, the true picture. Both results start from the same noise."""
         colorizer, report = self._colorizer[0], self.config.report
         sketches, references = model_sketch(batch["sketch"]), picture(batch["reference"])
         masks, reference_masks = (figure_mask(batch[name]) for name in ("mask", "reference_mask"))
-        seed, results = generator.initial_seed(), []
+        seed, results = draws.seed, []
         with borrowed(colorizer.autoencoder, colorizer.reference_encoder):
             tokens = colorizer.tokens(references)
             for mode in ("vanilla", "fig2fig"):
@@ -219,11 +219,11 @@ class RegionStage(Stage):
         return contact_sheet([-sketches, references, *results, picture(batch["color"])])
 
     @torch.no_grad()
-    def curves(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
+    def curves(self, batch: Batch, draws: Draws) -> dict[str, float]:
         """Entanglement in mode fig2fig, where report.validate_entanglement asks for it."""
         colorizer = self._colorizer[0]
         with borrowed(colorizer.autoencoder, colorizer.reference_encoder):
-            return entanglement_curves(colorizer, batch, self.config.report, generator, "fig2fig")
+            return entanglement_curves(colorizer, batch, self.config.report, draws, "fig2fig")
 
     def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         """The whole model: the tensors of model.init as they are, with the trained ones."""

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from colorize.tiny_vae import ResidualBlock, TinyVAE
-from trainer import draws
 from trainer.config import Config
+from trainer.draws import Draws
 from trainer.models import checkpoint
 from trainer.models.autoencoder import SCALE
 from trainer.pictures import Batch, contact_sheet, picture
@@ -80,16 +80,16 @@ class AutoencoderStage(Stage):
         if config.system.channels_last:
             network.to(memory_format=torch.channels_last)
 
-    def forward(self, batch: Batch, generator: torch.Generator, progress: float = 0.0) -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch, draws: Draws, progress: float = 0.0) -> dict[str, torch.Tensor]:
         side = min(CROP, self.config.data.size)
         top, left = (
-            int(torch.randint(0, (self.config.data.size - side) // 8 + 1, (), generator=generator)) * 8
+            int(torch.randint(0, (self.config.data.size - side) // 8 + 1, (), generator=draws.shared)) * 8
             for _ in range(2)
         )
         wanted = picture(batch["color"][..., top : top + side, left : left + side])
         latents = self.taesd_encoder(wanted * 0.5 + 0.5)
-        noise = draws.randn(latents.shape, generator).to(latents)
-        strength = LATENT_NOISE * draws.rand((len(latents), 1, 1, 1), generator).to(latents)
+        noise = draws.randn(latents.shape).to(latents)
+        strength = LATENT_NOISE * draws.rand((len(latents), 1, 1, 1)).to(latents)
         result = self.taesd_decoder(latents + strength * noise) * 2 - 1
         return {
             "pixels": F.l1_loss(result.float(), wanted) + 3 * F.mse_loss(result.float(), wanted),
@@ -98,7 +98,7 @@ class AutoencoderStage(Stage):
         }
 
     @torch.no_grad()
-    def sheet(self, batch: Batch, generator: torch.Generator) -> np.ndarray:
+    def sheet(self, batch: Batch, draws: Draws) -> np.ndarray:
         """Columns: picture, reconstruction."""
         pictures = picture(batch["color"])
         network = self._network[0]

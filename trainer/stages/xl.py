@@ -24,9 +24,9 @@ from colorize.sampling.schedule import NoiseSchedule
 from colorize.sketch.xl_encoder import XLSketchEncoder
 from colorize.unet import size_embedding
 from colorize.unet.unet import UNet, UNetConfig, unet_config_from_state_dict
-from trainer import draws
 from trainer.cache.encodings import KEY, build_encodings
 from trainer.config import Config, ConfigError
+from trainer.draws import Draws
 from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
 from trainer.losses.gram import gram_loss, hooked_blocks, two_branches
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
@@ -89,11 +89,11 @@ class XLStage(Stage):
     # -- encodings -----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def latents(self, batch: Batch, generator: torch.Generator | None = None) -> torch.Tensor:
+    def latents(self, batch: Batch, draws: Draws | None = None) -> torch.Tensor:
         """Scaled latents (B, 4, h, w) of the pictures, float32."""
         encode = self.colorizer.autoencoder.moments
         moments = self.encodings.rows("latents", batch, lambda: encode(picture(batch["color"])))
-        return drawn_latents(moments, self.colorizer.unet, self.config, generator, XL_SCALE)
+        return drawn_latents(moments, self.colorizer.unet, self.config, draws, XL_SCALE)
 
     @torch.no_grad()
     def seen(self, references: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -128,13 +128,13 @@ class XLStage(Stage):
     # -- results -------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def sheet(self, batch: Batch, generator: torch.Generator) -> np.ndarray:
+    def sheet(self, batch: Batch, draws: Draws) -> np.ndarray:
         """Columns: sketch, reference, result, the true picture."""
         colorizer, report = self.colorizer, self.config.report
         sketches, references = model_sketch(batch["sketch"]), picture(batch["reference"])
         with borrowed(colorizer.autoencoder, colorizer.reference_encoder, colorizer.tagger):
             tokens = colorizer.tokens(references)
-            result = colorizer.generate(sketches, tokens, report.sample_steps, report.guidance, generator)
+            result = colorizer.generate(sketches, tokens, report.sample_steps, report.guidance, draws.shared)
         return contact_sheet([-sketches, references, result, picture(batch["color"])])
 
     def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -173,15 +173,15 @@ class XLBackboneStage(XLStage):
         self.train()
         return unet, sketch_encoder, projection
 
-    def forward(self, batch: Batch, generator: torch.Generator, progress: float = 0.0) -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch, draws: Draws, progress: float = 0.0) -> dict[str, torch.Tensor]:
         loss = self.config.loss
         count = len(batch["color"])
-        latents = self.latents(batch, generator)
-        seen = self.inpainted(batch, draws.rand((count, 2), generator))
-        dropped = draws.rand((count, len(self.control_encoder.proj_outs)), generator) < loss.sketch_drop
-        t = draws.timesteps(self.schedule.steps, count, generator).to(self.device)
-        noise = offset_noise(draws.randn(latents.shape, generator), loss.offset_noise, generator).to(self.device)
-        keep = keep_mask(count, drop_rate(loss.reference_drop, loss.reference_drop_end, progress), generator)
+        latents = self.latents(batch, draws)
+        seen = self.inpainted(batch, draws.rand((count, 2)))
+        dropped = draws.rand((count, len(self.control_encoder.proj_outs))) < loss.sketch_drop
+        t = draws.timesteps(self.schedule.steps, count).to(self.device)
+        noise = offset_noise(draws.randn(latents.shape), loss.offset_noise, draws).to(self.device)
+        keep = keep_mask(count, drop_rate(loss.reference_drop, loss.reference_drop_end, progress), draws)
 
         hints = drop_levels(self.control_encoder(model_sketch(batch["sketch"])), ~dropped)
         context = drop_references(self.proj(*seen), keep)
@@ -220,11 +220,11 @@ class XLBackboneStage(XLStage):
         return {"denoising": denoising_loss(answer, wanted, weight)} | terms
 
     @torch.no_grad()
-    def curves(self, batch: Batch, generator: torch.Generator) -> dict[str, float]:
+    def curves(self, batch: Batch, draws: Draws) -> dict[str, float]:
         """Entanglement of structure and reference, where report.validate_entanglement asks for it."""
         colorizer = self.colorizer
         with borrowed(colorizer.autoencoder, colorizer.reference_encoder, colorizer.tagger):
-            return entanglement_curves(colorizer, batch, self.config.report, generator)
+            return entanglement_curves(colorizer, batch, self.config.report, draws)
 
     def inpainted(self, batch: Batch, draw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`seen_in` with some references cut by another picture's figure mask. draw: (B, 2), uniform in 0..1."""

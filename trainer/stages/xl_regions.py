@@ -22,8 +22,8 @@ from torch import nn
 from colorize.background.reference_net import ReferenceNet, plugin_input
 from colorize.unet.region_lora import XL_KINDS, to_module_names, to_official_names
 from colorize.unet.split_attention import Split, SplitOptions
-from trainer import draws
 from trainer.config import Config, ConfigError
+from trainer.draws import Draws
 from trainer.losses.bleach import background_reference, draw_bleached, whiten_background
 from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
@@ -79,13 +79,13 @@ class XLRegionStage(XLStage):
         frozen = [network.requires_grad_(False).eval().to(self.device) for network in (sketch_encoder, projection)]
         return unet, *frozen
 
-    def forward(self, batch: Batch, generator: torch.Generator, progress: float = 0.0) -> dict[str, torch.Tensor]:
+    def forward(self, batch: Batch, draws: Draws, progress: float = 0.0) -> dict[str, torch.Tensor]:
         loss, prediction = self.config.loss, self.config.model.prediction_type
         count = len(batch["color"])
         low, high = THRESHOLDS
-        ours, theirs = (low + (high - low) * draws.rand((count, 2), generator)).to(self.device).unbind(1)
-        bleached = draw_bleached(count, loss.background_bleach, generator).to(self.device)
-        shade = draws.rand((count, 1), generator).to(self.device).view(-1, 1, 1, 1)
+        ours, theirs = (low + (high - low) * draws.rand((count, 2))).to(self.device).unbind(1)
+        bleached = draw_bleached(count, loss.background_bleach, draws).to(self.device)
+        shade = draws.rand((count, 1)).to(self.device).view(-1, 1, 1, 1)
         masks, reference_masks = (figure_mask(batch[name]) for name in ("mask", "reference_mask"))
         figure = masks > ours.view(-1, 1, 1, 1)
         with torch.no_grad():
@@ -93,18 +93,18 @@ class XLRegionStage(XLStage):
             shown = reference_masks >= theirs.view(-1, 1, 1, 1)
             background = background_reference(references, shown, bleached, shade)
             pictures = whiten_background(picture(batch["color"]), figure, bleached, 1.0)
-            latents = self.encoded(pictures, generator)
+            latents = self.encoded(pictures, draws)
             erased = torch.ones_like(bleached) if self.plugin else bleached
             sketches = whiten_background(batch["sketch"].float(), figure, erased, 255.0)
             hints = self.colorizer.sketch_encoder(model_sketch(sketches))
             sets = [self.colorizer.projection(*self.seen_in(batch)), self.colorizer.tokens(background)]
-        t = draws.timesteps(self.schedule.steps, count, generator).to(self.device)
-        noise = offset_noise(draws.randn(latents.shape, generator), loss.offset_noise, generator).to(latents)
-        keep = keep_mask(count, drop_rate(loss.reference_drop, loss.reference_drop_end, progress), generator)
+        t = draws.timesteps(self.schedule.steps, count).to(self.device)
+        noise = offset_noise(draws.randn(latents.shape), loss.offset_noise, draws).to(latents)
+        keep = keep_mask(count, drop_rate(loss.reference_drop, loss.reference_drop_end, progress), draws)
         split = Split([drop_references(tokens, keep) for tokens in sets], latent_masks(masks), self.options, ours)
         banks = None
         if self.plugin:
-            given = plugin_input(self.encoded(background, generator), masks, reference_masks)
+            given = plugin_input(self.encoded(background, draws), masks, reference_masks)
             banks = self.bg_encoder(given, embedded(batch["crop"], self.bg_encoder).to(self.device))
         noisy = self.schedule.add_noise(latents, noise, t)
         answer = self.model["diffusion_model"](noisy, t, None, hints, split=split, y=self.y(batch), banks=banks)
@@ -112,13 +112,13 @@ class XLRegionStage(XLStage):
         return {"denoising": denoising_loss(answer, wanted, weight)}
 
     @torch.no_grad()
-    def encoded(self, pictures: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    def encoded(self, pictures: torch.Tensor, draws: Draws | None = None) -> torch.Tensor:
         """Scaled latents (B, 4, h, w) of pictures (B, 3, H, W) in [-1, 1]."""
         moments = self.colorizer.autoencoder.moments(pictures)
-        return drawn_latents(moments, self.colorizer.unet, self.config, generator, XL_SCALE)
+        return drawn_latents(moments, self.colorizer.unet, self.config, draws, XL_SCALE)
 
     @torch.no_grad()
-    def sheet(self, batch: Batch, generator: torch.Generator) -> np.ndarray:
+    def sheet(self, batch: Batch, draws: Draws) -> np.ndarray:
         """Columns: sketch, reference, without and with what is trained here, the true picture; from the same noise."""
         colorizer, report = self.colorizer, self.config.report
         sketches, references = model_sketch(batch["sketch"]), picture(batch["reference"])
@@ -126,7 +126,7 @@ class XLRegionStage(XLStage):
         nothing = torch.zeros(len(sketches), dtype=torch.bool, device=references.device)
         shade = torch.ones(len(sketches), 1, 1, 1, device=references.device)
         background = background_reference(references, reference_masks >= REFERENCE_THRESHOLD, nothing, shade)
-        seed, results = generator.initial_seed(), []
+        seed, results = draws.seed, []
         with borrowed(colorizer.autoencoder, colorizer.reference_encoder, colorizer.tagger):
             tokens = colorizer.tokens(references)
             regions = Regions(colorizer.tokens(background), latent_masks(masks), self.options)

@@ -12,7 +12,6 @@ from torch.utils.checkpoint import checkpoint as recompute
 from colorize.sketch.encoder import SketchEncoder
 from colorize.unet.unet import UNet, UNetConfig
 from trainer import config as configuration
-from trainer import draws
 from trainer.config import ConfigError, Optimizer, System
 from trainer.draws import Draws
 from trainer.run import loop, memory, report, throughput, zero
@@ -26,39 +25,39 @@ def test_draws_belong_to_samples_not_to_batches():
     whole, first, second = (Draws(7, 3, positions) for positions in (range(4), range(2), range(2, 4)))
     for _ in range(2):  # what is drawn first has no bearing on what is drawn next
         for draw in (
-            lambda count, generator: draws.rand((count,), generator),
-            lambda count, generator: draws.randn((count, 3, 2), generator),
-            lambda count, generator: draws.timesteps(1000, count, generator),
+            lambda count, draws: draws.rand((count,)),
+            lambda count, draws: draws.randn((count, 3, 2)),
+            lambda count, draws: draws.timesteps(1000, count),
         ):
             assert torch.equal(draw(4, whole), torch.cat([draw(2, first), draw(2, second)]))
-        shared = [torch.rand(5, generator=generator) for generator in (whole, first, second)]
+        shared = [torch.rand(5, generator=draws.shared) for draws in (whole, first, second)]
         assert torch.equal(shared[0], shared[1]) and torch.equal(shared[0], shared[2])
 
 
 def test_draws_differ_between_seeds_steps_and_samples():
     def row(seed, position):
-        return draws.randn((1, 8), Draws(seed, 0, [position]))
+        return Draws(seed, 0, [position]).randn((1, 8))
 
     rows = [row(seed, position) for seed in (0, 1) for position in (0, 1, 2**32)]
     assert all(not torch.equal(a, b) for n, a in enumerate(rows) for b in rows[:n])
-    shared = [torch.rand(8, generator=Draws(0, step, [0])) for step in range(3)]
+    shared = [torch.rand(8, generator=Draws(0, step, [0]).shared) for step in range(3)]
     assert not torch.equal(shared[0], shared[1]) and not torch.equal(shared[1], shared[2])
 
 
-def test_a_plain_generator_draws_as_torch_does():
-    ours, theirs = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
-    assert torch.equal(draws.randn((2, 3), ours), torch.randn(2, 3, generator=theirs))
-    assert torch.equal(draws.timesteps(1000, 2, ours), torch.randint(0, 1000, (2,), generator=theirs))
+def test_plain_draws_are_those_of_torch():
+    ours, theirs = Draws.plain(1), torch.Generator().manual_seed(1)
+    assert torch.equal(ours.randn((2, 3)), torch.randn(2, 3, generator=theirs))
+    assert torch.equal(ours.timesteps(1000, 2), torch.randint(0, 1000, (2,), generator=theirs))
 
 
 def test_time_steps_keep_to_their_part_of_the_schedule():
-    t = draws.timesteps(1000, 500, Draws(0, 0, range(500), levels=(0.3, 0.4)))
+    t = Draws(0, 0, range(500), levels=(0.3, 0.4)).timesteps(1000, 500)
     assert t.min() >= 300 and t.max() < 400 and len(t.unique()) > 80
 
 
 def test_a_batch_of_another_size_is_refused():
     with pytest.raises(ValueError, match="first dimension is the batch"):
-        draws.rand((3, 2), Draws(0, 0, range(2)))
+        Draws(0, 0, range(2)).rand((3, 2))
 
 
 # -- FLOPs

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from trainer import config as configuration
-from trainer import draws
 from trainer.__main__ import main
 from trainer.commands.convert import find_checkpoint
 from trainer.models import checkpoint
@@ -28,14 +27,14 @@ class Toy:
     def __init__(self):
         self.seen = []
 
-    def __call__(self, batch, generator, progress):
-        t = draws.timesteps(1000, len(batch["value"]), generator)
-        noise = draws.randn((len(t), 2), generator).mean(1)
+    def __call__(self, batch, draws, progress):
+        t = draws.timesteps(1000, len(batch["value"]))
+        noise = draws.randn((len(t), 2)).mean(1)
         self.seen += zip(batch["index"].tolist(), t.tolist(), strict=True)
         assert progress == 1.0
         return {"loss": (batch["value"] * t / 1000 + noise).mean()}
 
-    def curves(self, batch, generator):
+    def curves(self, batch, draws):
         return {"pictures": float(len(batch["value"]))}
 
 

@@ -11,11 +11,11 @@ from PIL import Image
 from colorize.animediffusion.schedule import AnimeSchedule
 from colorize.animediffusion.unet import load_network
 from trainer import config as configuration
-from trainer import draws
 from trainer.__main__ import main
 from trainer.commands import demo_faces, evaluate_faces
 from trainer.config import ConfigError
 from trainer.data import diagonal_warp
+from trainer.draws import Draws
 from trainer.metrics.edges import edge_f1
 from trainer.metrics.similarity import psnr
 from trainer.models import checkpoint
@@ -53,7 +53,7 @@ def stage_of(values, **changes):
 
 
 def test_points_are_drawn_in_range_and_never_together():
-    source, target = diagonal_warp.draw_points(4000, torch.Generator().manual_seed(0))
+    source, target = diagonal_warp.draw_points(4000, Draws.plain(0))
     assert torch.equal(source[:, :4], target[:, :4]) and torch.equal(source[..., 0][:, 4:], source[..., 1][:, 4:])
     places, moves = source[:, 4:, 0], (target - source)[:, 4:, 0]
     assert places.min() >= 0.3 - 1e-6 and places.max() <= 0.7 + 1e-6
@@ -64,13 +64,13 @@ def test_points_are_drawn_in_range_and_never_together():
 
 def test_points_belong_to_samples_not_to_batches():
     """A sample's warp is the same alone and beside one whose first draws are unusable."""
-    whole = diagonal_warp.draw_points(50, draws.Draws(1, 0, range(50)))
-    alone = diagonal_warp.draw_points(1, draws.Draws(1, 9, [30]))
+    whole = diagonal_warp.draw_points(50, Draws(1, 0, range(50)))
+    alone = diagonal_warp.draw_points(1, Draws(1, 9, [30]))
     assert all(torch.equal(a[30:31], b) for a, b in zip(whole, alone, strict=True))
 
 
 def test_the_spline_moves_its_points_where_they_belong():
-    source, target = diagonal_warp.draw_points(3, torch.Generator().manual_seed(3))
+    source, target = diagonal_warp.draw_points(3, Draws.plain(3))
     spline = diagonal_warp.solve(source, target)
     assert spline[:, :6].sum(1).abs().max() < 1e-2  # the side condition: weights sum to zero
     side = 101
@@ -96,26 +96,26 @@ def test_no_move_shifts_by_the_released_rounding_only():
 def test_the_condition_is_lines_and_a_warped_reference(values):
     stage, batch = stage_of(values)
     colours = batch["color"].float() / 127.5 - 1
-    condition = stage.condition(batch, torch.Generator().manual_seed(0))
+    condition = stage.condition(batch, Draws.plain(0))
     assert condition.shape == (2, 4, 64, 64)
     assert set(condition[:, 0].unique().tolist()) <= {-1.0, 1.0} and (condition[:, 0] > 0).float().mean() > 0.5
     assert (condition[:, 1:] - colours).abs().mean() > 0.02
-    again = stage.condition(batch, torch.Generator().manual_seed(1))
+    again = stage.condition(batch, Draws.plain(1))
     assert not torch.equal(again, condition)  # warp and line width are drawn anew
     copy, batch = stage_of(values, data={"deform": 0.0})
-    assert torch.equal(copy.condition(batch, torch.Generator().manual_seed(0))[:, 1:], colours)
+    assert torch.equal(copy.condition(batch, Draws.plain(0))[:, 1:], colours)
 
 
 def test_autocast_leaves_lines_and_warps_alone(values):
     stage, batch = stage_of(values)
-    plain = stage.condition(batch, torch.Generator().manual_seed(0))
+    plain = stage.condition(batch, Draws.plain(0))
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(stage.condition(batch, torch.Generator().manual_seed(0)), plain)
+        assert torch.equal(stage.condition(batch, Draws.plain(0)), plain)
 
 
 def test_drawings_of_the_folder_can_stand_in_for_xdog(values):
     stage, batch = stage_of(values, data={"line_sigmas": []})
-    lines = stage.condition(batch, torch.Generator())[:, :1]
+    lines = stage.condition(batch, Draws.plain(0))[:, :1]
     assert torch.equal(lines, batch["sketch"].float() / 127.5 - 1)
 
 
@@ -124,7 +124,7 @@ def test_the_released_sum_is_the_mean_times_the_count(values):
     for reduction in ("mean", "sum"):
         torch.manual_seed(0)
         stage, batch = stage_of(values, loss={"reduction": reduction})
-        losses.append(stage(batch, torch.Generator().manual_seed(5))["noise"].item())
+        losses.append(stage(batch, Draws.plain(5))["noise"].item())
     assert losses[1] == pytest.approx(losses[0] * 2 * 3 * 64 * 64, rel=1e-4)
 
 
@@ -139,7 +139,7 @@ def test_phase_2_reaches_every_weight(values, tmp_path, loss, precision):
     values["model"]["init"] = str(save_random(values, tmp_path))
     stage, batch = stage_of(values, run={"stage": "animediffusion_2"}, loss=loss)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        (term,) = stage(batch, torch.Generator().manual_seed(0)).values()
+        (term,) = stage(batch, Draws.plain(0)).values()
     term.backward()
     without = [n for n, p in stage.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     # With one channel per group, a bias before a normalisation changes nothing: its gradient is zero or rounding.
@@ -164,7 +164,7 @@ def test_checkpointing_gives_the_same_loss_and_gradients(values, tmp_path):
         stage, batch = stage_of(
             values, run={"stage": "animediffusion_2"}, system={"gradient_checkpointing": checkpointing}
         )
-        loss = stage(batch, torch.Generator().manual_seed(0))["reconstruction"]
+        loss = stage(batch, Draws.plain(0))["reconstruction"]
         loss.backward()
         found.append([loss.detach(), *(p.grad for p in stage.parameters())])
     assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*found, strict=True))
@@ -256,7 +256,7 @@ def test_the_bundled_model_takes_colours_from_the_reference():
     found = {}
     for protocol in ("warped", "shuffled"):
         generator = torch.Generator().manual_seed(0)
-        shown = picture(evaluate_faces.references_of(protocol, truth, [], Path(), generator))
+        shown = picture(evaluate_faces.references_of(protocol, truth, [], Path(), Draws.plain(0)))
         made = evaluate_faces.colour(network, lines, shown, evaluate_faces.Sampling(), generator)
         found[protocol] = psnr(made.clamp(-1, 1), picture(truth)).mean()
         assert edge_f1(made, lines).mean() > 0.5

@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 
 from trainer import config
+from trainer.draws import Draws
 from trainer.run.loop import build_dataset
 from trainer.stages.table import build_stage
 
@@ -23,6 +24,6 @@ def test_a_stage_trains_on_buckets_and_coloured_sketches(values, tmp_path):
         batch = torch.utils.data.default_collate([dataset[first], dataset[first + 1]])
         assert batch["sketch"].shape[1] == 3
         shapes.add(tuple(batch["color"].shape[-2:]))
-        terms = stage(batch, torch.Generator().manual_seed(0))
+        terms = stage(batch, Draws.plain(0))
         assert all(torch.isfinite(term) for term in terms.values())
     assert shapes == {(128, 256), (256, 128)}

@@ -11,6 +11,7 @@ from colorize.pictures.masks import without_figure
 from trainer import config as configuration
 from trainer.__main__ import main
 from trainer.config import ConfigError
+from trainer.draws import Draws
 from trainer.losses.bleach import whiten_background
 from trainer.models import checkpoint
 from trainer.models.colorizer import MODES, Colorizer, latent_masks
@@ -190,7 +191,7 @@ def test_soft_masks_train_and_are_not_cached(region_values, tmp_path):
     none = torch.zeros(2, dtype=torch.bool)
     low, high = (stage.tokens(batch, torch.full((2,), threshold), none)[1] for threshold in (0.2, 0.8))
     assert not torch.equal(low, high)
-    terms = stage(batch, torch.Generator().manual_seed(0), 0.5)
+    terms = stage(batch, Draws.plain(0), 0.5)
     assert torch.isfinite(terms["denoising"])
 
 

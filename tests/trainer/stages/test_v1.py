@@ -5,6 +5,7 @@ import torch
 
 from trainer import config as configuration
 from trainer.config import ConfigError
+from trainer.draws import Draws
 from trainer.stages.table import build_stage
 
 
@@ -12,15 +13,15 @@ from trainer.stages.table import build_stage
 def test_shuffled_patches_change_the_tokens_of_stage_v1(values, variant):
     values["loss"] |= {"latent_shuffle": 1.0, "shuffle_variant": variant, "noisy_reference": 0.0, "reference_drop": 0.0}
     stage = build_stage(configuration.build(values), torch.device("cpu"))
-    generator = torch.Generator().manual_seed(0)
+    generator = Draws.plain(0)
     batch = {
         "color": torch.randint(0, 256, (2, 3, 64, 64), generator=generator).byte(),
         "reference": torch.randint(0, 256, (2, 3, 64, 64), generator=generator).byte(),
     }
-    _, tokens = stage.latents_and_tokens(batch, torch.Generator().manual_seed(0))
+    _, tokens = stage.latents_and_tokens(batch, Draws.plain(0))
     plain = stage.tokens_only(batch)
     assert torch.equal(tokens, plain) == (variant == "tokens")
-    moved = stage.condition(tokens, torch.tensor([5, 5]), torch.Generator().manual_seed(0))
+    moved = stage.condition(tokens, torch.tensor([5, 5]), Draws.plain(0))
     assert torch.equal(moved, tokens) == (variant == "patches")  # one of the two, never both
 
 

@@ -237,9 +237,9 @@ def test_a_validation_measures_entanglement(xl):
     values = {**xl, "gram": {}, "report": xl["report"] | {"validate_entanglement": True, "sample_steps": 1}}
     config = configuration.build(values)
     stage = randomised(build_stage(config, torch.device("cpu")))
-    found = stage.curves(first_batch(config), torch.Generator().manual_seed(1))
+    found = stage.curves(first_batch(config), Draws.plain(1))
     assert found.keys() == {"entanglement", "structure", "leakage"} and 0 < found["structure"] <= 1
-    assert build_stage(configuration.build(xl), torch.device("cpu")).curves({}, torch.Generator()) == {}
+    assert build_stage(configuration.build(xl), torch.device("cpu")).curves({}, Draws.plain(0)) == {}
 
 
 def test_without_gram_nothing_of_it_is_computed(xl, monkeypatch):
@@ -403,5 +403,5 @@ def test_region_stages_need_a_trained_model(xl):
 
 def test_a_sheet_shows_both_ways(xl, backbone):
     config = configuration.build(regions_of(xl, backbone, "xl_plugin"))
-    sheet = build_stage(config, torch.device("cpu")).sheet(first_batch(config), torch.Generator().manual_seed(0))
+    sheet = build_stage(config, torch.device("cpu")).sheet(first_batch(config), Draws.plain(0))
     assert sheet.shape == (2 * 64, 5 * 64, 3)
