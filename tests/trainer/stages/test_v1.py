@@ -13,7 +13,7 @@ from trainer.stages.table import build_stage
 def test_shuffled_patches_change_the_tokens_of_stage_v1(values, variant):
     values["loss"] |= {"latent_shuffle": 1.0, "shuffle_variant": variant, "noisy_reference": 0.0, "reference_drop": 0.0}
     stage = build_stage(configuration.build(values), torch.device("cpu"))
-    generator = Draws.plain(0)
+    generator = torch.Generator().manual_seed(0)
     batch = {
         "color": torch.randint(0, 256, (2, 3, 64, 64), generator=generator).byte(),
         "reference": torch.randint(0, 256, (2, 3, 64, 64), generator=generator).byte(),
