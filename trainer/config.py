@@ -147,9 +147,13 @@ class Data:
     """Side of random crops in pixels, a multiple of 64 (stages v1, v1_5); 0 takes whole pictures. References stay
     whole."""
     reference: Literal["folder", "group", "self", "listed"] = "folder"
-    """Where the reference comes from: reference/<stem>, another picture of the group (stem before the last "_"),
-    the picture itself, or one that the index lists for it (reference_list). Stage v1_5 also reads
+    """Where the reference comes from: reference/<stem>, another picture of the group (see groups), the picture itself,
+    or one that the index lists for it (reference_list). Stage v1_5 also reads
     mask/ and, for "folder", reference_mask/."""
+    groups: Literal["folders", "names"] = "folders"
+    """Which pictures are a group, for reference = "group". "folders": those in one folder below color/, or to which an
+    index gives the same `group`; a picture in no folder is alone. "names": those whose names are alike up to the last
+    "_", such as anna_01 and anna_02."""
     deform: float = 0.0
     """Strength 0..1 of the random bending of references (deform training), for reference = "self"."""
     deform_kind: Literal["tps", "mls_rigid", "mls_similar", "mls_affine"] = "tps"

@@ -61,7 +61,7 @@ def v1_file(pictures, frozen, tmp_path_factory) -> str:
     values = {
         "run": {"stage": "v1"},
         "model": {**frozen, "model_channels": 32, "channel_mult": [1, 1, 1, 2], "num_head_channels": 16},
-        "data": {"folder": str(pictures), "size": 64, "reference": "group"},
+        "data": {"folder": str(pictures), "size": 64, "reference": "group", "groups": "names"},
     }
     torch.manual_seed(0)
     stage = build_stage(configuration.build(values), torch.device("cpu"))
@@ -81,7 +81,7 @@ def values(pictures, frozen, tmp_path) -> dict[str, dict]:
     return {
         "run": {"stage": "v1", "output": str(tmp_path / "run"), "steps": 6},
         "model": {**frozen, "model_channels": 32, "channel_mult": [1, 1, 1, 2], "num_head_channels": 16},
-        "data": {"folder": str(pictures), "size": 64, "reference": "group"},
+        "data": {"folder": str(pictures), "size": 64, "reference": "group", "groups": "names"},
         "loss": {
             "reference_drop": 0.3,
             "latent_shuffle": 0.5,

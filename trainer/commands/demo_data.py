@@ -10,7 +10,8 @@ Layout of the folder, with one pose per character (the default):
     manifest.json        how the set was made
 color/ is the true answer for sketch/ coloured like reference/, in training and in evaluation alike. With several poses
 per character the files are called 00001_0.png, 00001_1.png, ...; every pose has its own sketch, regions and mask, and
-there is no reference/: the poses of a character are references of each other (`data.reference = "group"`).
+there is no reference/: the poses of a character are references of each other (`data.reference = "group"`,
+`data.groups = "names"`).
 `--bystanders` and `--shapes` crowd the references with other characters and loud shapes that the answer shows nothing
 of; reference_mask/ and reference_regions/ then know the main character and the wall only.
 `--lines figure` leaves the background out of the drawings, as animators do: what stands behind the figure is then known

@@ -26,7 +26,8 @@ from colorize.pictures import masks
 from colorize.pictures.line_measures import FLAT, measure_lines
 from trainer.config import ConfigError
 from trainer.data.decode import PICTURE_ERRORS, open_picture, read_rgb, why
-from trainer.data.index import item_key, read_json, read_parquet
+from trainer.data.folder import Groups
+from trainer.data.index import group_of, hash64, item_key, name_group, read_json, read_parquet
 from trainer.data.sources import FolderSource, ShardSource, sketch_styles
 from trainer.prepare.layout import Picture, Set, open_set
 from trainer.workers import process_pool
@@ -67,6 +68,8 @@ class Diagnosis:
     """Files by part."""
     short_side: dict[str, int] = field(default_factory=dict)
     """Percentile -> shorter side of color/, pixels."""
+    groups: dict[str, str] = field(default_factory=dict)
+    """data.groups -> number, largest and singles of the groups it makes."""
     aspects: dict[str, int] = field(default_factory=dict)
     """width:height -> pictures of color/ that are nearest to it."""
     findings: list[Finding] = field(default_factory=list)
@@ -87,6 +90,7 @@ class Diagnosis:
         if self.short_side:
             lines.append("short side  " + "  ".join(f"{name} {side}" for name, side in self.short_side.items()))
             lines.append("proportions " + "  ".join(f"{name} {count}" for name, count in self.aspects.items() if count))
+        lines += [f'data.groups = "{by}": {summary}' for by, summary in self.groups.items()]
         for finding in sorted(self.findings, key=lambda f: LEVELS.index(f.level)):
             lines.append(f"{finding.level.upper()} {finding.part}: {finding.count} {finding.text}")
             lines += [f"    e.g. {', '.join(finding.examples)}"] if finding.examples else []
@@ -221,7 +225,8 @@ def examine(
     parts = [*styles, *(part for part in ("mask", "reference", "reference_mask") if (root / part).is_dir())]
     diagnosis.counts = {"color": len(pictures)} | {part: data.source.count(part) for part in parts}
     _counterparts(data, pictures, styles, parts, diagnosis)
-    _index_entries(root, pictures, diagnosis)
+    given = _index_entries(root, pictures, diagnosis)
+    _groups(list(pictures), given, isinstance(data.source, ShardSource), diagnosis)
 
     keys = list(pictures)
     if sample and sample < len(keys):
@@ -274,14 +279,41 @@ def _counterparts(
             )
 
 
-def _index_entries(root: Path, pictures: Mapping[str, Picture], diagnosis: Diagnosis) -> None:
-    """Entries of index files that name no picture, and pictures that no index names."""
+def _groups(keys: Sequence[str], given: Mapping[str, Any], shards: bool, diagnosis: Diagnosis) -> None:
+    """What data.reference = "group" would take for a group, by folders and index, and by the names' endings."""
+    texts = {
+        "folders": [group_of(key, given.get(key, {}), shards) for key in keys],
+        "names": [name_group(key) for key in keys],
+    }
+    groups = {by: Groups(np.array([hash64(text) for text in found], np.uint64)) for by, found in texts.items()}
+    diagnosis.groups = {by: found.summary(keys) for by, found in groups.items()}
+    alone = groups["folders"].alone()
+    if len(alone) < len(keys):
+        fix = 'Put them into a folder with others of their character, or ignore it unless data.reference = "group".'
+        files = [keys[int(number)] for number in alone]
+        diagnosis.add("note", "color", files, "pictures are alone in their folder's group", fix)
+    elif len(groups["names"]) == 1 and len(keys) > 1:
+        fix = 'Leave data.groups = "folders" unless they show one character; folders below color/ make groups.'
+        diagnosis.add("note", "color", keys, "pictures would be one group by the endings of their names", fix)
+
+
+def _index_entries(root: Path, pictures: Mapping[str, Picture], diagnosis: Diagnosis) -> dict[str, Any]:
+    """Entries of index files that name no picture, and pictures that are named twice.
+
+    Gives the first entry of every picture to which one gives a group.
+    """
+    first: dict[str, Any] = {}
     for path in sorted((root / "data_index").glob("*")):
         if path.suffix not in (".json", ".parquet"):
             continue
         part = f"data_index/{path.name}"
         try:
-            named = [item_key(name) for name, _ in (read_json if path.suffix == ".json" else read_parquet)(path)]
+            read = read_json if path.suffix == ".json" else read_parquet
+            named = []
+            for name, entry in read(path):
+                named.append(item_key(name))
+                if isinstance(entry, Mapping) and "group" in entry:
+                    first.setdefault(named[-1], entry)
         except ConfigError as error:
             diagnosis.add(
                 "problem", part, [path.name], f"index cannot be read ({error})", "Make it again with prepare."
@@ -293,6 +325,7 @@ def _index_entries(root: Path, pictures: Mapping[str, Picture], diagnosis: Diagn
         diagnosis.add(level, part, gone, "entries have no picture in color/", fix)
         twice = [name for name, count in Counter(named).items() if count > 1]
         diagnosis.add("warning", part, twice, "pictures are named twice; the first entry counts", "Remove the others.")
+    return first
 
 
 def _unreadable(part: str, found: Sequence[Measure], diagnosis: Diagnosis) -> None:

@@ -129,7 +129,8 @@ def report(config: Config) -> str:
         f"memory    {needed} ({config.system.precision})",
         f"batch     {samples} samples per step: {batch} x {config.optimizer.accumulate} micro steps "
         f"x {processes} processes",
-        f"data      {len(dataset)} pictures, {len(dataset.groups)} groups; {epochs:.1f} epochs",
+        f"data      {len(dataset)} pictures; {epochs:.1f} epochs",
+        f"groups    {dataset.groups.summary(dataset.items.names)}",
         *(f"problem   {problem}" for problem in dataset.problems),
     ]
     return "\n".join(lines)

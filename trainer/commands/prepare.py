@@ -1,7 +1,7 @@
 """`python -m trainer prepare`: makes a training set of pictures: sketches, figure masks and an index.
 
     DATASET/color/00001.png        a folder of pictures; a plain folder (also with subfolders) gets one: hard links, or
-                                   copies, sub/a.png as sub_a.png, so that the pictures of a folder are a group
+                                   copies, in the same subfolders: the pictures of one are a group
     DATASET/color/0001.zip         or shards, with members 0001/10001.png; results are shards of the same names
     DATASET/reference/             optional; gets reference_mask/
 

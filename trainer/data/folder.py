@@ -51,7 +51,8 @@ class Item:
 
     stem: str
     """The name its files share: their path without suffix."""
-    group: str
+    group: int
+    """hash that the pictures of its group share"""
     size: tuple[int, int]
     """width, height in pixels; 0 = not known"""
     score: float
@@ -75,8 +76,10 @@ class Names(Sequence):
 class Items(Sequence):
     """The pictures of a data set; an `Item` is made when it is asked for."""
 
-    def __init__(self, listed: index.Index, rows: np.ndarray):
+    def __init__(self, listed: index.Index, rows: np.ndarray, groups: str = "folders"):
         self.listed, self.rows, self.names = listed, rows, Names(listed, rows)
+        self.groups = listed["name_group" if groups == "names" else "group"]
+        """Hash of the group of every row of the index."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -85,7 +88,7 @@ class Items(Sequence):
         row = int(self.rows[number])
         stem = self.listed.name(row)
         size = int(self.listed["width"][row]), int(self.listed["height"][row])
-        return Item(stem, index.group_of(stem), size, self.listed.score(row), self.listed.extra(row))
+        return Item(stem, int(self.groups[row]), size, self.listed.score(row), self.listed.extra(row))
 
 
 class Groups:
@@ -108,6 +111,18 @@ class Groups:
     def alone(self) -> np.ndarray:
         """Pictures that are the only one of their group."""
         return np.flatnonzero(self._counts[self._of] == 1)
+
+    def largest(self) -> np.ndarray:
+        """The pictures of the group that has most, ascending; of several the one with the first picture."""
+        return self.members(int(self._counts[self._of].argmax()))
+
+    def summary(self, names: Sequence[str]) -> str:
+        """Number, largest and singles in words; names: of all pictures."""
+        largest = self.largest()
+        return (
+            f"{len(self)} groups, the largest of {len(largest)} pictures (e.g. {names[int(largest[0])]}), "
+            f"{len(self.alone())} pictures alone"
+        )
 
 
 @dataclass
@@ -180,6 +195,7 @@ class FolderDataset(torch.utils.data.Dataset):
         bucket_order: str = "balanced",  # or "released"
         bucket_sides: str = "sum",  # or "short"
         batch: int = 1,  # pictures of a batch over all processes, for buckets
+        groups: str = "folders",  # or "names": see Data.groups
         augment: Augment | None = None,
         decoded_folder: str = "",
         cached: Any = None,  # trainer.cache's CachedParts: which encodings are there already
@@ -197,14 +213,11 @@ class FolderDataset(torch.utils.data.Dataset):
         self.source = open_source(root)
         self.styles = sketch_styles(root, styles) if "sketch" in self.needs else []
         listed, rows = self._list(root, index_files, min_score, min_side, bool(bucket_step or self.values))
-        self.items = Items(listed, rows)
+        self.items = Items(listed, rows, groups)
         self._groups: Groups | None = None
         self._numbers: tuple[np.ndarray, np.ndarray] | None = None
-        if reference == "group" and len(alone := self.groups.alone()):
-            self.problems.append(
-                f"{len(alone)} groups hold one picture only and use it as its own reference, "
-                f"e.g. {self.items[int(alone[0])].group}"
-            )
+        if reference == "group":
+            self.problems += _group_problems(self.groups, self.items.names, groups)
         self.order = self._order(bucket_step, bucket_ratio, bucket_order, batch, bucket_sides)
         self._kept: dict[tuple, torch.Tensor] | None = {} if cache else None
         self._decoded = None
@@ -234,7 +247,7 @@ class FolderDataset(torch.utils.data.Dataset):
         """The index and the rows of it that can be trained on."""
         source, parts = self.source, self._parts()
         if files:
-            listed = index.from_files(index.find_files(root, files), index.cache_folder(root))
+            listed = index.from_files(index.find_files(root, files), index.cache_folder(root), source.shards)
         elif source.shards:
             listed = _list_shards(source, parts, measure)
         else:
@@ -279,9 +292,9 @@ class FolderDataset(torch.utils.data.Dataset):
 
     @property
     def groups(self) -> Groups:
-        """Pictures by the name before the last underscore."""
+        """Which pictures are references of each other."""
         if self._groups is None:
-            self._groups = Groups(self.items.listed["group"][self.items.rows])
+            self._groups = Groups(self.items.groups[self.items.rows])
         return self._groups
 
     def index_at(self, position: int) -> int:
@@ -532,6 +545,28 @@ class FolderDataset(torch.utils.data.Dataset):
         return {name: torch.tensor(values[name], dtype=torch.float32) for name in self.values}
 
 
+def _group_problems(groups: Groups, names: Sequence[str], by: str) -> list[str]:
+    """What is odd about groups that give references, one line each."""
+    alone, problems = groups.alone(), []
+    if len(alone):
+        hint = (
+            '; put the pictures of one character into a folder of color/, give them a "group" in the index, or set '
+            'data.groups = "names" where their names are anna_01, anna_02, ...'
+            if by == "folders"
+            else ""
+        )
+        problems.append(
+            f"{len(alone)} of {len(names)} pictures are alone in their group and their own reference, "
+            f"e.g. {names[int(alone[0])]}{hint}"
+        )
+    if len(groups) == 1 and len(names) > 1:
+        problems.append(
+            f"all {len(names)} pictures are one group, so any is a reference of any other: right for one character, "
+            "wrong for pictures of several"
+        )
+    return problems
+
+
 def _key_rows(keys: Mapping[str, bytes]) -> dict[str, torch.Tensor]:
     """Keys of parts as a batch carries them, (16,) uint8."""
     return {f"{part}_key": torch.frombuffer(bytearray(key), dtype=torch.uint8) for part, key in keys.items()}
@@ -577,6 +612,7 @@ def _list_shards(source: ShardSource, parts: Mapping[str, Sequence[str]], measur
         _shard_entries(source, parts, measure, problems),
         problems,
         keyed=True,
+        shards=True,
     )
 
 

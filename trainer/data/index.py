@@ -6,7 +6,8 @@ Opening maps the columns into memory.
 
 Index files, as the released trainers read them: JSON {path: {entry}}, or parquet with the column `image_path` and a
 column per key. Keys of an entry, all optional: width, height (or resolution, [width, height]), aesthetic_score,
-exist_sketch, tags (parquet: caption), reference_list. Paths are relative to color/, with the shard's name in front
+exist_sketch, tags (parquet: caption), reference_list, group (any text: pictures of one group are references of each
+other; it goes before the folder). Paths are relative to color/, with the shard's name in front
 (0001/10001.png); their suffix does not count, so that color/ may hold .jpg and sketch/ .png.
 """
 
@@ -33,7 +34,7 @@ from trainer.config import ConfigError
 
 log = logging.getLogger("trainer")
 
-FORMAT = 1
+FORMAT = 2
 """Part of every hash: raise it when the columns change."""
 DEFAULT_SCORE = 6.0
 """Aesthetic score of a picture that has none (released XL trainer: 6 as a value, 5.51 for the filter)."""
@@ -45,7 +46,7 @@ _TAIL = 2**20  # bytes at the end of a block in which a cut is looked for
 _CUTS = 64  # places tried in a block; only nested entries need more than one
 _NO_SCORE = float("nan")
 _NUMBERS = {"width": np.int32, "height": np.int32, "score": np.float32, "usable": np.uint8}
-_HASHES = ("key", "group")
+_HASHES = ("key", "group", "name_group")
 _TEXTS = ("name", "extra")
 
 
@@ -57,10 +58,26 @@ def item_key(path: str) -> str:
     return folder + slash + (stem if dot and stem else name)
 
 
-def group_of(key: str) -> str:
-    """What poses of one character share: the name before the last underscore."""
+def folder_group(key: str, shards: bool = False) -> str:
+    """What the pictures of one folder share: its path. A picture in no folder is a group of its own.
+
+    shards: the first folder is the shard's and says nothing about what a picture shows.
+    """
+    folder = key.rpartition("/")[0]
+    folder = folder.partition("/")[2] if shards else folder
+    return f"{folder}/" if folder else key
+
+
+def name_group(key: str) -> str:
+    """What pictures share that are called anna_01, anna_02, ...: the name before the last underscore."""
     folder, slash, name = key.rpartition("/")
     return folder + slash + (name.rpartition("_")[0] or name)
+
+
+def group_of(key: str, entry: Mapping[str, Any], shards: bool = False) -> str:
+    """The group that the index gives a picture, else that of its folder."""
+    given = entry.get("group")
+    return folder_group(key, shards) if given is None else f"/{given}"  # no path begins with a slash
 
 
 def hash64(text: str) -> int:
@@ -73,8 +90,9 @@ class Index:
     """Columns of one row per picture, as arrays or as maps of files.
 
     name (bytes of all keys, one after the other) and name_ends (N,); likewise extra (JSON of tags and references, empty
-    where there are none); key and group (N,), 64-bit hashes; width and height (N,) in pixels, 0 = not known; score
-    (N,), not a number = none; usable (N,), 0 = the index says that there is no sketch, or names the picture twice.
+    where there are none); key, group and name_group (N,), 64-bit hashes of the key, of the group by index or folder
+    and of that by the name's ending; width and height (N,) in pixels, 0 = not known; score (N,), not a number = none;
+    usable (N,), 0 = the index says that there is no sketch, or names the picture twice.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -133,8 +151,8 @@ class Index:
 class Writer:
     """Collects rows in arrays; texts go to a file at once when a folder is given, else to memory."""
 
-    def __init__(self, folder: Path | None = None):
-        self.folder = folder
+    def __init__(self, folder: Path | None = None, shards: bool = False):
+        self.folder, self.shards = folder, shards
         self._numbers = {name: array(np.dtype(kind).char) for name, kind in _NUMBERS.items()}
         self._hashes = {name: array("Q") for name in _HASHES}
         self._ends = {name: array("q") for name in _TEXTS}
@@ -150,7 +168,8 @@ class Writer:
         width, height = _size(key, entry)
         score, numbers, hashes = entry.get("aesthetic_score"), self._numbers, self._hashes
         hashes["key"].append(hash64(key))
-        hashes["group"].append(hash64(group_of(key)))
+        hashes["group"].append(hash64(group_of(key, entry, self.shards)))
+        hashes["name_group"].append(hash64(name_group(key)))
         numbers["width"].append(width)
         numbers["height"].append(height)
         numbers["score"].append(_NO_SCORE if score is None else score)
@@ -251,10 +270,11 @@ def build(
     entries: Iterable[tuple[str, Mapping[str, Any]]],
     problems: list[str],
     keyed: bool = False,
+    shards: bool = False,
 ) -> Index:
     """The index of `fingerprint` in the folder `cache`; made from (path, entry) pairs when it is not there.
 
-    keyed: the paths are keys already, that is, they have no suffix.
+    keyed: the paths are keys already, that is, they have no suffix. shards: their first folder is a shard's.
 
     The folder is written under a temporary name and renamed, so a crash leaves none, and of two processes that make
     the same index one wins. `problems` is read after the last entry.
@@ -264,7 +284,7 @@ def build(
         temporary = cache / f".index-{uuid.uuid4().hex}"
         temporary.mkdir(parents=True)
         try:
-            writer = Writer(temporary)
+            writer = Writer(temporary, shards)
             add = writer.add_key if keyed else writer.add
             for path, entry in entries:
                 add(path, entry)
@@ -322,14 +342,14 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def from_files(files: Iterable[Path], cache: Path) -> Index:
+def from_files(files: Iterable[Path], cache: Path, shards: bool = False) -> Index:
     """The index of all entries of index files, one after the other; of equal paths the first counts."""
     files = list(files)
-    parts = [f"index {FORMAT}", *(file_hash(file) for file in files)]
+    parts = [f"index {FORMAT}{' shards' if shards else ''}", *(file_hash(file) for file in files)]
     fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     problems: list[str] = []
     entries = (entry for file in files for entry in (read_json if file.suffix == ".json" else read_parquet)(file))
-    return build(cache, fingerprint, entries, problems)
+    return build(cache, fingerprint, entries, problems, shards=shards)
 
 
 def read_json(path: Path) -> Iterator[tuple[str, Any]]:
@@ -376,7 +396,17 @@ def read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
         raise ConfigError(
             f"{path} needs the package pyarrow (pip install pyarrow), or convert the index to JSON."
         ) from None
-    known = ("image_path", "aesthetic_score", "exist_sketch", "width", "height", "reference_list", "caption", "tags")
+    known = (
+        "image_path",
+        "aesthetic_score",
+        "exist_sketch",
+        "width",
+        "height",
+        "reference_list",
+        "caption",
+        "tags",
+        "group",
+    )
     try:
         file = pyarrow.parquet.ParquetFile(path)
         columns = [name for name in known if name in file.schema_arrow.names]

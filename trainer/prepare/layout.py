@@ -109,7 +109,7 @@ class FolderSet:
             except OSError:  # deleted meanwhile
                 continue
             signature = f"{status.st_size} {status.st_mtime_ns}"
-            yield Picture(part, key, path.name, str(path), signature)
+            yield Picture(part, key, key + path.suffix, str(path), signature)
 
     def _file(self, folder: str, picture: Picture) -> Path | None:
         paths = (self.root / folder / f"{picture.key}{suffix}" for suffix in SUFFIXES)
@@ -330,7 +330,7 @@ def adopt(dataset: Path, output: Path | None, problems: dict[str, str]) -> Path:
     (root / "color").mkdir(parents=True, exist_ok=True)
     taken: dict[str, Path] = {}
     for path in pictures:
-        name = "_".join(path.relative_to(dataset).parts)
+        name = path.relative_to(dataset).as_posix()
         if (other := taken.setdefault(item_key(name), path)) != path:
             problems[str(path)] = f"has the name of {other} in color/ ({name}); rename one of them"
             continue
@@ -357,6 +357,7 @@ def _link(source: Path, target: Path) -> None:
         ours, theirs = target.stat(), source.stat()
         if os.path.samestat(ours, theirs) or (ours.st_size, ours.st_mtime_ns) == (theirs.st_size, theirs.st_mtime_ns):
             return
+    target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     part.unlink(missing_ok=True)
     try:

@@ -76,6 +76,7 @@ def build_dataset(config: Config) -> FolderDataset:
         bend,
         bend_kind=data.deform_kind,
         index_files=data.index,
+        groups=data.groups,
         min_score=data.min_score,
         min_side=data.min_side,
         styles=data.sketch_styles,

@@ -14,6 +14,8 @@ from trainer.__main__ import main
 from trainer.commands import doctor
 from trainer.config import ConfigError
 
+GROUPS = ("folders", "names")
+
 
 def painted(number: int, size: tuple[int, int] = (64, 64)) -> Image.Image:
     """Pictures that look different from each other."""
@@ -62,6 +64,22 @@ def test_a_good_set_has_no_findings(good):
     assert diagnosis.findings == [] and diagnosis.healthy and diagnosis.lines()[-1] == "no findings"
     assert diagnosis.counts == {"color": 4, "sketch": 4, "mask": 4}
     assert diagnosis.short_side["min"] == 64 and diagnosis.aspects["1:1"] == 4
+
+
+def test_groups_are_told(good):
+    diagnosis = examine(good)
+    assert diagnosis.groups == {by: "4 groups, the largest of 1 pictures (e.g. 0), 4 pictures alone" for by in GROUPS}
+    assert any(line.startswith('data.groups = "folders": 4 groups') for line in diagnosis.lines())
+    for part in ("color", "sketch", "mask"):
+        for path in list((good / part).iterdir()):
+            path.rename(path.with_name(f"danbooru_{path.name}"))
+    assert "one group by the endings of their names" in found(good)["note", "color"].text
+    for part in ("color", "sketch", "mask"):
+        (good / part / "anna").mkdir()
+        for number in "01":
+            (good / part / f"danbooru_{number}.png").rename(good / part / "anna" / f"{number}.png")
+    assert examine(good).groups["folders"] == "3 groups, the largest of 2 pictures (e.g. anna/0), 2 pictures alone"
+    assert "alone in their folder's group" in found(good)["note", "color"].text
 
 
 def test_shards_are_examined_alike(good, tmp_path):

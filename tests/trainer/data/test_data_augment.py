@@ -220,14 +220,16 @@ def test_mirroring_mirrors_what_belongs_together(pictures):
 
 def test_augmentations_are_functions_of_the_position_and_leave_each_other_alone(pictures):
     everything = Augment(0.5, 1.3, 0.3, 0.3, 0.3, 21, 20, 0.5, 0.5, 0.5, 0.5, 0.5)
-    dataset, again = (FolderDataset(str(pictures), 64, "group", needs=NEEDS, augment=everything) for _ in range(2))
+    dataset, again = (
+        FolderDataset(str(pictures), 64, "group", groups="names", needs=NEEDS, augment=everything) for _ in range(2)
+    )
     later = again[9]
     for position in (3, 9):
         ours = dataset[position]
     assert all(torch.equal(torch.as_tensor(ours[kind]), torch.as_tensor(later[kind])) for kind in ours)
     assert ours["sketch"].shape == (3, 64, 64)
-    only = FolderDataset(str(pictures), 64, "group", needs=NEEDS, augment=Augment(sketch_faint=1.0))
-    plain = FolderDataset(str(pictures), 64, "group", needs=NEEDS)
+    only = FolderDataset(str(pictures), 64, "group", groups="names", needs=NEEDS, augment=Augment(sketch_faint=1.0))
+    plain = FolderDataset(str(pictures), 64, "group", groups="names", needs=NEEDS)
     for position in range(4):
         ours, theirs = only[position], plain[position]
         assert all(torch.equal(ours[kind], theirs[kind]) for kind in NEEDS if kind != "sketch")
@@ -314,10 +316,10 @@ def test_the_grey_of_a_sketch_is_the_rounded_mean():
 
 def test_a_run_with_decoded_pictures_sees_what_one_without_sees(pictures, tmp_path, monkeypatch):
     kinds = {"needs": NEEDS, "augment": Augment(flip=0.5, sketch_faint=0.5)}
-    plain = FolderDataset(str(pictures), 96, "group", **kinds)
-    kept = FolderDataset(str(pictures), 96, "group", decoded_folder=str(tmp_path), **kinds)
+    plain = FolderDataset(str(pictures), 96, "group", groups="names", **kinds)
+    kept = FolderDataset(str(pictures), 96, "group", groups="names", decoded_folder=str(tmp_path), **kinds)
     first = [kept[position] for position in range(8)]
-    again = FolderDataset(str(pictures), 96, "group", decoded_folder=str(tmp_path), **kinds)
+    again = FolderDataset(str(pictures), 96, "group", groups="names", decoded_folder=str(tmp_path), **kinds)
     monkeypatch.setattr(decode, "read_resized", lambda *given: pytest.fail("decoded again"))
     second = [again[position] for position in range(8)]
     monkeypatch.undo()

@@ -59,9 +59,11 @@ def test_shards_give_what_the_unpacked_folder_gives(shards, tmp_path):
 
 
 def test_groups_lie_within_shards(shards):
-    dataset = FolderDataset(str(shards), 64, "group")
-    assert {item.group for item in dataset.items} == {f"{n:04d}/{c:02d}" for n in range(2) for c in range(4)}
-    assert any("groups hold one picture only" in problem for problem in dataset.problems)
+    dataset = FolderDataset(str(shards), 64, "group", groups="names")
+    expected = {index.hash64(f"{n:04d}/{c:02d}") for n in range(2) for c in range(4)}
+    assert {item.group for item in dataset.items} == expected
+    assert any("are alone in their group" in problem for problem in dataset.problems)
+    assert len(FolderDataset(str(shards), 64, "group").groups) == 8  # a shard is no group
 
 
 def test_worker_processes_read_the_same(shards):
@@ -273,7 +275,7 @@ def test_an_index_keeps_what_its_file_says(listed):
     assert listed.extra(0) == {"tags": "1girl, 青"} and listed.extra(1) == {}
     assert listed.extra(2) == {"references": ["0000/a_1.png", "0000/gone.png"]}
     assert listed.extra(3) == {"tags": ENTRIES["0001/d.v2.png"]["tags"]}
-    assert int(listed["group"][0]) == index.hash64("0000/a") and int(listed["key"][3]) == index.hash64("0001/d.v2")
+    assert int(listed["name_group"][0]) == index.hash64("0000/a") and int(listed["key"][3]) == index.hash64("0001/d.v2")
 
 
 def test_rows_are_filtered_as_the_released_loader_does(listed):

@@ -1,5 +1,6 @@
 """The folder data set: order, pairing, polarity and what it says of incomplete data."""
 
+import json
 import shutil
 
 import numpy as np
@@ -22,7 +23,7 @@ def test_every_epoch_is_another_permutation(pictures):
 
 
 def test_a_position_gives_the_same_sample_whatever_came_before(pictures):
-    dataset = FolderDataset(str(pictures), 64, "group", seed=3)
+    dataset = FolderDataset(str(pictures), 64, "group", groups="names", seed=3)
     later = dataset[13]
     for position in range(12):
         dataset[position]
@@ -31,7 +32,7 @@ def test_a_position_gives_the_same_sample_whatever_came_before(pictures):
 
 
 def test_group_references_are_other_pictures_of_the_same_group(pictures):
-    dataset = FolderDataset(str(pictures), 64, "group")
+    dataset = FolderDataset(str(pictures), 64, "group", groups="names")
     for position in range(16):
         item = dataset[position]
         ours, theirs = (dataset.items[item[k]] for k in ("index", "reference_index"))
@@ -61,7 +62,7 @@ MASKS = ("color", "sketch", "reference", "mask", "reference_mask", "regions", "r
 @pytest.mark.parametrize("reference", ["folder", "group", "self"])
 def test_masks_and_labels_belong_to_the_picture_and_to_its_reference(pictures, reference):
     """mask and regions are those of the picture, reference_* those of the chosen reference, whatever it is."""
-    dataset = FolderDataset(str(pictures), 64, reference, needs=MASKS)
+    dataset = FolderDataset(str(pictures), 64, reference, groups="names", needs=MASKS)
     for position in range(8):
         item = dataset[position]
         ours, theirs = (dataset.items[item[key]].stem for key in ("index", "reference_index"))
@@ -89,11 +90,11 @@ def test_a_mask_is_cut_and_scaled_like_its_picture(pictures, tmp_path):
 def test_pictures_without_masks_are_left_out(pictures, tmp_path):
     shutil.copytree(pictures, tmp_path / "data")
     (tmp_path / "data/mask/02_1.png").unlink()
-    dataset = FolderDataset(str(tmp_path / "data"), 64, "group", needs=MASKS[:5])
+    dataset = FolderDataset(str(tmp_path / "data"), 64, "group", groups="names", needs=MASKS[:5])
     assert len(dataset) == 7 and "no file in mask/, e.g. 02_1" in dataset.problems[0]
     shutil.rmtree(tmp_path / "data/mask")
     with pytest.raises(ConfigError, match="mask/ 0 files.*white on the figure"):
-        FolderDataset(str(tmp_path / "data"), 64, "group", needs=MASKS[:5])
+        FolderDataset(str(tmp_path / "data"), 64, "group", groups="names", needs=MASKS[:5])
     with pytest.raises(ConfigError, match="the same command again"):
         shutil.rmtree(tmp_path / "data/reference_regions")
         FolderDataset(str(tmp_path / "data"), 64, needs=("color", "reference_regions"))
@@ -151,3 +152,45 @@ def test_processes_share_every_batch_without_overlap():
     shares = [list(PositionSampler(2, 5, 3, rank, 2)) for rank in (0, 1)]
     positions = sorted(p for share in shares for batch in share for p in batch)
     assert positions == list(range(12, 30))
+
+
+def blank_set(root, *keys):
+    for part in ("color", "sketch"):
+        for key in keys:
+            (root / part / key).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (64, 64), "white").save(root / part / f"{key}.png")
+    return str(root)
+
+
+def members(dataset):
+    names = dataset.items.names
+    return {tuple(names[int(n)] for n in dataset.groups.members(number)) for number in range(len(dataset))}
+
+
+def test_numbered_pictures_of_strangers_are_no_group(tmp_path):
+    """danbooru_1000.png, danbooru_1001.png, ...: one group only where name endings are asked for, and that is said."""
+    folder = blank_set(tmp_path, *(f"danbooru_{number}" for number in range(1000, 1012)))
+    dataset = FolderDataset(folder, 64, "group")
+    assert len(dataset.groups) == 12 and len(dataset.groups.alone()) == 12
+    assert "12 of 12 pictures are alone in their group and their own reference, e.g. danbooru_1000; put" in str(
+        dataset.problems
+    )
+    by_names = FolderDataset(folder, 64, "group", groups="names")
+    assert len(by_names.groups) == 1 and "all 12 pictures are one group" in str(by_names.problems)
+
+
+def test_folders_are_groups_whatever_their_pictures_are_called(tmp_path):
+    dataset = FolderDataset(blank_set(tmp_path, "anna/pose_01", "anna/smile", "bob/1", "bob/2", "anna"), 64, "group")
+    assert members(dataset) == {("anna/pose_01", "anna/smile"), ("bob/1", "bob/2"), ("anna",)}
+    assert dataset.groups.summary(dataset.items.names) == (
+        "3 groups, the largest of 2 pictures (e.g. anna/pose_01), 1 pictures alone"
+    )
+
+
+def test_the_index_names_groups_across_folders(tmp_path):
+    folder = blank_set(tmp_path, "x/1", "y/2", "y/3", "4")
+    entries = {"x/1.png": {"group": "anna"}, "y/2.png": {"group": "anna"}, "y/3.png": {}, "4.png": {"group": 7}}
+    (tmp_path / "data_index").mkdir()
+    (tmp_path / "data_index" / "all.json").write_text(json.dumps(entries))
+    dataset = FolderDataset(folder, 64, "group", index_files=["all"])
+    assert members(dataset) == {("x/1", "y/2"), ("y/3",), ("4",)}

@@ -110,18 +110,21 @@ def test_plain_folders_become_sets_whose_groups_are_the_subfolders(tmp_path):
         drawn(int(name[-1])).save(plain / f"{name}.png")
     (plain / "notes.md").write_text("no picture")
     make(plain, output=output)
-    assert sorted(p.name for p in (output / "color").iterdir()) == ["anna_1.png", "anna_2.png", "bob_1.png"]
+    found = sorted(p.relative_to(output / "color").as_posix() for p in (output / "color").rglob("*.png"))
+    assert found == ["anna/1.png", "anna/2.png", "bob/1.png"]
     assert len(FolderDataset(str(output), 32, "group").groups) == 2
+    listed = json.loads((output / "data_index" / "index.json").read_text(encoding="utf-8"))
+    assert sorted(listed) == found and all(entry["exist_sketch"] for entry in listed.values())
     assert not (plain / "color").exists()
     make(plain)  # in the folder itself: what it writes is not taken for pictures the next time
     drawn(4).save(plain / "anna" / "3.png")
-    assert make(plain).pictures == {"color": 4} and len(list((plain / "color").iterdir())) == 4
+    assert make(plain).pictures == {"color": 4} and len(list((plain / "color").rglob("*.png"))) == 4
 
 
 def test_two_files_of_one_name_are_reported(tmp_path):
     (tmp_path / "a").mkdir()
     drawn(0).save(tmp_path / "a" / "b.png")
-    drawn(1).save(tmp_path / "a_b.png")
+    drawn(1).save(tmp_path / "a" / "b.webp")
     report = make(tmp_path, output=tmp_path / "set")
     assert report.pictures == {"color": 1} and "has the name of" in next(iter(report.unreadable.values()))
 

@@ -192,7 +192,8 @@ def test_interrupt_saves_and_the_same_command_goes_on(values, write_toml):
 def test_dry_run_tells_sizes_and_problems(values, write_toml, capsys):
     assert main(["train", "--config", write_toml(values), "--dry-run"]) == 0
     text = capsys.readouterr().out
-    assert "latents   (2, 4, 8, 8)" in text and "U-Net: " in text and "GiB" in text and "8 pictures, 4 groups" in text
+    assert "latents   (2, 4, 8, 8)" in text and "U-Net: " in text and "GiB" in text and "8 pictures; " in text
+    assert "groups    4 groups, the largest of 2 pictures (e.g. 00_0), 0 pictures alone" in text
     assert not Path(values["run"]["output"]).exists()
 
 
