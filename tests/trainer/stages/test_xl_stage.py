@@ -152,7 +152,8 @@ def test_every_variant_gives_a_finite_gradient(variant):
     torch.manual_seed(0)
     misaligned, aligned = torch.randn(2, 24, 6, requires_grad=True), torch.randn(2, 24, 6)
     gram_module.gram_loss([misaligned], [aligned], variant, standardise=True).backward()
-    assert torch.isfinite(misaligned.grad).all() and 0 < misaligned.grad.abs().max() < 10
+    largest = 24 * 10 if variant == "frobenius" else 10  # that one sums where the others average
+    assert torch.isfinite(misaligned.grad).all() and 0 < misaligned.grad.abs().max() < largest
 
 
 def prepared(xl, depth=None):
