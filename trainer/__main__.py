@@ -6,9 +6,13 @@ import argparse
 import importlib
 import json
 import logging
+import os
 import sys
 
-from trainer import config as configuration
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads slow each other and everybody else
+
+from trainer import config as configuration  # noqa: E402
+from trainer import packages  # noqa: E402
 
 
 def _train(args: argparse.Namespace, rest: list[str]) -> None:
@@ -47,8 +51,8 @@ COMMANDS = {
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
+def _parser(arguments: list[str]) -> argparse.ArgumentParser:
+    """The command line. Only the command that is asked for is imported, when its packages are there."""
     parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("train", help="train a model, or resume a run with the same command")
@@ -61,10 +65,18 @@ def main(arguments: list[str] | None = None) -> int:
     for name, (module, text) in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
         if name in arguments[:1]:  # the others are not imported: a command starts fast
+            packages.check(name)
             importlib.import_module(module).add_arguments(command)
-    args, rest = parser.parse_known_args(arguments)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
+        parser = _parser(arguments)
+        args, rest = parser.parse_known_args(arguments)
+        packages.check(args.command, args)
         if args.command == "train":
             _train(args, rest)
         else:

@@ -81,8 +81,11 @@ def from_tensors(state_dict: Mapping[str, torch.Tensor], source: str) -> Autoenc
 
 
 def _stable_diffusion_vae(tensors: dict[str, torch.Tensor]) -> nn.Module:
-    from diffusers import AutoencoderKL
-    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+    try:
+        from diffusers import AutoencoderKL
+        from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+    except ImportError:
+        raise ConfigError('A Stable Diffusion VAE needs diffusers: pip install ".[trainer]" (or diffusers).') from None
 
     widths = []
     while (key := f"encoder.down.{len(widths)}.block.0.conv1.weight") in tensors:
