@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent
 
 # A suite started in the background inherits an ignored Ctrl-C, and so would every program that the tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded; processes that tests start inherit it
 NO_COMFYUI = "ComfyUI not found; set COMFYUI_PATH to its folder (the one with main.py)"
 
 # The trainer and the pure networks are imported from the root, as `python -m trainer` does.

@@ -324,7 +324,16 @@ def head_width_marker(state_dict: Mapping[str, Any]) -> int | None:
     return int(marker.item())
 
 
-def is_v1_unet(unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | None, unet_prefix: str = "") -> bool:
+def _prefix_of_unet(state_dict: Mapping[str, Any], given: str | None) -> str:
+    """What stands before the U-Net's names: as `given` (ComfyUI from 0.28 on says it), else read from the names."""
+    if given is not None:
+        return given
+    return names.UNET if _starts(state_dict, names.UNET) else ""
+
+
+def is_v1_unet(
+    unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | None, unet_prefix: str | None = None
+) -> bool:
     """Whether ComfyUI should give this U-Net to our class: true for v1 and v1.5 files only, never for stock models.
 
     unet_config: what ComfyUI's detection read from the U-Net. A v1 U-Net is a Stable Diffusion 2 U-Net with
@@ -333,6 +342,7 @@ def is_v1_unet(unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | N
     """
     if state_dict is None or not _is_v1_shape(unet_config):
         return False
+    unet_prefix = _prefix_of_unet(state_dict, unet_prefix)
     foreign = (*names.V2_PARTS, names.UNUSED)
     if any(key.startswith(unet_prefix + name) for key in state_dict for name in foreign):
         return False
@@ -343,10 +353,13 @@ def is_v1_unet(unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | N
     return names.HEAD_WIDTH in state_dict or all(unet_config.get(k) == v for k, v in released.items())
 
 
-def is_v2_unet(unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | None, unet_prefix: str = "") -> bool:
+def is_v2_unet(
+    unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | None, unet_prefix: str | None = None
+) -> bool:
     """Whether ComfyUI should give this U-Net to our v2 class: a v1 U-Net with the modules that only v2 has."""
     if state_dict is None or not _is_v1_shape(unet_config):
         return False
+    unet_prefix = _prefix_of_unet(state_dict, unet_prefix)
     return all(any(key.startswith(unet_prefix + name) for key in state_dict) for name in names.V2_PARTS)
 
 
@@ -366,7 +379,9 @@ def _is_v1_shape(unet_config: Mapping[str, Any]) -> bool:
     return {0, 1}.issuperset(unet_config.get("transformer_depth", [2]))
 
 
-def is_xl_unet(unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | None, unet_prefix: str = "") -> bool:
+def is_xl_unet(
+    unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | None, unet_prefix: str | None = None
+) -> bool:
     """Whether ComfyUI should give this U-Net to our XL class: true for XL files only, never for stock SDXL models.
 
     An XL U-Net is a Stable Diffusion XL U-Net with a small label embedding. Besides that shape the file must carry a

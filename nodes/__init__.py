@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
-from comfy_api.latest import ComfyExtension, io
+from comfy_api.v0_0_2 import ComfyExtension, io
 
 from . import example_pictures
 from .animediffusion import (
@@ -47,9 +48,12 @@ class ColorizeDiffusionExtension(ComfyExtension):
         pictures of the templates beside the user's own."""
         import folder_paths
 
+        from ..model_patches import core
         from ..model_patches.inputs import extractors
         from ..model_patches.model import model as unet
 
+        for remark in filter(None, (core.age_remark(), core.waiting_remark())):
+            logging.warning(remark)
         unet.register()
         extractors.register_folder()
         for kind in BUNDLED_MODEL_KINDS:

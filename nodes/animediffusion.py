@@ -4,7 +4,7 @@ import comfy.model_management
 import comfy.utils
 import folder_paths
 import torch
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from ..colorize.pictures import images
 from .sockets import CATEGORY, FrameSocket

@@ -1,6 +1,6 @@
 """Join model and reference."""
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from ..colorize.advice import encoder_advice
 from ..colorize.modes import MODES

@@ -5,7 +5,7 @@ import logging
 import os
 
 import folder_paths
-from comfy_api.latest import io, ui
+from comfy_api.v0_0_2 import io, ui
 
 from ..colorize.pictures import images
 from ..colorize.reference import card

@@ -1,6 +1,6 @@
 """Measure how much of a result's structure comes from the reference."""
 
-from comfy_api.latest import io, ui
+from comfy_api.v0_0_2 import io, ui
 
 from .sockets import CATEGORY
 

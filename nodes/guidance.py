@@ -1,6 +1,6 @@
 """Guide by reference and sketch at the same time."""
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from .sockets import CATEGORY
 

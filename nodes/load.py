@@ -1,7 +1,7 @@
 """Load a ColorizeDiffusion checkpoint."""
 
 import folder_paths
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from .sockets import CATEGORY, ColorizerSocket
 

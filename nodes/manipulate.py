@@ -1,7 +1,7 @@
 """Edit a reference with words, and see where the words act."""
 
 import folder_paths
-from comfy_api.latest import io, ui
+from comfy_api.v0_0_2 import io, ui
 
 from ..colorize.pictures import images
 from ..colorize.reference.edits import LARGEST_RATIO, LARGEST_SCALE, PARTS, Edit, manipulate_global, manipulate_local

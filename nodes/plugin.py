@@ -1,6 +1,6 @@
 """The background plugin of XL models."""
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from .sockets import CATEGORY, ColorizerSocket, conditioning_outputs, share_input
 

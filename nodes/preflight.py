@@ -1,6 +1,6 @@
 """Check the inputs of a graph before sampling."""
 
-from comfy_api.latest import io, ui
+from comfy_api.v0_0_2 import io, ui
 
 from ..colorize.modes import MODES
 from .sockets import CATEGORY, ColorizerSocket, ReferenceSocket, share_input
@@ -88,6 +88,7 @@ class ColorizePreflight(io.ComfyNode):
     ):
         from ..colorize.preflight import examine as preflight
         from ..colorize.preflight.preview import preview
+        from ..model_patches import core
         from ..model_patches.model.model import ColorizeModel
 
         inner = getattr(model, "model", model)
@@ -107,6 +108,7 @@ class ColorizePreflight(io.ComfyNode):
             is_ours=isinstance(inner, ColorizeModel),
             colorizer=colorizer,
             encoded=reference,
+            core_remark=core.age_remark(),
         )
         findings = preflight.examine(inputs)
         text = preflight.report(findings)

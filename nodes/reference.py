@@ -1,7 +1,7 @@
 """Load the reference encoder and encode colour references."""
 
 import folder_paths
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from ..colorize.pictures import images
 from ..colorize.pictures.figure_masks import check_mask

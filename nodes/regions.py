@@ -3,7 +3,7 @@
 import logging
 from dataclasses import replace
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from ..colorize.pictures.figure_masks import check_mask, on_canvas
 from ..colorize.reference.types import Region

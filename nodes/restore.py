@@ -1,7 +1,7 @@
 """Bring the result back to the drawing's size, with the artist's own lines on top."""
 
 import comfy.model_management
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from ..colorize.pictures import images
 from .sockets import CATEGORY, FrameSocket

@@ -1,7 +1,7 @@
 """Figure masks: load a segmentation network, find the character."""
 
 import comfy.model_management
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from .sockets import CATEGORY, provider_input
 

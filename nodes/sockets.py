@@ -1,6 +1,6 @@
 """Our own socket types and the words every node shares."""
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 CATEGORY = "Colorize Diffusion"
 

@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import replace
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from ..colorize.reference.types import LevelStrengths
 from .sockets import CATEGORY, ReferenceSocket

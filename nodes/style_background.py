@@ -1,6 +1,6 @@
 """Style and background of v2 models."""
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from .sockets import CATEGORY, ColorizerSocket, ReferenceSocket, conditioning_outputs, share_input
 

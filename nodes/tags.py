@@ -1,6 +1,6 @@
 """Describe a reference in tags."""
 
-from comfy_api.latest import io
+from comfy_api.v0_0_2 import io
 
 from .sockets import CATEGORY, TaggerSocket, provider_input
 

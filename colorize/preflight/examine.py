@@ -85,6 +85,8 @@ class Inputs:
     """The reference side of the checkpoint: `file_name`, `family` and `background_encoder`."""
     encoded: object | None = None
     """types.Reference: the output of Encode Reference."""
+    core_remark: str = ""
+    """What is to be said about the ComfyUI this runs in; empty for one that was tested."""
 
 
 def examine(inputs: Inputs) -> list[Finding]:
@@ -96,6 +98,8 @@ def examine(inputs: Inputs) -> list[Finding]:
         *count_findings(inputs),
         *model_findings(inputs),
     ]
+    if inputs.core_remark:
+        found.append(Finding("warning", "model", inputs.core_remark, "Update ComfyUI, then load the graph again."))
     if not found:
         found = [Finding("note", "sketch", "Nothing is connected.", "Connect a sketch, a reference, masks or a model.")]
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))

@@ -31,6 +31,15 @@ from ..conditioning.conditioning import PAYLOAD, Guide, conds_of, guide_of
 MODEL_TYPES = {"v": comfy.model_base.ModelType.V_PREDICTION, "eps": comfy.model_base.ModelType.EPS}
 
 
+def stored_attention(layer: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """The argument that hands on which attention a file asks for in this layer (such as int8).
+
+    Newer cores (seen in 0.38) keep it as `comfy_attention` in every attention layer; older ones know no such argument.
+    """
+    stored = getattr(layer, "comfy_attention", None)
+    return {} if stored is None else {"preferred_attention": stored}
+
+
 class ReferenceAttention(CrossAttention):
     """ComfyUI's cross-attention, which also follows a `Guide` in transformer_options and knows region weights.
 
@@ -63,7 +72,7 @@ class ReferenceAttention(CrossAttention):
         def attend(q, k, v):
             return optimized_attention(
                 q, k, v, self.heads, mask=mask, attn_precision=self.attn_precision,
-                transformer_options=transformer_options,
+                transformer_options=transformer_options, **stored_attention(self),
             )  # fmt: skip
 
         if guide.off or strength == 0:
@@ -272,7 +281,7 @@ class ColorizeV1(ColorizeBase):
     memory_usage_factor = 1.0
 
     @classmethod
-    def matches(cls, unet_config, state_dict=None, unet_key_prefix=""):
+    def matches(cls, unet_config, state_dict=None, unet_key_prefix=None):
         return families.is_v1_unet(unet_config, state_dict, unet_key_prefix)
 
 

@@ -74,5 +74,5 @@ class ColorizeV2(ColorizeV1):
     model_class = ColorizeV2Model
 
     @classmethod
-    def matches(cls, unet_config, state_dict=None, unet_key_prefix=""):
+    def matches(cls, unet_config, state_dict=None, unet_key_prefix=None):
         return families.is_v2_unet(unet_config, state_dict, unet_key_prefix)

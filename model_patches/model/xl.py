@@ -17,7 +17,7 @@ from ...colorize.unet import size_embedding
 from ...colorize.unet.region_lora import XL_KINDS
 from ...colorize.unet.split_attention import split_attention
 from ..conditioning.conditioning import PAYLOAD, Guide
-from .model import ColorizeBase, ColorizeModel, ColorizeUNet
+from .model import ColorizeBase, ColorizeModel, ColorizeUNet, stored_attention
 
 SCALARS = 2  # size and aesthetic score
 
@@ -46,8 +46,9 @@ class BankAttention(CrossAttention):
             # The bank of a single background is projected once for all rows.
             k, v = (tokens.expand(len(q), -1, -1) for tokens in (k, v))
             return optimized_attention(
-                q, k, v, self.heads, attn_precision=self.attn_precision, transformer_options=transformer_options
-            )
+                q, k, v, self.heads, attn_precision=self.attn_precision, transformer_options=transformer_options,
+                **stored_attention(self),
+            )  # fmt: skip
 
         if guide.bank_split is None:
             keys = [self.to_k(own), self.to_k(bank).expand(len(x), -1, -1)]
@@ -104,7 +105,7 @@ class ColorizeXL(ColorizeBase):
     model_class = ColorizeXLModel
 
     @classmethod
-    def matches(cls, unet_config, state_dict=None, unet_key_prefix=""):
+    def matches(cls, unet_config, state_dict=None, unet_key_prefix=None):
         return families.is_xl_unet(unet_config, state_dict, unet_key_prefix)
 
     def process_unet_state_dict(self, state_dict):

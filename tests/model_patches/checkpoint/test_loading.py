@@ -172,6 +172,8 @@ def test_save_checkpoint_round_trip(pack, save, folders, kind, metadata, graph):
 
 def test_fresh_copies_from_the_file(loaded):
     """torch.compile and other devices ask for copies with their own weights."""
+    if not hasattr(loaded.model, "deepclone_multigpu"):
+        pytest.skip("this ComfyUI makes no copies for other devices (0.21 does not)")
     copy = loaded.model.deepclone_multigpu()
     assert copy.model is not loaded.model.model
     assert torch.equal(weight_of(copy), weight_of(loaded.model))

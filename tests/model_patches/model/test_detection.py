@@ -84,6 +84,20 @@ def test_released_key_lists(find, golden_keys, name):
     assert found == ours[name]
 
 
+@pytest.mark.parametrize("name", ["v1", "v1_5", "v2", "sdxl", "xlv2"])
+def test_cores_before_0_28_do_not_say_where_the_unet_begins(pack, golden_keys, name):
+    """They call `matches` without a prefix; the names tell it. A v2 file was taken for a U-Net alone there."""
+    import comfy.model_detection
+    import comfy.supported_models
+
+    keys = golden_keys(name)
+    config = comfy.model_detection.detect_unet_config(keys, PREFIX)
+    ours = [entry for entry in comfy.supported_models.models if entry.__name__.startswith("Colorize")]
+    found = [entry.__name__ for entry in ours if entry.matches(config, keys)]
+    given = [entry.__name__ for entry in ours if entry.matches(config, keys, unet_key_prefix=PREFIX)]
+    assert found == given and len(found) == 1
+
+
 def test_unet_alone(find):
     """Load Diffusion Model sees bare names: the released sizes are enough, a narrow model needs its marker."""
     assert find(unet_keys(UNetConfig(), ""), "") == "ColorizeV1"
