@@ -18,7 +18,9 @@ from .card import ColorizeLoadReference, ColorizeSaveReference
 from .enhance import ColorizeAdaIN, ColorizeAttentionInjection
 from .entanglement import ColorizeEntanglementMeter
 from .extract import ColorizeExtractSketch, ColorizeLoadLineExtractor
+from .flats import ColorizeFindRegions, ColorizeFlattenColors
 from .guidance import ColorizeDualGuidance
+from .layers import ColorizeSaveLayers
 from .load import ColorizeLoadCheckpoint
 from .manipulate import (
     ColorizeCorrelationPreview,
@@ -26,6 +28,7 @@ from .manipulate import (
     ColorizeManipulateGlobal,
     ColorizeManipulateLocal,
 )
+from .palette import ColorizeLockToPalette, ColorizePaletteFromReference
 from .plugin import ColorizeApplyBackgroundPlugin
 from .preflight import ColorizePreflight
 from .reference import ColorizeEncodeReference, ColorizeLoadReferenceEncoder
@@ -90,6 +93,11 @@ class ColorizeDiffusionExtension(ComfyExtension):
             ColorizeAdaIN,
             ColorizeDualGuidance,
             ColorizeRestoreSize,
+            ColorizeFindRegions,
+            ColorizeFlattenColors,
+            ColorizePaletteFromReference,
+            ColorizeLockToPalette,
+            ColorizeSaveLayers,
             ColorizeEntanglementMeter,
             ColorizeLoadAnimeDiffusion,
             ColorizeAnimeDiffusionConditioning,

@@ -1,6 +1,7 @@
 """Bring the result back to the drawing's size, with the artist's own lines on top."""
 
 import comfy.model_management
+import torch
 from comfy_api.v0_0_2 import io
 
 from ..colorize.pictures import images
@@ -8,14 +9,16 @@ from .sockets import CATEGORY, FrameSocket
 
 
 def restore_size(image, frame, lines=None, lines_mask=None, polarity="auto", line_opacity=1.0):
-    """Comfy picture of the result -> comfy picture of the drawing's size (B, H, W, 3) in 0..1."""
+    """Result and frame -> comfy pictures of the drawing's size: (B, H, W, 3) with the lines, (B, H, W, 3) without them,
+    (N, H, W, 4) the lines alone as straight RGBA; all in 0..1."""
     images.check_image(image)
-    picture = images.restore(image[..., :3].movedim(-1, 1).float(), frame)
-    if lines is not None and line_opacity > 0:
+    colours = images.restore(image[..., :3].movedim(-1, 1).float(), frame)
+    picture, layer = colours, torch.ones_like(colours[:1])
+    if lines is not None:
         images.check_image(lines, "lines")
         layer = images.line_layer(lines, lines_mask, polarity)
         picture = images.overlay_lines(picture, layer, line_opacity)
-    return picture.movedim(1, -1)
+    return picture.movedim(1, -1), colours.movedim(1, -1), images.ink_layer(layer).movedim(1, -1)
 
 
 class ColorizeRestoreSize(io.ComfyNode):
@@ -67,14 +70,19 @@ class ColorizeRestoreSize(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The coloured picture at the size of the drawing."),
+                io.Image.Output(
+                    display_name="colors", tooltip="The colour layer: the same without the drawing's lines."
+                ),
+                io.Image.Output(
+                    display_name="line_layer",
+                    tooltip="The line layer, RGBA: the drawing's lines on transparent ground, to multiply with.",
+                ),
             ],
         )
 
     @classmethod
     def execute(cls, image, frame, lines=None, lines_mask=None, polarity="auto", line_opacity=1.0):
-        picture = restore_size(image, frame, lines, lines_mask, polarity, line_opacity)
-        return io.NodeOutput(
-            picture.to(
-                device=comfy.model_management.intermediate_device(), dtype=comfy.model_management.intermediate_dtype()
-            )
-        )
+        device = comfy.model_management.intermediate_device()
+        dtype = comfy.model_management.intermediate_dtype()
+        pictures = restore_size(image, frame, lines, lines_mask, polarity, line_opacity)
+        return io.NodeOutput(*(picture.to(device=device, dtype=dtype) for picture in pictures))

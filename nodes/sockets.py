@@ -9,6 +9,9 @@ ReferenceSocket = io.Custom("REFERENCE")  # colorize.reference.types.Reference
 ReferenceEncoderSocket = io.Custom("REFERENCE_ENCODER")  # model_patches.reference.encoder.LoadedReferenceEncoder
 TaggerSocket = io.Custom("COLORIZE_TAGGER")  # model_patches.reference.tagger.LoadedTagger
 FrameSocket = io.Custom("COLORIZE_FRAME")  # colorize.pictures.images.Frame
+RegionsSocket = io.Custom("REGIONS")  # colorize.pictures.regions.Regions
+FlatsSocket = io.Custom("COLORIZE_FLATS")  # colorize.pictures.flat_batch.FlatBatch
+PaletteSocket = io.Custom("PALETTE")  # colorize.pictures.palette.Palette
 
 
 def share_input(name, default, tooltip, step=0.01, advanced=True):

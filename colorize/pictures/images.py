@@ -349,6 +349,17 @@ def line_layer(image: torch.Tensor, mask: torch.Tensor | None = None, polarity: 
     return torch.cat(rows)
 
 
+def ink_layer(lines: torch.Tensor) -> torch.Tensor:
+    """Lines (B, 3, H, W) in 0..1 to multiply with -> (B, 4, H, W) straight RGBA, opaque where they are dark.
+
+    The opacity has 8 bits and the colour fits it, so that a saved layer, laid on with "multiply", darkens as
+    `overlay_lines` does.
+    """
+    opacity = ((1 - lines.amin(dim=1, keepdim=True)) * 255).round() / 255
+    colour = ((lines - (1 - opacity)) / opacity.clamp_min(1 / 255)).clamp(0, 1)
+    return torch.cat([torch.where(opacity > 0, colour, torch.zeros_like(colour)), opacity], dim=1)
+
+
 def overlay_lines(picture: torch.Tensor, lines: torch.Tensor, opacity: float = 1.0) -> torch.Tensor:
     """Multiply (B, 3, H, W) in 0..1 with a line layer (1 or B, 3, H, W); opacity 0 changes nothing."""
     if picture.shape[-2:] != lines.shape[-2:]:

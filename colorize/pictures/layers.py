@@ -9,7 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from PIL import Image
 
+from . import images
 from .flatten import Flats
 from .shade import Shade
 
@@ -67,11 +70,9 @@ def stack(
 
 
 def ink_layer(lines: np.ndarray) -> np.ndarray:
-    """(H, W, 4) uint8 of lines (H, W, 3) in 0..1 to multiply with: opaque where they are dark, in their own colour."""
-    alpha = np.rint((1 - lines.min(axis=2)) * 255)
-    opacity = np.maximum(alpha, 1)[..., None] / 255
-    colour = np.clip((lines - (1 - opacity)) / opacity, 0, 1)
-    return np.dstack([np.rint(colour * 255), alpha]).astype(np.uint8)
+    """(H, W, 4) uint8 of lines (H, W, 3) in 0..1 to multiply with, see `images.ink_layer`."""
+    layer = images.ink_layer(torch.from_numpy(np.ascontiguousarray(lines)).movedim(-1, 0)[None])
+    return (layer[0].movedim(0, -1) * 255).round().to(torch.uint8).numpy()
 
 
 def composite(layers: tuple[Layer, ...]) -> np.ndarray:
@@ -148,8 +149,6 @@ def _opaque(grey: np.ndarray) -> np.ndarray:
 
 def _fitted(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     """A picture as large as the canvas allows, in its upper left corner."""
-    from PIL import Image
-
     image = Image.fromarray(np.rint(np.clip(picture[..., :3], 0, 1) * 255).astype(np.uint8))
     scale = min(width / image.width, height / image.height)
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))

@@ -69,16 +69,20 @@ def test_restore_size(pack, prepare):
     image = tiny.drawing(90, 70)
     _, _, frame = prepare(image)
     result = torch.rand(1, 128, 128, 3)
-    (plain,) = pack.run("ColorizeRestoreSize", image=result, frame=frame)
-    (lined,) = pack.run("ColorizeRestoreSize", image=result, frame=frame, lines=image)
-    (none,) = pack.run("ColorizeRestoreSize", image=result, frame=frame, lines=image, line_opacity=0.0)
+    plain, colours, empty = pack.run("ColorizeRestoreSize", image=result, frame=frame)
+    assert torch.equal(plain, colours) and empty.shape == (1, 90, 70, 4) and not empty[..., 3].any()
+    lined, colours, layer = pack.run("ColorizeRestoreSize", image=result, frame=frame, lines=image)
+    assert torch.equal(plain, colours) and layer.shape == (1, 90, 70, 4)
+    multiplied = colours * (1 - layer[..., 3:] * (1 - layer[..., :3]))
+    assert torch.allclose(multiplied, lined, atol=1 / 255)
+    none = pack.run("ColorizeRestoreSize", image=result, frame=frame, lines=image, line_opacity=0.0)[0]
     assert plain.shape == lined.shape == (1, 90, 70, 3)
     assert lined[image < 0.5].eq(0).all() and torch.equal(lined[image > 0.5], plain[image > 0.5])
     assert torch.equal(none, plain)
-    (enlarged,) = pack.run("ColorizeRestoreSize", image=torch.rand(3, 256, 256, 4), frame=frame, lines=image)
+    enlarged = pack.run("ColorizeRestoreSize", image=torch.rand(3, 256, 256, 4), frame=frame, lines=image)[0]
     assert enlarged.shape == (3, 90, 70, 3)
     layer = torch.zeros(1, 90, 70, 3)
-    (masked,) = pack.run("ColorizeRestoreSize", image=result, frame=frame, lines=layer, lines_mask=image[..., 0])
+    masked = pack.run("ColorizeRestoreSize", image=result, frame=frame, lines=layer, lines_mask=image[..., 0])[0]
     assert torch.allclose(masked, lined, atol=1e-6)
 
 

@@ -1,0 +1,79 @@
+"""Flats of a batch of results: what Flatten Colours hands to Lock to Palette and to Save Layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from .flatten import ONE_COLOUR, Flats, flatten
+from .hints import Hints
+from .palette import Palette
+from .regions import Regions
+from .shade import Shade, shade
+
+SHADING = {"none": None, "smooth": 0, "1 tone": 1, "2 tones": 2}
+
+
+@dataclass(frozen=True, eq=False)
+class FlatBatch:
+    """COLORIZE_FLATS: flats of a batch, with the soft results they came from."""
+
+    flats: tuple[Flats, ...]
+    pictures: tuple[np.ndarray, ...]
+    """the soft results, (h, w, 3) sRGB 0..1"""
+    hints: tuple[Hints | None, ...]
+    shading: str
+    """key of SHADING"""
+
+    def shades(self) -> list[Shade | None]:
+        """Shading of every picture, None without."""
+        levels = SHADING[self.shading]
+        if levels is None:
+            return [None] * len(self.flats)
+        return [shade(flats, picture, levels) for flats, picture in zip(self.flats, self.pictures)]
+
+    def locked(self, palette: Palette) -> FlatBatch:
+        """The same with only the colours of a palette."""
+        flats = tuple(
+            flatten(old.regions, picture, palette, hints=hints)
+            for old, picture, hints in zip(self.flats, self.pictures, self.hints)
+        )
+        return replace(self, flats=flats)
+
+
+def flat_batch(
+    regions: Regions,
+    images: torch.Tensor,
+    palette: Palette | None = None,
+    colours: int | None = None,
+    hints: tuple[Hints | None, ...] = (None,),
+    shading: str = "smooth",
+    tolerance: float = ONE_COLOUR,
+) -> FlatBatch:
+    """Flats of comfy pictures (B, h, w, C) in 0..1 over the regions of one drawing, or of as many; hints likewise."""
+    if shading not in SHADING:
+        raise ValueError(f"Shading {shading!r} is unknown; choose one of {', '.join(SHADING)}.")
+    counts = {"results": len(images), "drawings with regions": len(regions.maps), "hint pictures": len(hints)}
+    count = max(len(images), len(regions.maps))
+    if any(number not in (1, count) for number in counts.values()):
+        found = ", ".join(f"{number} {name}" for name, number in counts.items())
+        raise ValueError(f"There are {found}. Use one of each, or as many as results.")
+    pictures = [picture[..., :3].float().cpu().nan_to_num(0.0).clamp(0, 1).numpy() for picture in images]
+    pictures = [np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture for picture in pictures]
+    rows = range(count)
+    maps, pictures, hints = (tuple(part[i % len(part)] for i in rows) for part in (regions.maps, pictures, hints))
+    flats = tuple(
+        flatten(region_map, picture, palette, colours, hint, tolerance)
+        for region_map, picture, hint in zip(maps, pictures, hints)
+    )
+    return FlatBatch(flats, pictures, hints, shading)
+
+
+def flat_picture(flats: Flats, shading: Shade | None = None) -> np.ndarray:
+    """(H, W, 3) float32 sRGB 0..1 of flats, with their shading."""
+    picture = flats.picture.astype(np.float32) / 255
+    if shading is None:
+        return picture
+    return 1 - (1 - picture * shading.multiply[..., None]) * (1 - shading.screen[..., None])

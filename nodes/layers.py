@@ -1,0 +1,140 @@
+"""What goes home with the animator: a layered document."""
+
+import os
+
+import folder_paths
+import torch
+from comfy_api.v0_0_2 import io, ui
+
+from ..colorize.pictures import images, layer_files, layers
+from .sockets import CATEGORY, FlatsSocket
+
+FORMATS = ("psd", "ora", "psd and ora")
+
+
+def documents(flats, lines, lines_mask=None, polarity="auto", split="one layer", figure=None, reference=None):
+    """The layers of every picture of a COLORIZE_FLATS, the lowest first."""
+    images.check_image(lines, "lines")
+    rows = images.line_layer(lines.cpu(), None if lines_mask is None else lines_mask.cpu(), polarity)
+    masks = None if figure is None else figure.reshape(-1, *figure.shape[-2:]).float().cpu()
+    counts = {"flats": len(flats.flats), "drawings": len(rows)} | (
+        {} if masks is None else {"figure masks": len(masks)}
+    )
+    if any(count not in (1, len(flats.flats)) for count in counts.values()):
+        found = ", ".join(f"{count} {name}" for name, count in counts.items())
+        raise ValueError(f"There are {found}. Use one drawing and mask, or as many as flats.")
+    picture = None if reference is None else images.on_white(*images.rgb_and_alpha(reference[:1], name="reference"))
+    hidden = None if picture is None else picture[0].movedim(0, -1).cpu().numpy()
+    found = []
+    for number, (one, shading) in enumerate(zip(flats.flats, flats.shades())):
+        ink = rows[number % len(rows)].movedim(0, -1).numpy()
+        mask = None if masks is None else masks[number % len(masks)].numpy()
+        found.append(layers.stack(one, ink, shading, split, mask, hidden))
+    return found
+
+
+class ColorizeSaveLayers(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ColorizeSaveLayers",
+            display_name="Save Layers",
+            category=CATEGORY,
+            description="Writes a layered document for Photoshop, Clip Studio and Krita: lines, light, shade, flats, "
+            "the background apart where a figure mask is connected, and the reference as a hidden layer.",
+            search_aliases=["psd", "photoshop", "krita", "clip studio", "openraster", "ora", "export layers"],
+            is_output_node=True,
+            inputs=[
+                FlatsSocket.Input("flats", tooltip="From Flatten Colours or Lock to Palette."),
+                io.Image.Input(
+                    "lines", tooltip="The drawing that the regions were found in: it becomes the line layer."
+                ),
+                io.String.Input(
+                    "filename_prefix",
+                    default="layers",
+                    tooltip="Begin of the file name in the output folder; a number is added. It may name subfolders, "
+                    "and dates as %year%.",
+                ),
+                io.Combo.Input(
+                    "format",
+                    options=list(FORMATS),
+                    default="psd",
+                    tooltip="psd: Photoshop, Clip Studio, Krita. ora: OpenRaster, for Krita and GIMP.",
+                ),
+                io.Combo.Input(
+                    "split",
+                    options=list(layers.SPLITS),
+                    default="one layer",
+                    tooltip="The flats as one layer, or as a group with one layer for every colour or region.",
+                ),
+                io.Mask.Input(
+                    "lines_mask",
+                    optional=True,
+                    tooltip="MASK of the drawing's Load Image node, for drawings with transparency.",
+                ),
+                io.Mask.Input(
+                    "figure_mask",
+                    optional=True,
+                    tooltip="Where the figure is, at the size of the drawing: the background gets a layer of its own.",
+                ),
+                io.Image.Input("reference", optional=True, tooltip="Kept as a hidden layer at the bottom."),
+                io.Combo.Input(
+                    "polarity",
+                    options=list(images.POLARITIES),
+                    default="auto",
+                    tooltip="How the lines are drawn; the same choice as in Prepare Sketch.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "dpi",
+                    default=300.0,
+                    min=1.0,
+                    max=10000.0,
+                    step=1.0,
+                    tooltip="Resolution that the document states, in pixels per inch.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="preview", tooltip="What the document shows when it is opened."),
+                io.String.Output(display_name="files", tooltip="Names of the written files, one per line."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        flats,
+        lines,
+        filename_prefix="layers",
+        format="psd",
+        split="one layer",
+        lines_mask=None,
+        figure_mask=None,
+        reference=None,
+        polarity="auto",
+        dpi=300.0,
+    ):
+        found = documents(flats, lines, lines_mask, polarity, split, figure_mask, reference)
+        output = folder_paths.get_output_directory()
+        written, previews = [], []
+        for document in found:
+            height, width = document[0].pixels.shape[:2]
+            folder, name, _, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, output, width, height)
+            stem = _free_name(folder, name)
+            for ending in format.split(" and "):
+                layer_files.save_layers(document, os.path.join(folder, f"{stem}.{ending}"), dpi)
+                written.append({"filename": f"{stem}.{ending}", "subfolder": subfolder, "type": "output"})
+            shown = torch.from_numpy(layers.composite(document)).float() / 255
+            previews.append(shown[..., :3] * shown[..., 3:] + 1 - shown[..., 3:])
+        names = "\n".join(os.path.join(row["subfolder"], row["filename"]).replace(os.sep, "/") for row in written)
+        preview = torch.stack(previews)
+        return io.NodeOutput(preview, names, ui={"layers": written, **ui.PreviewImage(preview, cls=cls).as_dict()})
+
+
+def _free_name(folder, name):
+    """NAME_00001_, or the first number that no document of this name has."""
+    number = 1
+    while any(os.path.exists(os.path.join(folder, f"{name}_{number:05}_{ending}")) for ending in layer_files.ENDINGS):
+        number += 1
+    return f"{name}_{number:05}_"
