@@ -16,7 +16,7 @@ from .errors import QuickstartError
 from .installer import Installer, interpreter
 from .lock import locked
 from .processes import clean_environ
-from .requirements import environment_key, requirement_lists
+from .requirements import environment_key, list_key, requirement_lists
 from .terminal import Status
 from .torch_source import CPU, REGISTRY, TORCH, choose, has_nvidia
 
@@ -49,12 +49,12 @@ def cache_folder(environ: Mapping[str, str], home: Path) -> Path:
 def read_marker(folder: Path) -> dict[str, Any] | None:
     """What is known of the environment in `folder`, or None when it is half-made or absent.
 
-    "groups": the requirement groups installed ("" is the pack's own). "source": which torch was chosen. "report" and
-    "seen": what the last inspection found, and on which machine.
+    "groups": the requirement groups installed ("" is the pack's own) -> key of the list they were installed from.
+    "source": which torch was chosen. "report" and "seen": what the last inspection found, and on which machine.
     """
     try:
         marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        return marker if isinstance(marker["groups"], list) and interpreter(folder).exists() else None
+        return marker if isinstance(marker["groups"], dict) and interpreter(folder).exists() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -147,13 +147,15 @@ def prepare(
     """The environment for this ComfyUI and this pack with `extras`, made or completed as needed."""
     wishes = wishes or Wishes()
     folder = cache / f"env-{environment_key(comfyui, pack)}"
-    if not _fits(read_marker(folder), extras, wishes):
+    lists = requirement_lists((pack / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = {group: list_key(lists[group]) for group in ("", *extras)}
+    if not _fits(read_marker(folder), wanted, wishes):
         with locked(
             cache / (folder.name + ".lock"),
             when_waiting=lambda: status.line("Another quickstart is preparing this environment; waiting for it."),
         ):
-            if not _fits(read_marker(folder), extras, wishes):
-                _install(folder, comfyui, pack, extras, cache, status, wishes)
+            if not _fits(read_marker(folder), wanted, wishes):
+                _install(folder, comfyui, pack, wanted, cache, status, wishes)
     os.utime(folder / MARKER)
     for old in remove_stale(cache, keep=folder):
         status.line(f"Removed the unused environment {old}")
@@ -163,9 +165,9 @@ def prepare(
     return Environment(interpreter(folder), report["device"], report["torch"])
 
 
-def _fits(marker: dict[str, Any] | None, extras: Sequence[str], wishes: Wishes) -> bool:
-    """Whether an environment can be used as it is."""
-    if marker is None or wishes.rebuild or not {"", *extras} <= set(marker["groups"]):
+def _fits(marker: dict[str, Any] | None, wanted: Mapping[str, str], wishes: Wishes) -> bool:
+    """Whether an environment can be used as it is. wanted: group -> key of its list."""
+    if marker is None or wishes.rebuild or any(marker["groups"].get(group) != key for group, key in wanted.items()):
         return False
     return _same_torch(marker, wishes)
 
@@ -176,7 +178,7 @@ def _same_torch(marker: dict[str, Any], wishes: Wishes) -> bool:
 
 
 def _install(
-    folder: Path, comfyui: Path, pack: Path, extras: Sequence[str], cache: Path, status: Status, wishes: Wishes
+    folder: Path, comfyui: Path, pack: Path, wanted: Mapping[str, str], cache: Path, status: Status, wishes: Wishes
 ) -> None:
     """Make the environment, or add what it lacks. A new one that cannot be finished leaves nothing."""
     lists = requirement_lists((pack / "pyproject.toml").read_text(encoding="utf-8"))
@@ -192,7 +194,7 @@ def _install(
             installer.make(sources[0].disk)
             source = installer.torch(sources)
             installer.pip("Installing ComfyUI's requirements", "-r", comfyui / "requirements.txt", *lists[""])
-            marker = {"groups": [""], "source": source.name}
+            marker = {"groups": {"": wanted[""]}, "source": source.name}
             write_marker(folder, marker)
         except BaseException:
             remove(folder)
@@ -200,10 +202,10 @@ def _install(
     elif (folder / "constraints.txt").exists():
         installer.constraints = folder / "constraints.txt"
     try:
-        for extra in extras:
-            if extra not in marker["groups"]:
+        for extra, key in wanted.items():
+            if marker["groups"].get(extra) != key:
                 installer.pip(f"Installing the packages for: {extra}", *lists[extra])
-                marker = {**marker, "groups": [*marker["groups"], extra]}
+                marker = {**marker, "groups": {**marker["groups"], extra: key}}
                 write_marker(folder, marker)
     finally:
         installer.clear_downloads()

@@ -63,7 +63,7 @@ class Meter:
     def _look(self) -> str:
         last = (last_lines(self.log, 1) or [""])[0].strip()
         if last.startswith("Installing collected packages"):
-            return f"unpacking, {gigabytes(size_of(self.folder))} on disk"
+            return f"unpacking, {gigabytes(size_of(self.folder) - size_of(self.downloads))} on disk"
         arrived = size_of(self.downloads)
         of = f" of about {self.total:.1f} GB" if self.total else ""
         return f"{gigabytes(arrived)}{of} downloaded  {last}" if arrived > 2**20 else last

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .errors import QuickstartError
 
-LAYOUT = "1"  # raise it when the way of installing changes, so that old environments are not reused
+LAYOUT = "2"  # raise it when the way of installing changes, so that old environments are not reused
 EXTRAS_FOR_TRAINER = ("trainer",)
 EXTRAS_FOR_TESTS = ("trainer", "dev")
 
@@ -35,10 +35,16 @@ def requirement_lists(pyproject: str) -> dict[str, list[str]]:
     return lists
 
 
+def list_key(requirements: list[str]) -> str:
+    """What tells one list of requirements from another."""
+    return hashlib.sha256("\0".join(requirements).encode()).hexdigest()[:16]
+
+
 def environment_key(comfyui: Path, pack: Path) -> str:
     """16 hexadecimal digits that change with any input of the installation, the Python version included.
 
-    The extras are part of it although they are installed later: an edited extra must not meet an old installation.
+    The extras are no part of it: they are installed on top, each again when its list has changed (`list_key`), so that
+    a new test package does not cost 7 GB.
     """
     lists = requirement_lists((pack / "pyproject.toml").read_text(encoding="utf-8"))
     inputs = (
@@ -49,6 +55,6 @@ def environment_key(comfyui: Path, pack: Path) -> str:
         platform.machine(),
         (pack / "constraints.txt").read_text(encoding="utf-8"),
         (comfyui / "requirements.txt").read_text(encoding="utf-8"),
-        repr(sorted(lists.items())),
+        repr(lists[""]),
     )
     return hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:16]

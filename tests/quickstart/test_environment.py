@@ -83,7 +83,8 @@ def test_key_changes_with_each_input(pack, make_comfyui, changed):
     assert environment_key(comfy, pack) == before and environment.OURS.fullmatch(f"env-{before}")
     file = (comfy if changed == "requirements.txt" else pack) / changed
     text = file.read_text()
-    file.write_text(text.replace('dev = ["', 'dev = ["six", "') if changed == "pyproject.toml" else text + "six\n")
+    changes = text.replace('dependencies = ["', 'dependencies = ["six", "')
+    file.write_text(changes if changed == "pyproject.toml" else text + "six\n")
     assert environment_key(comfy, pack) != before
 
 
@@ -110,6 +111,17 @@ def test_made_once_then_reused_then_extended(tmp_path, pack, make_comfyui, quick
     assert environment.prepare(comfy, pack, (), cache, quiet()) == first and quick == []
     environment.prepare(comfy, pack, ("trainer", "dev"), cache, quiet())
     assert len(quick) == 2 and any("pytest" in text for text in quick[1])
+
+
+def test_a_changed_extra_is_installed_again_and_nothing_else(tmp_path, pack, make_comfyui, quick):
+    """A new test package must not cost 7 GB."""
+    comfy, cache = make_comfyui("c"), tmp_path / "cache"
+    environment.prepare(comfy, pack, ("dev",), cache, quiet())
+    quick.clear()
+    file = pack / "pyproject.toml"
+    file.write_text(file.read_text().replace('dev = ["', 'dev = ["six", "'))
+    environment.prepare(comfy, pack, ("dev",), cache, quiet())
+    assert len(quick) == 1 and "six" in quick[0]
 
 
 def test_half_made_one_is_rebuilt(tmp_path, pack, make_comfyui, quick):
@@ -203,7 +215,7 @@ def fake_environment(cache: Path, digit: str, idle_days: float, complete: bool =
     environment.interpreter(folder).parent.mkdir(parents=True)
     environment.interpreter(folder).touch()
     if complete:
-        environment.write_marker(folder, {"groups": [""]})
+        environment.write_marker(folder, {"groups": {"": "key"}})
         then = time.time() - idle_days * 86400
         os.utime(folder / environment.MARKER, (then, then))
     return folder

@@ -265,6 +265,8 @@ def test_memory_estimate_is_sdxl_s(pack, loaded_xl):
 
 def test_fresh_copies_from_the_file(loaded_plugin):
     """torch.compile and other devices ask for copies with their own weights."""
+    if not hasattr(loaded_plugin.model, "deepclone_multigpu"):
+        pytest.skip("this ComfyUI makes no copies for other devices (0.21 does not)")
     twin = loaded_plugin.model.deepclone_multigpu()
     assert twin.model is not loaded_plugin.model.model
     key = "middle_block.1.proj_in.weight"
