@@ -31,7 +31,10 @@ def mode_advice(refusal: Refusal, weights: Weights) -> str:
             "Reference."
         )
     if refusal.lacks == "figure":
-        return "Connect figure_mask: a MASK of the sketch, 1 = figure."
+        return (
+            "Connect figure_mask, a MASK of the drawing, 1 = figure: of Figure from Drawing (no download), of "
+            "Segment Character, or painted in MaskEditor; or choose vanilla, which needs none."
+        )
     if refusal.lacks == "background":
         other = "masked vanilla" if weights.warps else "bg2fig"
         return (

@@ -15,6 +15,7 @@ from .animediffusion import (
 )
 from .apply import ColorizeApplyReference
 from .card import ColorizeLoadReference, ColorizeSaveReference
+from .drawn_figure import ColorizeFigureFromDrawing
 from .enhance import ColorizeAdaIN, ColorizeAttentionInjection
 from .entanglement import ColorizeEntanglementMeter
 from .extract import ColorizeExtractSketch, ColorizeLoadLineExtractor
@@ -74,6 +75,7 @@ class ColorizeDiffusionExtension(ComfyExtension):
             ColorizeLoadReferenceEncoder,
             ColorizeLoadSegmenter,
             ColorizeSegmentCharacter,
+            ColorizeFigureFromDrawing,
             ColorizeLoadTagger,
             ColorizeTagReference,
             ColorizeEncodeReference,

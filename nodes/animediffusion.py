@@ -7,7 +7,7 @@ import torch
 from comfy_api.v0_0_2 import io
 
 from ..colorize.pictures import images
-from .sockets import CATEGORY, FrameSocket
+from .sockets import CATEGORY, FrameSocket, transparency_input
 
 STEP = 8  # pixels; the published network halves a picture three times
 
@@ -22,6 +22,8 @@ def _placed(picture):
 class ColorizeLoadAnimeDiffusion(io.ComfyNode):
     @classmethod
     def define_schema(cls):
+        from ..model_patches.checkpoint.choices import animediffusion_checkpoints
+
         return io.Schema(
             node_id="ColorizeLoadAnimeDiffusion",
             display_name="Load AnimeDiffusion",
@@ -32,7 +34,7 @@ class ColorizeLoadAnimeDiffusion(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "ckpt_name",
-                    options=folder_paths.get_filename_list("checkpoints"),
+                    options=animediffusion_checkpoints(),
                     tooltip="File in models/checkpoints, of this pack's trainer (.safetensors) or of the released one "
                     "(ep_N.model.pth, trained.model.pth, .pt, .pkl). Sizes are read from the file.",
                 ),
@@ -121,11 +123,7 @@ class ColorizeAnimeDiffusionConditioning(io.ComfyNode):
                     advanced=True,
                     tooltip="How the drawing is drawn; auto recognises it. Not read for xdog_of_picture.",
                 ),
-                io.Mask.Input(
-                    "mask",
-                    optional=True,
-                    tooltip="MASK of the drawing's Load Image node, for drawings with transparency (1 = transparent).",
-                ),
+                transparency_input("mask", "drawing"),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="Drawing and reference. Goes to the sampler."),

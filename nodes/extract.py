@@ -8,7 +8,7 @@ from ..colorize.pictures import images
 from ..colorize.sketch.extractors import lineart
 from ..colorize.sketch.extractors.xdog import VARIANTS, XDoG
 from ..model_patches.inputs import extractors
-from .sockets import CATEGORY
+from .sockets import CATEGORY, transparency_input
 
 LineExtractorSocket = io.Custom("LINE_EXTRACTOR")  # model_patches.inputs.extractors.LoadedLineExtractor
 
@@ -125,12 +125,7 @@ class ColorizeExtractSketch(io.ComfyNode):
                     "gets the size of the picture. 0: 768 for networks, as in the released XL application (SD1.5: "
                     "512), and the picture's own size for standard and xdog. Larger: finer and more lines.",
                 ),
-                io.Mask.Input(
-                    "mask",
-                    optional=True,
-                    tooltip="MASK of the same Load Image node, for pictures with transparency (1 = transparent). "
-                    "Transparent parts become white.",
-                ),
+                transparency_input("mask", "picture"),
                 io.Combo.Input(
                     "variant",
                     options=list(VARIANTS),

@@ -9,6 +9,8 @@ from .sockets import CATEGORY, ColorizerSocket
 class ColorizeLoadCheckpoint(io.ComfyNode):
     @classmethod
     def define_schema(cls):
+        from ..model_patches.checkpoint.choices import colorize_checkpoints
+
         return io.Schema(
             node_id="ColorizeLoadCheckpoint",
             display_name="Load ColorizeDiffusion Checkpoint",
@@ -25,9 +27,9 @@ class ColorizeLoadCheckpoint(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "ckpt_name",
-                    options=folder_paths.get_filename_list("checkpoints"),
+                    options=colorize_checkpoints(),
                     tooltip="File in models/checkpoints. The family is read from the file's contents, not from its "
-                    "name.",
+                    "name; .safetensors files of other kinds are not listed.",
                 ),
                 io.Combo.Input(
                     "prediction_type",

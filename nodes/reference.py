@@ -5,7 +5,7 @@ from comfy_api.v0_0_2 import io
 
 from ..colorize.pictures import images
 from ..colorize.pictures.figure_masks import check_mask
-from .sockets import CATEGORY, ReferenceEncoderSocket, ReferenceSocket, TaggerSocket, share_input
+from .sockets import CATEGORY, ReferenceEncoderSocket, ReferenceSocket, TaggerSocket, share_input, transparency_input
 
 FIGURES = ("whole picture", "cut out")
 
@@ -62,12 +62,7 @@ class ColorizeEncodeReference(io.ComfyNode):
                     tooltip="How the picture becomes the encoder's square. stretch squashes it, as the models were "
                     "trained; pad adds white margins and takes less of its layout along; crop reads the middle only.",
                 ),
-                io.Mask.Input(
-                    "mask",
-                    optional=True,
-                    tooltip="MASK of the same Load Image node, for pictures with transparency (1 = transparent). "
-                    "Transparent parts become white.",
-                ),
+                transparency_input("mask", "picture"),
                 io.Mask.Input(
                     "figure_mask",
                     optional=True,
@@ -125,6 +120,24 @@ class ColorizeEncodeReference(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(
+        cls, figure=FIGURES[0], geometry_strength=0.0, figure_mask="open", sketch="open", tagger="open"
+    ):
+        """What is known before the run. A connected input arrives as None, one that is not keeps its default."""
+        if figure is not None and figure not in FIGURES:
+            return f"figure is {figure!r}. Choose one of {', '.join(FIGURES)}."
+        if figure == FIGURES[1] and figure_mask == "open":
+            return (
+                "figure is cut out, but nothing says where the figure is. Connect figure_mask: a MASK of this picture, "
+                "1 = figure (Segment Character, or painted in MaskEditor). Or set figure to whole picture."
+            )
+        if geometry_strength is not None and not 0 <= geometry_strength <= 1:
+            return f"geometry_strength is {geometry_strength}. Choose a number from 0 to 1."
+        if geometry_strength and sketch != "open" and tagger == "open":
+            return "geometry_strength needs a tagger to read the drawing. Connect Load Tagger, or set it to 0."
+        return True
 
     @classmethod
     def execute(

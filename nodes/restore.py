@@ -5,7 +5,8 @@ import torch
 from comfy_api.v0_0_2 import io
 
 from ..colorize.pictures import images
-from .sockets import CATEGORY, FrameSocket
+from ..colorize.pictures.transparency import check_drawing
+from .sockets import CATEGORY, FrameSocket, transparency_input
 
 
 def restore_size(image, frame, lines=None, lines_mask=None, polarity="auto", line_opacity=1.0):
@@ -16,6 +17,7 @@ def restore_size(image, frame, lines=None, lines_mask=None, polarity="auto", lin
     picture, layer = colours, torch.ones_like(colours[:1])
     if lines is not None:
         images.check_image(lines, "lines")
+        check_drawing(lines, lines_mask, polarity, "lines")
         layer = images.line_layer(lines, lines_mask, polarity)
         picture = images.overlay_lines(picture, layer, line_opacity)
     return picture.movedim(1, -1), colours.movedim(1, -1), images.ink_layer(layer).movedim(1, -1)
@@ -47,11 +49,7 @@ class ColorizeRestoreSize(io.ComfyNode):
                     tooltip="The original drawing, as it went into Prepare Sketch: its lines are laid over the "
                     "result at full resolution. Leave it open to keep the model's own lines.",
                 ),
-                io.Mask.Input(
-                    "lines_mask",
-                    optional=True,
-                    tooltip="MASK of the same Load Image node, for drawings with transparency.",
-                ),
+                transparency_input("lines_mask", "drawing", "lines' transparency"),
                 io.Combo.Input(
                     "polarity",
                     options=list(images.POLARITIES),

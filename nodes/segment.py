@@ -3,7 +3,7 @@
 import comfy.model_management
 from comfy_api.v0_0_2 import io
 
-from .sockets import CATEGORY, provider_input
+from .sockets import CATEGORY, provider_input, transparency_input
 
 SegmenterSocket = io.Custom(
     "BACKGROUND_REMOVAL"
@@ -142,12 +142,7 @@ class ColorizeSegmentCharacter(io.ComfyNode):
                     tooltip="What replaces the background in cut_out. transparent gives four channels, which some "
                     "nodes do not take.",
                 ),
-                io.Mask.Input(
-                    "mask",
-                    optional=True,
-                    tooltip="MASK of the same Load Image node, for pictures with transparency (1 = transparent). "
-                    "Transparent parts of a picture are never figure.",
-                ),
+                transparency_input("mask", "picture"),
             ],
             outputs=[
                 io.Mask.Output(

@@ -5,8 +5,9 @@ import torch
 from comfy_api.v0_0_2 import io
 
 from ..colorize.pictures import images
+from ..colorize.pictures.transparency import check_drawing
 from ..colorize.sketch.extractors import lineart
-from .sockets import CATEGORY, FrameSocket
+from .sockets import CATEGORY, FrameSocket, transparency_input
 
 STEP = 64  # the deepest feature map is 1/64 of the picture
 CLEAN_PAPER_SIDE = 2048  # clean_paper compares with the next few pixels: lines must not be much wider than those
@@ -19,6 +20,7 @@ def prepare_sketch(image, width, height, fit="pad", polarity="auto", line_contra
             f"The size must be divisible by {STEP}, not {width}x{height}. "
             f"The nearest is {nearest_size(width)}x{nearest_size(height)}."
         )
+    check_drawing(image, mask, polarity)
     sketch = images.comfy_image_to_sketch(image, mask, polarity)
     source = sketch.shape[-2:]
     if clean_paper:
@@ -66,8 +68,8 @@ class ColorizePrepareSketch(io.ComfyNode):
                     options=list(images.POLARITIES),
                     default="auto",
                     tooltip="How the drawing is drawn. auto recognises dark lines on light paper, light on dark, "
-                    "and transparent line layers (connect mask). Choose by hand when the preview shows it the wrong "
-                    "way round.",
+                    "and transparent line layers (connect transparency). Choose by hand when the preview shows it "
+                    "the wrong way round.",
                 ),
                 io.Float.Input(
                     "line_contrast",
@@ -84,11 +86,7 @@ class ColorizePrepareSketch(io.ComfyNode):
                     tooltip="For photographed or scanned paper: removes shades and yellowing and keeps what is "
                     "darker than its surroundings. Large black areas become outlines.",
                 ),
-                io.Mask.Input(
-                    "mask",
-                    optional=True,
-                    tooltip="MASK of the same Load Image node, for drawings with transparency (1 = transparent).",
-                ),
+                transparency_input("mask", "drawing"),
             ],
             outputs=[
                 io.Image.Output(

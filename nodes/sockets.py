@@ -21,6 +21,17 @@ def share_input(name, default, tooltip, step=0.01, advanced=True):
     )
 
 
+def transparency_input(name, picture, display_name="transparency"):
+    """The MASK of a Load Image node where it says what is transparent. What says where a figure is is no such input."""
+    return io.Mask.Input(
+        name,
+        display_name=display_name,
+        optional=True,
+        tooltip=f"Only for a {picture} with transparency: MASK of the same Load Image node, 1 = transparent. A figure "
+        "that you painted in MaskEditor belongs into figure_mask instead.",
+    )
+
+
 def conditioning_outputs():
     """What a node gives that stands between Apply Reference and the sampler."""
     tooltip = "Goes to Apply ControlNet or to the sampler."

@@ -2,7 +2,7 @@
 
 from comfy_api.v0_0_2 import io
 
-from .sockets import CATEGORY, TaggerSocket, provider_input
+from .sockets import CATEGORY, TaggerSocket, provider_input, transparency_input
 
 TagFeaturesSocket = io.Custom("COLORIZE_TAG_FEATURES")  # model_patches.reference.tagger.TagFeatures
 
@@ -16,8 +16,8 @@ class ColorizeLoadTagger(io.ComfyNode):
             node_id="ColorizeLoadTagger",
             display_name="Load Tagger",
             category=CATEGORY,
-            description="Loads a WD tagger, which names what is in an anime picture, for Tag Reference. Its "
-            "selected_tags.csv must lie beside it.",
+            description="Loads a WD tagger, which names what is in an anime picture, for Tag Reference and XL "
+            "models. Tag Reference also needs its selected_tags.csv beside it; XL models do not.",
             search_aliases=["wd14", "wd tagger", "interrogate", "danbooru tags", "load tagger"],
             inputs=[
                 io.Combo.Input(
@@ -118,12 +118,7 @@ class ColorizeTagReference(io.ComfyNode):
                     "as the SDXL colouring models read it. wd14_node, sd_scripts: as those programs do, to repeat "
                     "their tags.",
                 ),
-                io.Mask.Input(
-                    "mask",
-                    optional=True,
-                    tooltip="MASK of the same Load Image node, for pictures with transparency (1 = transparent). "
-                    "Transparent parts become white.",
-                ),
+                transparency_input("mask", "picture"),
             ],
             outputs=[
                 io.String.Output(display_name="tags", is_output_list=True, tooltip="General tags, a line per picture."),
@@ -176,6 +171,7 @@ class ColorizeTagReference(io.ComfyNode):
             scores=scores,
             order=order,
         )
+        tagger.check_tags()
         probabilities, features = tagger.answer(image, mask, preparation)
         found = [select(row, tagger.tags, options) for row in probabilities]
         return io.NodeOutput(

@@ -377,7 +377,7 @@ def mask_findings(inputs: Inputs) -> list[Finding]:
     regions = getattr(inputs.encoded, "regions", ())
     found = []
     if masked and given[0] is None and not regions and inputs.sketch is not None:
-        fix = "Connect a MASK of the drawing, for example of Segment Character, to figure_mask of Apply Reference."
+        fix = "Connect Figure from Drawing (no download) or Segment Character to figure_mask of Apply Reference."
         found.append(Finding("problem", "masks", f"The mode {inputs.mode} needs the figure of the drawing.", fix))
     if not masked and any(mask is not None for mask in given):
         fix = "Set mode to fig2fig or bg2fig (v1.5), or to masked vanilla."

@@ -25,6 +25,7 @@ from ...colorize.sketch.encoder import SketchEncoder
 from ...colorize.sketch.xl_encoder import XLSketchEncoder
 from ...colorize.unet.unet import HINT_BLOCKS
 
+LIGHT, PAPER_SHARE = 0.85, 0.6  # a hint with more than this share of pixels lighter than that is paper
 CACHED_SIZES = 4  # sketches of an image-to-image, hires or area pass are kept side by side
 # Working memory of the encoder per input pixel and batch row, in values: 16 channels twice at full size, less below.
 VALUES_PER_PIXEL = 64
@@ -45,6 +46,21 @@ def entries_of(maps: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
     for block, values in zip(blocks, maps, strict=True):
         entries[block] = values
     return entries[::-1]
+
+
+def check_is_sketch(hint: torch.Tensor) -> None:
+    """Raise ValueError for a hint (B, C, H, W) in 0..1 that is a drawing on light paper, as people draw it.
+
+    It would be read as one white blot and gives psychedelic colours. What Prepare Sketch gives is black for the most
+    part, also where hair or clothes are filled with ink.
+    """
+    light = (hint.float().mean(dim=1) > LIGHT).flatten(1).float().mean(dim=1)
+    if bool((light > PAPER_SHARE).any()):
+        raise ValueError(
+            f"The picture at Apply ControlNet is {light.max().item():.0%} white: a drawing on paper. The sketch "
+            "encoder reads white lines on black. Put Prepare Sketch between Load Image and Apply ControlNet: connect "
+            "its sketch output to image, and its latent output to the sampler."
+        )
 
 
 class SketchControl(comfy.controlnet.ControlBase):
@@ -90,6 +106,7 @@ class SketchControl(comfy.controlnet.ControlBase):
         return cls(encoder, patcher, compute_dtype)
 
     def set_cond_hint(self, cond_hint, *args, **kwargs):
+        check_is_sketch(cond_hint)
         self._features = {}
         return super().set_cond_hint(cond_hint, *args, **kwargs)
 

@@ -66,7 +66,8 @@ class LoadedTagger:
 
     network: WDTagger | OnnxNetwork
     patcher: comfy.model_patcher.ModelPatcher | None = field(repr=False)
-    tags: TagList
+    tags: TagList | None
+    """None for a .safetensors file without its list: the patch features, which XL models read, need none."""
     file_name: str
     image_size: int = IMAGE_SIZE
     """Side in pixels of the square it reads."""
@@ -107,6 +108,7 @@ class LoadedTagger:
 
         sketch: (B or 1, 3, H, W) in [-1, 1], dark lines on white. strength: 0 (as they are) .. 1.
         """
+        self.check_tags()
         general = [category == GENERAL for category in self.tags.categories]
         places = geometry_tags(self.tags.names, general)
         if not places:
@@ -124,6 +126,11 @@ class LoadedTagger:
                 f"The tagger {self.file_name!r} answers tags only; XL models read its patch features. Choose the torch "
                 f"file (model.safetensors) of {PAGE} in Load Tagger."
             )
+
+    def check_tags(self) -> None:
+        """Raise CheckpointError for a tagger without its list of tags."""
+        if self.tags is None:
+            raise CheckpointError(missing_list(self.file_name))
 
     def _answer(self, colours: torch.Tensor, preparation: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Colours (B, 3, H, W) in 0..1 -> (probabilities (B, tags), tokens (B, P, W) or None for .onnx files)."""
@@ -153,6 +160,7 @@ def load_tagger(path: str, provider: str = "auto") -> LoadedTagger:
     """Read a tagger and its tag list. Raises CheckpointError, or RuntimeError without onnxruntime or timm.
 
     The list is NAME.csv beside NAME.safetensors, else selected_tags.csv in the same folder, else the file's metadata.
+    A .safetensors file does without: XL models read its patch features only.
     """
     name = os.path.basename(path)
     if name.lower().endswith(".onnx"):
@@ -163,7 +171,10 @@ def load_tagger(path: str, provider: str = "auto") -> LoadedTagger:
                 f"Use model.onnx of {PAGE} or of another WD tagger."
             )
         size = network.shape[1] if isinstance(network.shape[1], int) else IMAGE_SIZE
-        return LoadedTagger(network, None, read_tag_list(path, {}), name, size)
+        tags = read_tag_list(path, {})
+        if tags is None:
+            raise CheckpointError(missing_list(name))
+        return LoadedTagger(network, None, tags, name, size)
     state_dict, metadata = read_weights(path)
     try:
         network = WDTagger.from_state_dict(state_dict, metadata)
@@ -179,7 +190,7 @@ def load_tagger(path: str, provider: str = "auto") -> LoadedTagger:
         ) from error
     check_finite(network.state_dict(), name)
     tags = read_tag_list(path, metadata)
-    if len(tags) != network.classes:
+    if tags is not None and len(tags) != network.classes:
         raise CheckpointError(
             f"The tagger {name!r} answers {network.classes} tags, its list has {len(tags)}. Put the selected_tags.csv "
             f"of the same model beside it, as {os.path.splitext(name)[0]}.csv."
@@ -187,8 +198,8 @@ def load_tagger(path: str, provider: str = "auto") -> LoadedTagger:
     return LoadedTagger(network, managed(network), tags, name, network.image_size)
 
 
-def read_tag_list(path: str, metadata: Mapping[str, str]) -> TagList:
-    """The tag list that belongs to a tagger's file; see `load_tagger`. Raises CheckpointError."""
+def read_tag_list(path: str, metadata: Mapping[str, str]) -> TagList | None:
+    """The tag list that belongs to a tagger's file, or None; see `load_tagger`. CheckpointError for a broken one."""
     stem = os.path.splitext(os.path.basename(path))[0]
     own, shared = (os.path.join(os.path.dirname(path), name) for name in (f"{stem}.csv", "selected_tags.csv"))
     candidates = [own, shared] if LIST_METADATA not in metadata else [own]
@@ -198,9 +209,15 @@ def read_tag_list(path: str, metadata: Mapping[str, str]) -> TagList:
                 return _parsed(file.read(), f"The file {os.path.basename(candidate)!r}")
     if LIST_METADATA in metadata:
         return _parsed(metadata[LIST_METADATA], f"The tag list inside {os.path.basename(path)!r}")
-    raise CheckpointError(
-        f"The tag list of {os.path.basename(path)!r} is missing. Download selected_tags.csv of the same model (for "
-        f"example from {PAGE}) and put it beside the file as {stem}.csv."
+    return None
+
+
+def missing_list(name: str) -> str:
+    """What to say where the tag list of a tagger's file is needed and not there."""
+    return (
+        f"The tag list of {name!r} is missing; XL models do without, tags and geometry_strength do not. Download "
+        f"selected_tags.csv of the same model (for example from {PAGE}) and put it beside the file as "
+        f"{os.path.splitext(name)[0]}.csv."
     )
 
 

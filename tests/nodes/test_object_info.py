@@ -28,6 +28,7 @@ IDS = [
     "ColorizeLoadReferenceEncoder",
     "ColorizeLoadSegmenter",
     "ColorizeSegmentCharacter",
+    "ColorizeFigureFromDrawing",
     "ColorizeLoadTagger",
     "ColorizeTagReference",
     "ColorizeEncodeReference",

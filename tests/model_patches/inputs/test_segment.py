@@ -122,8 +122,10 @@ def tag(pack, tagger):
 def test_a_tagger_and_its_list(pack, model_folders, tagger_weights):
     folder = model_folders.colorize_taggers
     save_file(tagger_weights, folder / "swin.safetensors", metadata=METADATA)
+    (tagger,) = pack.run("ColorizeLoadTagger", tagger_name="swin.safetensors")
+    assert tagger.features(torch.rand(1, 3, 20, 20)).shape == (1, 16, 64)  # all that XL models read
     with pytest.raises(ValueError, match="list of 'swin.safetensors' is missing.*put it beside the file as swin.csv"):
-        pack.run("ColorizeLoadTagger", tagger_name="swin.safetensors")
+        tag(pack, tagger)
     (folder / "swin.csv").write_text(CSV, encoding="utf-8")
     (tagger,) = pack.run("ColorizeLoadTagger", tagger_name="swin.safetensors")
     tags, _, rating, report, features = tag(pack, tagger)

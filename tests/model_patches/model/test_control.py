@@ -173,7 +173,7 @@ def test_strength_zero_is_no_control(graph, loaded):
 
 
 def test_polarity_warning_once(loaded, caplog):
-    control = prepared(loaded.control_net, torch.ones(1, 3, 64, 64))
+    control = prepared(loaded.control_net, torch.full((1, 3, 64, 64), 0.7))
     with caplog.at_level(logging.WARNING):
         get(control)
         get(control, size=16)
@@ -181,6 +181,17 @@ def test_polarity_warning_once(loaded, caplog):
     caplog.clear()
     get(prepared(loaded.control_net))
     assert not caplog.text
+
+
+def test_a_raw_drawing_is_refused_where_it_is_connected(loaded):
+    """At Apply ControlNet, before anything is sampled; a sketch with half of it filled with ink is none."""
+    drawing = torch.ones(1, 3, 64, 64)
+    drawing[..., 20:24] = 0
+    with pytest.raises(ValueError, match="94% white.*Put Prepare Sketch between"):
+        prepared(loaded.control_net, drawing)
+    filled = torch.zeros(1, 3, 64, 64)
+    filled[..., 32:] = 1
+    prepared(loaded.control_net, filled)
 
 
 @pytest.mark.parametrize("channels", [1, 4])
