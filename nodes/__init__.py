@@ -30,6 +30,7 @@ from .manipulate import (
     ColorizeManipulateLocal,
 )
 from .palette import ColorizeLockToPalette, ColorizePaletteFromReference
+from .place_views import ColorizePlaceViews
 from .plugin import ColorizeApplyBackgroundPlugin
 from .preflight import ColorizePreflight
 from .reference import ColorizeEncodeReference, ColorizeLoadReferenceEncoder
@@ -101,6 +102,7 @@ class ColorizeDiffusionExtension(ComfyExtension):
             ColorizeLockToPalette,
             ColorizeSaveLayers,
             ColorizeEntanglementMeter,
+            ColorizePlaceViews,
             ColorizeLoadAnimeDiffusion,
             ColorizeAnimeDiffusionConditioning,
             ColorizeAnimeDiffusionSampler,

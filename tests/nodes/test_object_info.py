@@ -54,6 +54,7 @@ IDS = [
     "ColorizeLockToPalette",
     "ColorizeSaveLayers",
     "ColorizeEntanglementMeter",
+    "ColorizePlaceViews",
     "ColorizeLoadAnimeDiffusion",
     "ColorizeAnimeDiffusionConditioning",
     "ColorizeAnimeDiffusionSampler",

@@ -1,0 +1,46 @@
+"""What one place of a picture has to do with all others inside the U-Net: a row of the Gram matrix and of attention.
+
+The XL paper shows both for a query point (Fig 3 and 6). Where they follow the lines, the structure is the sketch's;
+where they follow the reference's shapes, it is entangled. The paper takes the run without reference for the truth.
+
+Shape legend: B batch, N places of a feature map (h * w), M tokens that are read, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from .strengths import Place
+
+PARTS = ("encoder", "decoder")
+
+
+def lowest_blocks(places: Sequence[Place]) -> tuple[int, int]:
+    """Numbers of the last transformer blocks of the lowest resolution in encoder and decoder, as for the Gram loss."""
+    last = {(place.part, place.level): number for number, place in enumerate(places)}
+    lowest = max(level for part, level in last if part in PARTS)
+    return tuple(last[part, lowest] for part in PARTS)
+
+
+def place_of(point: tuple[float, float], size: tuple[int, int]) -> int:
+    """A point, shares 0..1 of width and height, -> the number of its place on a feature map of `size` (h, w)."""
+    (x, y), (height, width) = point, size
+    return min(int(y * height), height - 1) * width + min(int(x * width), width - 1)
+
+
+def gram_row(features: torch.Tensor, place: int) -> torch.Tensor:
+    """Cosines (B, N), -1..1, of the features (B, N, C) of all places with those of one."""
+    features = F.normalize(features.float(), dim=-1)
+    return (features @ features[:, place, :, None])[..., 0]
+
+
+def attention_row(q: torch.Tensor, k: torch.Tensor, heads: int, place: int) -> torch.Tensor:
+    """Softmax attention (B, M) of the query of one place, q (B, N, C), over keys k (B, M, C), mean over the heads."""
+    batch, _, width = q.shape
+    query = q[:, place].float().view(batch, heads, 1, -1)
+    keys = k.float().view(batch, k.shape[1], heads, -1).transpose(1, 2)
+    return (query @ keys.transpose(-1, -2) / math.sqrt(width // heads)).softmax(-1).mean(1)[:, 0]
