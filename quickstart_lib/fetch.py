@@ -132,6 +132,8 @@ def _download(folder: Path, log: Path, status: Status) -> Path:
     lines = last_lines(log, 200, begin)
     if any("DO NOT MATCH THE HASHES" in line for line in lines):
         raise QuickstartError(f"the registry's {ARCHIVE} has another hash than the one this pack was tested with")
+    if code and any("connection broken by" in line for line in lines):  # pip's own last word hides it
+        raise QuickstartError("the package registry cannot be reached (is there a network? a proxy for pip?)")
     found = list((folder / "got").glob("*.tar.gz")) if code == 0 else []
     if not found:
         raise QuickstartError(reason(lines))

@@ -44,6 +44,7 @@ class Meter:
         """`total` GB are expected in `downloads`."""
         self.title, self.folder, self.downloads, self.total = title, folder, downloads, total
         self.log, self.status = log, status
+        self.begin = log.stat().st_size if log.exists() else 0
         self._next, self._told, self._detail = 0.0, 0.0, ""
 
     def tick(self, seconds: float) -> None:
@@ -61,8 +62,9 @@ class Meter:
             self.status.show(self.title)
 
     def _look(self) -> str:
-        last = (last_lines(self.log, 1) or [""])[0].strip()
-        if last.startswith("Installing collected packages"):
+        lines = [line.strip() for line in last_lines(self.log, 20, self.begin)] or [""]
+        last = lines[-1]
+        if any(line.startswith("Installing collected packages") for line in lines):
             return f"unpacking, {gigabytes(size_of(self.folder) - size_of(self.downloads))} on disk"
         arrived = size_of(self.downloads)
         of = f" of about {self.total:.1f} GB" if self.total else ""
@@ -80,8 +82,8 @@ class Installer:
         """Run one step, showing what it does; raise with the end of its output when it fails."""
         watch = Stopwatch()
         self.downloads.mkdir(parents=True, exist_ok=True)
-        begin = self.log.stat().st_size if self.log.exists() else 0
         meter = Meter(title, self.folder, self.downloads, expected, self.log, self.status)
+        begin = meter.begin
         shown = _Shown(self.log, begin, self.status) if self.verbose else None
         temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(self.downloads))
         tick = shown.tick if shown else meter.tick

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,31 +31,28 @@ def isolated(python: Path | str, *arguments: Path | str) -> list[str]:
     return [str(python), "-I", *map(str, arguments)]
 
 
-def end_group(process: subprocess.Popen, patience: float = 5.0) -> None:
-    """End a process that leads a group, with everything it started."""
-    if os.name == "nt":
-        subprocess.run(
-            ["taskkill", "/F", "/T", "/PID", str(process.pid)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
-        )
-    else:
-        _signal_group(process, signal.SIGTERM)
+def kept(command: Sequence[Path | str]) -> list[str]:
+    """`command` under keeper.py, which ends it when our end of its standard input closes, however we end."""
+    return isolated(sys.executable, Path(__file__).with_name("keeper.py"), *command)
+
+
+def stop_group(process: subprocess.Popen) -> None:
+    """Stop the keeper and what runs under it, politely first. Safe to call more than once."""
+    if process.stdin and not process.stdin.closed:
         try:
-            process.wait(patience)
-        except subprocess.TimeoutExpired:
+            process.stdin.close()  # the keeper reads the end and stops its command
+        except OSError:
             pass
-        _signal_group(process, signal.SIGKILL)
-    process.wait()
-
-
-def _signal_group(process: subprocess.Popen, number: int) -> None:
     try:
-        os.killpg(process.pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    if os.name != "nt":
+        try:
+            os.killpg(process.pid, signal.SIGKILL)  # whatever is left of the group
+        except (ProcessLookupError, PermissionError):
+            pass
+    process.wait()
 
 
 def follow(
@@ -68,17 +66,17 @@ def follow(
     """Run `command` with its output appended to the file `log`; returns its exit status.
 
     `tick` is called several times a second with the seconds since the start. When `limit` seconds have passed
-    (TimeoutError), or when we are interrupted, the program is ended with everything it started. The output goes to a
+    (TimeoutError), or when we end in any way, the program is ended with everything it started. The output goes to a
     file and not through a pipe, so that a grandchild which survives cannot keep us waiting.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     with open(log, "ab") as output:
         process = subprocess.Popen(
-            [str(part) for part in command],
+            kept(command),
             cwd=folder,
             env=dict(environ or clean_environ()),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=os.name != "nt",
@@ -91,8 +89,7 @@ def follow(
             tick(seconds)
             time.sleep(TICK)
     finally:
-        if process.poll() is None:
-            end_group(process)
+        stop_group(process)
     return process.returncode
 
 

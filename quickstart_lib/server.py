@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -21,7 +20,7 @@ from typing import Any
 from .environment import Environment, forget_report
 from .errors import QuickstartError
 from .lock import locked
-from .processes import clean_environ
+from .processes import clean_environ, kept, stop_group
 from .terminal import Status, Stopwatch, clock
 
 HOST = "127.0.0.1"
@@ -69,25 +68,6 @@ def sweep() -> None:
             continue
 
 
-def stop_group(process: subprocess.Popen) -> None:
-    """Stop the keeper and the server under it, politely first. Safe to call more than once."""
-    if process.stdin and not process.stdin.closed:
-        try:
-            process.stdin.close()  # the keeper reads the end and stops the server
-        except OSError:
-            pass
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-    if os.name != "nt":
-        try:
-            os.killpg(process.pid, signal.SIGKILL)  # whatever is left of the group
-        except (ProcessLookupError, PermissionError):
-            pass
-    process.wait()
-
-
 class Server:
     """A running ComfyUI. Use it as a context manager: leaving it stops the server and removes its folder."""
 
@@ -111,8 +91,6 @@ class Server:
     def command(self) -> list[str]:
         """How the server is started."""
         command = [
-            str(self.environment.python),
-            str(Path(__file__).with_name("keeper.py")),
             str(self.environment.python),
             str(self.comfyui / "main.py"),
             "--listen",
@@ -157,7 +135,7 @@ class Server:
             environ = clean_environ(PYTHONUNBUFFERED="1", HF_HUB_OFFLINE="1")
             with open(self.log, "ab") as log:
                 self._process = subprocess.Popen(
-                    self.command(),
+                    kept(self.command()),
                     cwd=self.comfyui,
                     env=environ,
                     stdin=subprocess.PIPE,

@@ -84,6 +84,28 @@ def test_a_silent_git_server_does_not_hang_it(tmp_path, git, status, monkeypatch
             time.sleep(0.1)
 
 
+@posix_only
+def test_a_program_ends_when_we_are_killed(tmp_path, root):
+    """Else a pip would go on writing into the folder that the next start makes anew."""
+    child = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(60)"
+    code = (
+        f"import sys; sys.path.insert(0, {str(root)!r}); from pathlib import Path\n"
+        "from quickstart_lib.processes import follow\n"
+        f"follow([sys.executable, '-c', {child!r}], Path('log'), lambda _seconds: None)"
+    )
+    ours = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    for _ in range(300):
+        if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text():
+            break
+        time.sleep(0.1)
+    ours.kill()
+    ours.wait()
+    with pytest.raises(ProcessLookupError):
+        for _ in range(150):
+            os.kill(int((tmp_path / "pid").read_text()), 0)
+            time.sleep(0.1)
+
+
 def test_clone_needs_git(tmp_path, monkeypatch, status):
     monkeypatch.setattr(fetch.shutil, "which", lambda _name: None)
     with pytest.raises(QuickstartError, match="git is not installed"):
@@ -154,6 +176,7 @@ def test_the_archive_becomes_a_folder(tmp_path, monkeypatch, status):
         ({"content": b"another archive"}, "another hash"),
         ({"output": "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES\n  Expected sha256 1\n", "code": 1}, "another hash"),
         ({"output": "ERROR: No matching distribution found\nhint\n", "code": 1}, "No matching distribution"),
+        ({"output": "WARNING: connection broken by 'x'\nERROR: No match\n", "code": 1}, "cannot be reached"),
     ],
 )
 def test_a_download_that_fails_leaves_the_cache_as_it_was(tmp_path, monkeypatch, status, options, text):

@@ -110,12 +110,15 @@ def test_sizes_are_shown_while_it_installs(tmp_path):
     downloads.mkdir(parents=True)
     (downloads / "torch.whl").write_bytes(bytes(5_000_000))
     log = tmp_path / "log"
-    log.write_text("Downloading torch.whl (900 MB)\n")
+    log.write_text("Installing collected packages: of another step\n")
     meter = Meter("Installing torch", tmp_path / "env", downloads, 3.3, log, Status(stream))
+    with open(log, "a") as file:
+        file.write("Downloading torch.whl (900 MB)\n")
     meter.tick(0.0)
     meter.tick(31.0)
     assert stream.getvalue().splitlines()[0] == "Installing torch"
     assert "5 MB of about 3.3 GB downloaded" in stream.getvalue()
-    log.write_text("Installing collected packages: torch\n")
+    with open(log, "a") as file:
+        file.write("Installing collected packages: torch\n  Attempting uninstall: setuptools\n")
     meter.tick(200.0)
     assert "unpacking, 0 MB on disk" in stream.getvalue() and size_of(tmp_path / "env") == 5_000_000
