@@ -11,14 +11,16 @@ import sys
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads slow each other and everybody else
 
-from trainer import config as configuration  # noqa: E402
 from trainer import packages  # noqa: E402
+from trainer.config import ConfigError  # noqa: E402
 
 
 def _train(args: argparse.Namespace, rest: list[str]) -> None:
     if args.init_from:
         rest = [*rest, "--model.init_from", args.init_from]
-    resolved = configuration.load(args.config, rest)
+    from trainer.stages import table
+
+    resolved = table.load(args.config, rest)
     print(json.dumps(resolved.to_dict(), indent=1))
     if args.dry_run:
         from trainer.commands.dry_run import report
@@ -85,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
             if rest and not takes_overrides:
                 parser.error(f"unknown arguments: {' '.join(rest)}")
             return module.run(args, *([rest] if takes_overrides else [])) or 0
-    except configuration.ConfigError as error:
+    except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -30,6 +30,7 @@ from trainer.models import autoencoder
 from trainer.models.colorizer import read_encoder
 from trainer.pictures import model_sketch, picture
 from trainer.run import loop
+from trainer.run.datasets import build_dataset
 from trainer.run.run import arithmetic
 from trainer.stages.v1 import new_networks
 
@@ -97,7 +98,7 @@ def plain(config: configuration.Config) -> dict[str, float]:
     unet.gradient_checkpointing = config.system.gradient_checkpointing
     parameters = [*unet.parameters(), *sketch_encoder.parameters()]
     optimizer, schedule = torch.optim.AdamW(parameters, lr=1e-5, fused=True), NoiseSchedule().to(device)
-    dataset, batch = loop.build_dataset(config), config.optimizer.batch
+    dataset, batch = build_dataset(config), config.optimizer.batch
     rows = torch.utils.data.default_collate([dataset[n] for n in range(batch)])
     colors, references, sketches = (rows[name].to(device) for name in ("color", "reference", "sketch"))
     for network in (unet, sketch_encoder, vae, encoder):

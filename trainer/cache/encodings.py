@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from trainer.cache.recipes import KINDS, WHITE_KEY, kinds_of, recipes, row_key
+from trainer.cache.recipes import KINDS, WHITE_KEY, recipes, row_key
 from trainer.cache.store import Store, store_folder
 from trainer.config import Config
 from trainer.pictures import Batch
@@ -48,11 +48,18 @@ class Encodings:
 class Remembered(Encodings):
     """Keeps what was computed in main memory, by picture number (data.cache)."""
 
-    def __init__(self, device: torch.device, kinds: tuple[str, ...]):
+    def __init__(self, device: torch.device, kinds: Sequence[str]):
         super().__init__(device)
         self._kept: dict[str, dict[int, torch.Tensor]] = {kind: {} for kind in kinds}
 
-    def rows(self, kind, batch, compute, chosen=None, keep=True):
+    def rows(
+        self,
+        kind: str,
+        batch: Batch,
+        compute: Callable[[], torch.Tensor],
+        chosen: torch.Tensor | None = None,
+        keep: bool = True,
+    ) -> torch.Tensor:
         kept = self._kept.get(kind)
         if kept is None or not keep:
             return compute()
@@ -70,13 +77,20 @@ class TensorCache(Encodings):
     What depends on a threshold was never written, so nothing needs to know about `keep` here.
     """
 
-    def __init__(self, config: Config, device: torch.device):
+    def __init__(self, config: Config, device: torch.device, kinds: Sequence[str]):
         super().__init__(device)
-        self.stores = open_stores(config)
+        self.stores = open_stores(config, kinds)
         self.missing: dict[str, int] = {}
         """Kind -> rows that had to be computed so far."""
 
-    def rows(self, kind, batch, compute, chosen=None, keep=True):
+    def rows(
+        self,
+        kind: str,
+        batch: Batch,
+        compute: Callable[[], torch.Tensor],
+        chosen: torch.Tensor | None = None,
+        keep: bool = True,
+    ) -> torch.Tensor:
         store = self.stores.get(kind)
         if store is None:
             return compute()
@@ -93,17 +107,17 @@ class TensorCache(Encodings):
         rows = [computed[n] if row is None else row.to(self.device).float() for n, row in enumerate(found)]
         return torch.stack(rows)
 
-    def white(self, compute):
+    def white(self, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
         store = self.stores.get("tokens")
         row = None if store is None else store.get(WHITE_KEY)
         return super().white(compute if row is None else lambda: row.to(self.device).float()[None])
 
 
-def build_encodings(config: Config, device: torch.device) -> Encodings:
-    """What data.cache_folder and data.cache ask for."""
+def build_encodings(config: Config, device: torch.device, kinds: Sequence[str]) -> Encodings:
+    """What data.cache_folder and data.cache ask for, of the kinds that a run reads again and again."""
     if config.data.cache_folder:
-        return TensorCache(config, device)
-    return Remembered(device, kinds_of(config)) if config.data.cache else Encodings(device)
+        return TensorCache(config, device, kinds)
+    return Remembered(device, kinds) if config.data.cache else Encodings(device)
 
 
 class CachedParts:
@@ -112,8 +126,8 @@ class CachedParts:
     Travels to loader processes, each of which maps the files for itself.
     """
 
-    def __init__(self, config: Config):
-        self.stores = open_stores(config)
+    def __init__(self, config: Config, kinds: Sequence[str]):
+        self.stores = open_stores(config, kinds)
         self.pixels = frozenset({"reference"} if config.loss.reference_inpaint else ())
         """Parts of a sample whose pixels are looked at all the same: references that lose parts to white (stage xl)."""
         self._skips = True
@@ -137,10 +151,10 @@ class CachedParts:
         }
 
 
-def open_stores(config: Config) -> dict[str, Store]:
+def open_stores(config: Config, kinds: Sequence[str]) -> dict[str, Store]:
     """Kind -> its rows in data.cache_folder."""
     root = Path(config.data.cache_folder)
-    return {kind: Store(store_folder(root, recipe)) for kind, recipe in recipes(config).items()}
+    return {kind: Store(store_folder(root, recipe)) for kind, recipe in recipes(config, kinds).items()}
 
 
 def _row_keys(batch: Batch, kind: str, chosen: torch.Tensor | None) -> list[bytes]:

@@ -13,7 +13,7 @@ figure mask that is changed at random or has greys (a threshold is drawn for eve
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from trainer.cache.store import digest
-from trainer.config import XL, Config, ConfigError
+from trainer.config import Config, ConfigError
 from trainer.models import autoencoder, checkpoint
 from trainer.models.frozen import autoencoder_file
 
 VERSION = 1
 """Goes up when the code between a file and its row changes what comes out."""
-
-STAGES = ("v1", "v1_5", "xl")
-"""Stages whose frozen encoders' answers a folder can keep. Those of stages xl_plugin and xl_lora see a background that
-is cut anew in every step."""
 
 
 @dataclass(frozen=True)
@@ -71,33 +67,15 @@ def row_key(keys: Mapping[str, bytes], kind: str) -> bytes:
     return digest(*(keys[part] for part in KINDS[kind].parts))
 
 
-def kinds_of(config: Config) -> tuple[str, ...]:
-    """The encodings that a run reads again and again."""
-    if config.run.stage in XL:
-        return ("latents",) if config.data.deform else ("latents", "clip_tokens", "tagger_tokens")
-    if config.run.stage not in STAGES:
-        return ()
-    augment, kinds = config.augment, ["latents"]
-    mask_changes = augment.mask_grow or augment.mask_erase or augment.mask_box or augment.mask_dilation > 1
-    if not config.data.deform:
-        kinds.append("tokens")
-    if config.run.stage == "v1_5":
-        if not config.data.deform and not mask_changes:
-            kinds.append("background_tokens")
-        if config.loss.background_bleach:
-            kinds.append("white_latents")
-    return tuple(kinds)
-
-
-def recipes(config: Config) -> dict[str, dict[str, Any]]:
+def recipes(config: Config, kinds: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Kind -> what its rows are made with."""
     vae = autoencoder_digest(autoencoder_file(config))
     encoders = {"encoder": encoder_digest(config.model.encoder)}
-    if config.run.stage in XL:
+    if "tagger_tokens" in kinds:
         encoders["tagger"] = encoder_digest(config.model.tagger)
     shared = {"version": VERSION, "values": config.data.cache_values}
     made = {}
-    for kind in kinds_of(config):
+    for kind in kinds:
         recipe = {"kind": kind, **shared}
         if KINDS[kind].parts[0] == "color":
             recipe |= {"autoencoder": vae, "precision": config.system.precision}
@@ -139,7 +117,10 @@ def _weights_digest(path: Path, prefix: str, with_metadata: bool) -> str:
         raise ConfigError(f"{path} is not a whole safetensors file ({error}); download or export it again.") from None
 
 
-def _digest_of(names, read, metadata: Mapping[str, str], prefix: str) -> str:
+def _digest_of(
+    names: Iterable[str], read: Callable[[str], torch.Tensor], metadata: Mapping[str, str], prefix: str
+) -> str:
+    names = list(names)
     chosen = sorted(name for name in names if name.startswith(prefix)) or sorted(names)
     hashed = hashlib.blake2b(digest_size=16)
     for name in chosen:

@@ -12,7 +12,7 @@ import argparse
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +20,17 @@ import torch
 from tqdm import tqdm
 
 from colorize.pictures.masks import without_figure
-from trainer import config as configuration
 from trainer.cache.encodings import KEY
-from trainer.cache.recipes import KINDS, WHITE_KEY, kinds_of, recipes, row_key
+from trainer.cache.recipes import KINDS, WHITE_KEY, recipes, row_key
 from trainer.cache.store import StoreWriter
-from trainer.config import XL, Config, ConfigError
+from trainer.config import Config, ConfigError
 from trainer.data.folder import FolderDataset
 from trainer.losses.bleach import whiten_background
 from trainer.models.frozen import FrozenTagger, frozen_encoders
+from trainer.models.precision import arithmetic
 from trainer.pictures import Batch, picture
-from trainer.run.loop import build_dataset
-from trainer.run.run import arithmetic
+from trainer.run.datasets import build_dataset
+from trainer.stages import table
 from trainer.stages.v1_5 import grown_masks, is_binary
 
 log = logging.getLogger("trainer")
@@ -46,10 +46,10 @@ ANY_THRESHOLD = 0.5
 class Encoder:
     """The frozen networks of a run as functions from a batch to rows of a kind, as the stages compute them."""
 
-    def __init__(self, config: Config, device: torch.device):
+    def __init__(self, config: Config, device: torch.device, kinds: Sequence[str]):
         self.config, self.device = config, device
         self.autoencoder, self.reference_encoder = frozen_encoders(config, device)
-        self.tagger = FrozenTagger(config.model.tagger, device) if config.run.stage in XL else None
+        self.tagger = FrozenTagger(config.model.tagger, device) if "tagger_tokens" in kinds else None
 
     def moments(self, pictures: torch.Tensor) -> torch.Tensor:
         with arithmetic(self.config, self.device):
@@ -153,17 +153,17 @@ def build_cache(
     folder = config.data.cache_folder
     if not folder:
         raise ConfigError("data.cache_folder is empty: name the folder to write, e.g. --data.cache_folder cache.")
-    kinds = kinds_of(config)  # the configuration refuses stages without frozen encoders
+    kinds = table.row(config).encodings(config)
     if not 1 <= share[0] <= share[1]:
         raise ConfigError(f"--share {share[0]}/{share[1]} is not a part: write k/n with k from 1 to n.")
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     summary = Summary(*({kind: 0 for kind in kinds} for _ in range(3)))
-    encoder = Encoder(config, device)
+    encoder = Encoder(config, device, kinds)
     values = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.data.cache_values]
     with contextlib.ExitStack() as stack:
         writers = {
             kind: stack.enter_context(StoreWriter(Path(folder), recipe, values))
-            for kind, recipe in recipes(config).items()
+            for kind, recipe in recipes(config, kinds).items()
         }
         waiting: dict[tuple, _Waiting] = {}
         for sample in _samples(config, share, progress):
@@ -244,7 +244,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
-    config = configuration.load(args.config, overrides)
+    config = table.load(args.config, overrides)
     summary = build_cache(config, share=args.share)
     print("\n".join(summary.lines()))
     files = [file for file in Path(config.data.cache_folder).rglob("*.safetensors")]

@@ -13,7 +13,6 @@ import itertools
 import json
 import logging
 import math
-import os
 import signal
 import threading
 import time
@@ -24,19 +23,19 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
-from trainer.cache.encodings import CachedParts
-from trainer.config import ANIMEDIFFUSION, Config, ConfigError, Optimizer
-from trainer.data.face_folder import FaceDataset
+from trainer.config import Config, ConfigError, Optimizer
 from trainer.data.folder import FolderDataset, PositionSampler
 from trainer.draws import Draws
 from trainer.models import checkpoint
+from trainer.models.precision import arithmetic
 from trainer.run import init_from, throughput, zero
+from trainer.run.datasets import build_dataset
 from trainer.run.ema import EMA
 from trainer.run.report import Reporter
-from trainer.run.run import Run, arithmetic
+from trainer.run.run import Run
 from trainer.run.validation import Validation
 from trainer.stages.stage import Stage
-from trainer.stages.table import build_stage, needs_of
+from trainer.stages.table import build_stage
 from trainer.workers import leave_interrupts_to_parent
 
 log = logging.getLogger("trainer")
@@ -58,38 +57,6 @@ def learning_rate(optimizer: Optimizer, step: float, steps: int) -> float:
     end = lowest if lowest >= 0 else optimizer.lr * 0.01
     progress = (step - optimizer.warmup) / max(1, steps - optimizer.warmup)
     return end + (optimizer.lr - end) * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def build_dataset(config: Config) -> FolderDataset:
-    """The pictures of a run, with the parts its stage needs."""
-    data, stage, output = config.data, config.run.stage, Path(config.run.output)
-    needs, bend, kind = needs_of(config), data.deform, FolderDataset
-    if stage in ANIMEDIFFUSION:  # warps references itself, in batches
-        needs, bend, kind = (*needs, *(() if data.line_sigmas else ("sketch",))), 0.0, FaceDataset
-    return kind(
-        data.folder,
-        data.size,
-        data.reference,
-        config.run.seed,
-        data.cache,
-        needs,
-        bend,
-        bend_kind=data.deform_kind,
-        index_files=data.index,
-        groups=data.groups,
-        min_score=data.min_score,
-        min_side=data.min_side,
-        styles=data.sketch_styles,
-        bucket_step=data.bucket_step,
-        bucket_ratio=data.bucket_ratio,
-        bucket_order=data.bucket_order,
-        bucket_sides=data.bucket_sides,
-        batch=config.optimizer.batch * int(os.environ.get("WORLD_SIZE", 1)),
-        augment=config.augment,
-        decoded_folder=data.decoded_folder,
-        cached=CachedParts(config) if data.cache_folder else None,
-        unreadable=output / "unreadable.jsonl" if output.is_dir() else None,
-    )
 
 
 def trained_parameters(stage: Stage, config: Config) -> dict[str, torch.nn.Parameter]:

@@ -1,100 +1,14 @@
-"""How much memory a training step takes, counted without spending it: networks and values that have shapes only.
-
-What autograd keeps for the backward pass is counted tensor by tensor (fake tensors run through the real networks, in
-the run's precision), not by a rule of thumb. Gradient checkpointing keeps the inputs of the blocks, and the inside of
-one block at a time.
-"""
+"""How much memory a run takes on a device: weights, gradients, the optimiser's state, and what autograd keeps."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import torch
-from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-
-from colorize.sketch.encoder import SketchEncoder
-from colorize.unet.unet import Block, UNet, UNetConfig
 from trainer.config import Config
 
 GIB = 2**30
 LIBRARIES = 0.6  # GiB a GPU process takes for its context and the libraries' workspaces (CUDA 12, cuDNN, cuBLAS)
 FRAGMENTS = 1.1  # what the allocator takes for every byte asked of it
-
-
-class Kept:
-    """Counts the bytes autograd keeps, each storage once; those of parameters are left out."""
-
-    def __init__(self, parameters: Iterator[torch.Tensor]):
-        self._seen = {p.untyped_storage()._cdata for p in parameters}
-        self._alive: list[torch.Tensor] = []  # a freed storage's address would be given to another
-        self.bytes = 0
-
-    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self._seen:
-            self._seen.add(storage._cdata)
-            self._alive.append(tensor)
-            self.bytes += storage.nbytes()
-        return tensor
-
-    def counting(self) -> contextlib.AbstractContextManager:
-        return torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor)
-
-
-def kept_bytes(
-    network: nn.Module, forward: Callable[[], torch.Tensor], blocks: type[nn.Module] | None = None
-) -> tuple[int, int]:
-    """-> bytes kept for the backward pass of forward(), and by the hungriest module of type `blocks` alone."""
-    kept, largest, before = Kept(network.parameters()), 0, {}
-
-    def enter(module, arguments):
-        before[module] = kept.bytes
-
-    def leave(module, arguments, output):
-        nonlocal largest
-        largest = max(largest, kept.bytes - before[module])
-
-    inner = [module for module in network.modules() if blocks and isinstance(module, blocks)]
-    hooks = [m.register_forward_pre_hook(enter) for m in inner] + [m.register_forward_hook(leave) for m in inner]
-    with kept.counting():
-        result = forward()
-    for hook in hooks:
-        hook.remove()
-    del result
-    return kept.bytes, largest
-
-
-def colorizer_activations(config: Config, unet_config: UNetConfig, tokens: int) -> int:
-    """Bytes of the activations of one micro step of stage v1 or v1_5, with so many reference tokens."""
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.system.precision]
-    batch, side = config.optimizer.batch, (config.data.crop or config.data.size) // 8
-    widths = [unet_config.model_channels * mult for mult in unet_config.channel_mult]
-    frozen = config.run.stage == "v1_5"
-    with FakeTensorMode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        unet, sketch_encoder = UNet(unet_config), SketchEncoder(widths, unet_config.model_channels)
-        latents, steps = torch.randn(batch, unet_config.in_channels, side, side), torch.zeros(batch)
-        sketches = torch.randn(batch, 3, side * 8, side * 8)
-        # What stage v1_5 trains begins at the tokens; the frozen network passes gradients on and keeps what that takes.
-        context = torch.randn(batch, tokens, unet_config.context_dim, requires_grad=frozen)
-        for network in (unet, sketch_encoder):
-            network.requires_grad_(not frozen)
-
-        def control() -> list[torch.Tensor]:
-            return [hint.detach() for hint in hints] if frozen else hints
-
-        sketch_kept, _ = kept_bytes(sketch_encoder, lambda: sketch_encoder(sketches))
-        hints = sketch_encoder(sketches)
-        plain, largest = kept_bytes(unet, lambda: unet(latents, steps, context, control()), Block)
-        if not config.system.gradient_checkpointing:
-            total = plain
-        else:
-            unet.gradient_checkpointing = True
-            total = kept_bytes(unet, lambda: unet(latents, steps, context, control()))[0] + largest
-    passes = 2 if config.loss.dual_condition else 1
-    return passes * total + (0 if frozen else sketch_kept)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -20,20 +19,13 @@ from torch import nn
 from trainer.config import Config, ConfigError, Model
 from trainer.draws import Draws
 from trainer.models import checkpoint
+from trainer.models.precision import arithmetic
 from trainer.run.ema import EMA
 from trainer.run.report import Reporter
 from trainer.run.validation import Validation
 from trainer.stages.stage import Stage
 
 log = logging.getLogger("trainer")
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def arithmetic(config: Config, device: torch.device) -> contextlib.AbstractContextManager:
-    """The precision of a forward pass. Accelerate's own context is off under DeepSpeed; this one never is."""
-    dtype = DTYPES[config.system.precision]
-    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def check_same_model(config: Config, folder: Path, written_with: dict[str, Any]) -> None:

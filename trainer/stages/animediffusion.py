@@ -26,14 +26,29 @@ from trainer.metrics.similarity import psnr
 from trainer.models import checkpoint
 from trainer.pictures import Batch, contact_sheet, picture
 
+from .cost import Cost, count, pictures_line
 from .stage import Stage
 
 RELEASED_P = 10.0
 """Strength of the difference of Gaussians in the released line extractor; the paper has 9."""
 
 
+def also_reads(config: Config) -> tuple[str, ...]:
+    """Parts of a picture beside its colours."""
+    return () if config.data.line_sigmas else ("sketch",)
+
+
+def check(config: Config) -> None:
+    """ConfigError for what does not go together."""
+    if config.data.reference != "self":
+        raise ConfigError(
+            f"data.reference is {config.data.reference!r}: stage {config.run.stage} bends the picture into its own "
+            'reference; set data.reference = "self" and data.deform = 1.'
+        )
+
+
 class AnimeDiffusionStage(Stage):
-    """Trains `denoise_fn`, the noise predictor, under the names of the released trainer's checkpoints."""
+    """Phase 1, noise prediction. Trains `denoise_fn` under the names of the released trainer's checkpoints."""
 
     def __init__(self, config: Config, device: torch.device):
         super().__init__(config, device)
@@ -82,39 +97,10 @@ class AnimeDiffusionStage(Stage):
         x0 = picture(batch["color"])
         with torch.no_grad():
             condition = self.condition(batch, draws)
-        if self.config.run.stage == "animediffusion":
-            t = draws.timesteps(self.schedule.steps, len(x0)).to(x0.device)
-            noise = draws.randn(x0.shape).to(x0.device)
-            answer = predicted_noise(self.predictor(condition), self.schedule, x0, noise, t)
-            return {"noise": squared_error(answer, noise, self.config.loss.reduction)}
-        noised = self.chain_start(x0, condition, draws)
-        loss = self.config.loss
-        noises = [draws.randn(x0.shape).to(x0.device) for _ in range(loss.chain_steps if loss.chain_eta else 0)]
-        result = reconstructed(
-            self.predictor(condition),
-            self.schedule,
-            noised,
-            loss.chain_steps,
-            loss.chain_eta,
-            noises.__getitem__,
-            self.config.system.gradient_checkpointing,
-        )
-        return {"reconstruction": squared_error(result, x0)}
-
-    @torch.no_grad()
-    def chain_start(self, x0: torch.Tensor, condition: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """(B, 3, H, W) at the noisiest step of the chain: noise, or x0 or its reference walked up to it."""
-        loss = self.config.loss
-        if loss.chain_start == "noise":
-            return draws.randn(x0.shape).to(x0.device)
-        if loss.chain_start == "reference":
-            x0 = condition[:, 1:]
-        released = loss.forward_walk == "released"
-        noise = draws.randn(x0.shape).to(x0.device) if released else None
-        predict = self.predictor(condition, timed=not released)
-        noised = deterministic_forward(predict, x0, self.schedule, loss.chain_steps, loss.forward_walk, noise)
-        torch.clear_autocast_cache()  # weights cast without gradients must not serve the chain that follows
-        return noised
+        t = draws.timesteps(self.schedule.steps, len(x0)).to(x0.device)
+        noise = draws.randn(x0.shape).to(x0.device)
+        answer = predicted_noise(self.predictor(condition), self.schedule, x0, noise, t)
+        return {"noise": squared_error(answer, noise, self.config.loss.reduction)}
 
     @torch.no_grad()
     def sheet(self, batch: Batch, draws: Draws) -> np.ndarray:
@@ -147,6 +133,48 @@ class AnimeDiffusionStage(Stage):
             "colorize.config": json.dumps(config.shareable()),
         }
         return tensors, metadata
+
+
+class ChainStage(AnimeDiffusionStage):
+    """Phase 2: the same network, trained through the whole sampling chain."""
+
+    def forward(self, batch: Batch, draws: Draws, progress: float = 0.0) -> dict[str, torch.Tensor]:
+        x0 = picture(batch["color"])
+        with torch.no_grad():
+            condition = self.condition(batch, draws)
+        noised = self.chain_start(x0, condition, draws)
+        loss = self.config.loss
+        noises = [draws.randn(x0.shape).to(x0.device) for _ in range(loss.chain_steps if loss.chain_eta else 0)]
+        result = reconstructed(
+            self.predictor(condition),
+            self.schedule,
+            noised,
+            loss.chain_steps,
+            loss.chain_eta,
+            noises.__getitem__,
+            self.config.system.gradient_checkpointing,
+        )
+        return {"reconstruction": squared_error(result, x0)}
+
+    @torch.no_grad()
+    def chain_start(self, x0: torch.Tensor, condition: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """(B, 3, H, W) at the noisiest step of the chain: noise, or x0 or its reference walked up to it."""
+        loss = self.config.loss
+        if loss.chain_start == "noise":
+            return draws.randn(x0.shape).to(x0.device)
+        if loss.chain_start == "reference":
+            x0 = condition[:, 1:]
+        released = loss.forward_walk == "released"
+        noise = draws.randn(x0.shape).to(x0.device) if released else None
+        predict = self.predictor(condition, timed=not released)
+        noised = deterministic_forward(predict, x0, self.schedule, loss.chain_steps, loss.forward_walk, noise)
+        torch.clear_autocast_cache()  # weights cast without gradients must not serve the chain that follows
+        return noised
+
+
+def cost(config: Config) -> Cost:
+    """Of both stages. A file does not say all of its network's sizes by shapes, so the network is built."""
+    return Cost({"networks": count(start_network(config).parameters())}, {}, (pictures_line(config),))
 
 
 def start_network(config: Config) -> AnimeUNet:

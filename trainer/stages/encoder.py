@@ -23,6 +23,7 @@ from trainer.models import checkpoint
 from trainer.pictures import Batch, contact_sheet, picture
 from trainer.world import REGION_NAMES
 
+from .cost import Cost, count
 from .stage import Stage
 
 HEAD_WIDTH = 64  # of one attention head, as in the large towers; narrower towers have one head
@@ -65,6 +66,13 @@ class ColorReader(nn.Module):
         queries = self.queries.to(tokens).expand(len(tokens), -1, -1)
         read = F.scaled_dot_product_attention(queries, self.key(tokens), self.value(tokens))
         return self.head(read), self.patch(tokens[:, 1:])
+
+
+def cost(config: Config) -> Cost:
+    """Of stage encoder."""
+    tower = new_tower(config.model, device="meta")
+    tokens = f"tokens    ({config.optimizer.batch}, {tower.token_count}, {tower.output_dim})"
+    return Cost({"reference encoder": count(tower.parameters())}, {}, (tokens,))
 
 
 class EncoderStage(Stage):

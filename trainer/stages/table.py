@@ -1,65 +1,236 @@
-"""The stages by their names: what each reads, and how it is built."""
+"""The stages: a row for each, and the checks of a configuration that follow from its row.
+
+Whoever adds a stage adds its name to run.stage (config/sections.py), its module, and its row here.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 
-from trainer.config import ANIMEDIFFUSION, XL, Config
+from trainer import config as configuration
+from trainer.config import Config, ConfigError
 
+from . import animediffusion, colorizer_cost, encoder, v1, v1_5, vae, xl, xl_cost, xl_regions
+from .row import Row
 from .stage import Stage
 
-# Which parts of a picture each stage reads.
-NEEDS = {
-    "v1": ("color", "sketch", "reference"),
-    "v1_5": ("color", "sketch", "reference", "mask", "reference_mask"),
-    "vae": ("color",),
-    "encoder": ("color", "regions"),
-    **dict.fromkeys(ANIMEDIFFUSION, ("color",)),
-    "xl": ("color", "sketch", "reference", "score", "size"),
-    "xl_plugin": ("color", "sketch", "reference", "mask", "reference_mask", "score", "size", "crop"),
-    "xl_lora": ("color", "sketch", "reference", "mask", "reference_mask", "score", "size"),
+
+class Option(NamedTuple):
+    """A key that only some stages have."""
+
+    off: str
+    """its value elsewhere, as the file has it"""
+    hint: str = ""
+    """what else helps"""
+
+
+OPTIONS = {
+    "data.cache_folder": Option('""', " (data.decoded_folder keeps decoded pictures for every stage)"),
+    "data.crop": Option("0", " (data.bucket_step makes batches of several shapes)"),
+    "report.validate_entanglement": Option("false"),
+    "model.init_from": Option('""', " and start from model.init"),
+    "model.train_encoder": Option("false"),
+    "loss.background_bleach": Option("0"),
+    "loss.dual_condition": Option("0"),
+    "loss.latent_shuffle": Option("0"),
+    "loss.noisy_reference": Option("0"),
+    "loss.reference_inpaint": Option("0"),
+    "loss.sketch_drop": Option("0"),
+    "gram.weight": Option("0"),
 }
+
+VIT_H = "a reference encoder file (OpenCLIP ViT-H/14, or the small one)"
+XL_FILES = {"encoder": "a CLIP vision tower (OpenCLIP bigG)", "tagger": "a WD tagger (.safetensors)"}
+COLORED = ("color", "sketch", "reference")
+MASKED = (*COLORED, "mask", "reference_mask")
+V1_PARTS = ("U-Net", "sketch encoder", "autoencoder")
+XL_PARTS = (*V1_PARTS, "token projection")
+
+TABLE: dict[str, Row] = {
+    "v1": Row(
+        build=v1.ColorizerStage,
+        reads=COLORED,
+        exports=V1_PARTS,
+        cost=colorizer_cost.v1_cost,
+        files={"encoder": VIT_H},
+        autoencoder=True,
+        options=frozenset(
+            {
+                "data.cache_folder",
+                "data.crop",
+                "report.validate_entanglement",
+                "model.init_from",
+                "model.train_encoder",
+                "loss.dual_condition",
+                "loss.latent_shuffle",
+                "loss.noisy_reference",
+            }
+        ),
+        bucket_cells=64,
+        encodings=v1.encodings,
+        check=v1.check,
+    ),
+    "v1_5": Row(
+        build=v1_5.RegionStage,
+        reads=MASKED,
+        exports=(*V1_PARTS, "region LoRAs", "recovery transformer", "threshold embedding"),
+        cost=colorizer_cost.v1_5_cost,
+        files={"encoder": VIT_H, "init": "a trained v1 checkpoint, to which it adds region weights"},
+        both_starts=True,
+        options=frozenset(
+            {
+                "data.cache_folder",
+                "data.crop",
+                "report.validate_entanglement",
+                "model.init_from",
+                "loss.background_bleach",
+            }
+        ),
+        bucket_cells=64,
+        encodings=v1_5.encodings,
+    ),
+    "vae": Row(
+        build=vae.AutoencoderStage,
+        reads=("color",),
+        exports=("autoencoder",),
+        cost=vae.cost,
+        bucket_cells=32,
+    ),
+    "encoder": Row(
+        build=encoder.EncoderStage,
+        reads=("color", "regions"),
+        exports=("reference encoder",),
+        cost=encoder.cost,
+    ),
+    "animediffusion": Row(
+        build=animediffusion.AnimeDiffusionStage,
+        reads=("color",),
+        exports=("noise predictor",),
+        cost=animediffusion.cost,
+        also_reads=animediffusion.also_reads,
+        options=frozenset({"model.init_from"}),
+        warps=True,
+        check=animediffusion.check,
+    ),
+    "animediffusion_2": Row(
+        build=animediffusion.ChainStage,
+        reads=("color",),
+        exports=("noise predictor",),
+        cost=animediffusion.cost,
+        also_reads=animediffusion.also_reads,
+        files={"init": "a model of stage animediffusion, which it refines"},
+        warps=True,
+        check=animediffusion.check,
+    ),
+    "xl": Row(
+        build=xl.XLBackboneStage,
+        reads=(*COLORED, "score", "size"),
+        exports=XL_PARTS,
+        cost=xl_cost.xl_cost,
+        also_reads=xl.also_reads,
+        files=XL_FILES,
+        autoencoder=True,
+        options=frozenset(
+            {
+                "data.cache_folder",
+                "report.validate_entanglement",
+                "model.init_from",
+                "loss.reference_inpaint",
+                "loss.sketch_drop",
+                "gram.weight",
+            }
+        ),
+        bucket_cells=32,
+        encodings=xl.encodings,
+        check=xl.check,
+    ),
+    "xl_plugin": Row(
+        build=xl_regions.XLPluginStage,
+        reads=(*MASKED, "score", "size", "crop"),
+        exports=(*XL_PARTS, "region LoRAs", "background plugin"),
+        cost=xl_cost.xl_plugin_cost,
+        files={**XL_FILES, "init": "a trained XL checkpoint, to which it adds weights"},
+        options=frozenset({"loss.background_bleach"}),
+        bucket_cells=32,
+        encodings=xl.encodings,
+    ),
+    "xl_lora": Row(
+        build=xl_regions.XLRegionStage,
+        reads=(*MASKED, "score", "size"),
+        exports=(*XL_PARTS, "region LoRAs"),
+        cost=xl_cost.xl_lora_cost,
+        files={**XL_FILES, "init": "a trained XL checkpoint, to which it adds weights"},
+        options=frozenset({"loss.background_bleach"}),
+        bucket_cells=32,
+        encodings=xl.encodings,
+    ),
+}
+"""Row of every name of run.stage."""
+
+
+def row(config: Config) -> Row:
+    """The row of the stage that `run.stage` names."""
+    return TABLE[config.run.stage]
 
 
 def needs_of(config: Config) -> tuple[str, ...]:
     """The parts and numbers of a picture that a run reads."""
-    needs = NEEDS[config.run.stage]
-    if config.run.stage == "xl":
-        if config.gram.weight and config.gram.other == "dataset":
-            needs += ("other_reference",)
-        if config.gram.weight and config.gram.figure_only:
-            needs += ("mask",)
-        if config.loss.reference_inpaint:
-            needs += ("reference_mask", "other_reference_mask")
-    return needs
+    return (*row(config).reads, *row(config).also_reads(config))
 
 
 def build_stage(config: Config, device: torch.device) -> Stage:
     """The stage `run.stage` names."""
-    if config.run.stage == "v1":
-        from .v1 import ColorizerStage
+    return row(checked(config)).build(config, device)
 
-        return ColorizerStage(config, device)
-    if config.run.stage == "v1_5":
-        from .v1_5 import RegionStage
 
-        return RegionStage(config, device)
-    if config.run.stage == "vae":
-        from .vae import AutoencoderStage
+def load(file: str, overrides: Sequence[str] = ()) -> Config:
+    """As config.load, with the checks of the stage."""
+    return checked(configuration.load(file, overrides))
 
-        return AutoencoderStage(config, device)
-    if config.run.stage in ANIMEDIFFUSION:
-        from .animediffusion import AnimeDiffusionStage
 
-        return AnimeDiffusionStage(config, device)
-    if config.run.stage == "xl":
-        from .xl import XLBackboneStage
+def checked(config: Config) -> Config:
+    """The configuration as it is. ConfigError for what its stage lacks or does not have."""
+    kind, stage, model = row(config), config.run.stage, config.model
+    for key, what in kind.files.items():
+        if not getattr(model, key):
+            raise ConfigError(f"model.{key} is empty: stage {stage} needs {what}.")
+    if kind.autoencoder and not (model.vae or model.init or model.init_from):
+        raise ConfigError(
+            f"model.vae is empty: stage {stage} needs an autoencoder, from a file of its own or inside model.init."
+        )
+    _check_options(config)
+    if model.init and model.init_from and not kind.both_starts:
+        raise ConfigError(
+            "model.init and model.init_from are both set: init continues a model of this family as it is, "
+            "init_from fits another one; clear one of them."
+        )
+    _check_buckets(config)
+    kind.check(config)
+    return config
 
-        return XLBackboneStage(config, device)
-    if config.run.stage in XL:
-        from .xl_regions import XLRegionStage
 
-        return XLRegionStage(config, device)
-    from .encoder import EncoderStage
+def _check_options(config: Config) -> None:
+    """Keys that the stage would not read say so, instead of doing nothing."""
+    for key, option in OPTIONS.items():
+        section, _, name = key.partition(".")
+        if not getattr(getattr(config, section), name) or key in row(config).options:
+            continue
+        having = [stage for stage, kind in TABLE.items() if key in kind.options]
+        stages = f"stages {', '.join(having[:-1])} and {having[-1]}" if len(having) > 1 else f"stage {having[0]}"
+        raise ConfigError(f"{key} belongs to {stages}, not to {config.run.stage}: set it to {option.off}{option.hint}.")
 
-    return EncoderStage(config, device)
+
+def _check_buckets(config: Config) -> None:
+    data, cells = config.data, row(config).bucket_cells
+    if not data.bucket_step:
+        return
+    if not cells:
+        raise ConfigError(f"stage {config.run.stage} needs pictures of one shape: set data.bucket_step = 0.")
+    if data.bucket_step < 0 or data.bucket_step % cells or data.size % data.bucket_step:
+        raise ConfigError(
+            f"data.bucket_step must be a multiple of {cells} that divides data.size = {data.size}, or 0, "
+            f"not {data.bucket_step}."
+        )

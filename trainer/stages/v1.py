@@ -34,6 +34,20 @@ FROZEN_PART = "features"  # of a reference encoder that is trained
 ENCODER_PARTS = ("visual.", "knowledge.")  # how the names of its trained tensors begin
 
 
+def encodings(config: Config) -> tuple[str, ...]:
+    """The kinds of encodings (cache/recipes.py) that a run reads again and again."""
+    return ("latents",) if config.data.deform else ("latents", "tokens")
+
+
+def check(config: Config) -> None:
+    """ConfigError for what does not go together."""
+    if config.model.train_encoder and config.data.cache_folder:
+        raise ConfigError(
+            "model.train_encoder does not go with data.cache_folder, which keeps what the encoder said once: clear it "
+            "(data.cache keeps the pictures' latents only), or set model.train_encoder = false."
+        )
+
+
 class ColorizerStage(Stage):
     """Trains `model.diffusion_model` and `control_encoder`; the autoencoder stays frozen, and so does the reference
     encoder but for model.train_encoder: then `visual` and `knowledge` of it are trained, too."""
@@ -66,7 +80,7 @@ class ColorizerStage(Stage):
         # A tuple keeps the frozen networks and the views on them out of the module tree.
         self._colorizer = (Colorizer(unet, sketch_encoder, vae, encoder, config.model.prediction_type),)
         self.schedule = NoiseSchedule().to(device)
-        self.encodings = build_encodings(config, device)
+        self.encodings = build_encodings(config, device, encodings(config))
 
     def latents_and_tokens(self, batch: Batch, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
         """Scaled latents (B, 4, h, w) of the pictures and local tokens (B, N, D) of their references, float32."""

@@ -94,6 +94,19 @@ def grown_masks(masks: torch.Tensor, cell: tuple[int, ...]) -> torch.Tensor:
     return grow_to_grid(masks.float(), cell) if cell else masks
 
 
+def encodings(config: Config) -> tuple[str, ...]:
+    """The kinds of encodings (cache/recipes.py) that a run reads again and again."""
+    augment, bent = config.augment, bool(config.data.deform)
+    mask_changes = augment.mask_grow or augment.mask_erase or augment.mask_box or augment.mask_dilation > 1
+    kinds = {
+        "latents": True,
+        "tokens": not bent,
+        "background_tokens": not bent and not mask_changes,
+        "white_latents": bool(config.loss.background_bleach),
+    }
+    return tuple(kind for kind, kept in kinds.items() if kept)
+
+
 class RegionStage(Stage):
     """Trains `model.diffusion_model.*.lora_*`, `transformer.*` and `thresh_embedder.*`; everything else is frozen."""
 
@@ -126,7 +139,7 @@ class RegionStage(Stage):
         # A tuple keeps the frozen networks and the views on them out of the module tree.
         self._colorizer = (Colorizer(unet, sketch_encoder, vae, reference_encoder, prediction, background),)
         self.schedule = NoiseSchedule().to(device)
-        self.encodings = build_encodings(config, device)
+        self.encodings = build_encodings(config, device, encodings(config))
 
     @torch.no_grad()
     def latents(

@@ -17,6 +17,7 @@ from trainer.models import checkpoint
 from trainer.models.autoencoder import SCALE
 from trainer.pictures import Batch, contact_sheet, picture
 
+from .cost import Cost, count, pictures_line
 from .stage import Stage
 
 CROP = 64  # pixels; the networks are local, so crops train as well as whole pictures, and many steps beat large ones
@@ -63,6 +64,11 @@ def moment_loss(latents: torch.Tensor) -> torch.Tensor:
     """Pulls every latent channel (B, C, h, w) towards mean 0 and standard deviation 1 over the batch."""
     values = latents.transpose(0, 1).flatten(1)
     return (values.mean(1) ** 2 + (values.std(1) - 1) ** 2).mean()
+
+
+def cost(config: Config) -> Cost:
+    """Of stage vae."""
+    return Cost({"autoencoder": count(TinyVAE(device="meta").parameters())}, {}, (pictures_line(config),))
 
 
 class AutoencoderStage(Stage):

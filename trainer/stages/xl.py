@@ -8,22 +8,19 @@ the released behaviour is an option (see [gram] of the configuration).
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from colorize.background.reference_net import INPUT_CHANNELS, ReferenceNet
 from colorize.pictures.masks import without_figure
 from colorize.reference.token_projection import TokenProjection
-from colorize.reference.vision import load_reference_encoder
 from colorize.sampling.schedule import NoiseSchedule
 from colorize.sketch.xl_encoder import XLSketchEncoder
 from colorize.unet import size_embedding
-from colorize.unet.unet import UNet, UNetConfig, unet_config_from_state_dict
+from colorize.unet.unet import UNet, UNetConfig
 from trainer.cache.encodings import KEY, build_encodings
 from trainer.config import Config, ConfigError
 from trainer.draws import Draws
@@ -32,24 +29,52 @@ from trainer.losses.gram import gram_loss, hooked_blocks, two_branches
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
 from trainer.models import autoencoder, checkpoint
 from trainer.models.autoencoder import XL_SCALE
-from trainer.models.colorizer import REGION_LORA, SKETCH, UNET
 from trainer.models.frozen import (
     FrozenReferenceEncoder,
     FrozenTagger,
-    autoencoder_file,
     borrowed,
     frozen_encoders,
-    tensor_shapes,
 )
-from trainer.models.xl_colorizer import PROJECTION, XLColorizer, embedded, networks_from, tagger_width
+from trainer.models.xl_colorizer import XLColorizer, embedded, networks_from
 from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
 
 from .shared import drawn_latents, entanglement_curves, model_header, model_markers
 from .stage import Stage
-from .v1_5 import region_ranks
 
 THRESHOLDS = (0.05, 0.99)  # range of the reference mask's threshold (released)
 Y_WIDTH = 2 * size_embedding.WIDTH
+
+
+def encodings(config: Config) -> tuple[str, ...]:
+    """The kinds of encodings (cache/recipes.py) that a run reads again and again."""
+    return ("latents",) if config.data.deform else ("latents", "clip_tokens", "tagger_tokens")
+
+
+def also_reads(config: Config) -> tuple[str, ...]:
+    """Parts of a picture that the losses of stage xl read, beside those it reads in any case."""
+    gram = config.gram
+    wanted = {
+        "other_reference": bool(gram.weight) and gram.other == "dataset",
+        "mask": bool(gram.weight) and gram.figure_only,
+        "reference_mask": bool(config.loss.reference_inpaint),
+        "other_reference_mask": bool(config.loss.reference_inpaint),
+    }
+    return tuple(part for part, read in wanted.items() if read)
+
+
+def check(config: Config) -> None:
+    """ConfigError for what does not go together in stage xl."""
+    model, gram = config.model, config.gram
+    if not model.init and len(model.transformer_depth) != len(model.channel_mult):
+        raise ConfigError(
+            f"model.transformer_depth has {len(model.transformer_depth)} numbers and model.channel_mult "
+            f"{len(model.channel_mult)}; XL has three of each: [0, 2, 10] and [1, 2, 4]."
+        )
+    if gram.weight and gram.other == "batch" and config.optimizer.batch < 2:
+        raise ConfigError(
+            'gram.other = "batch" takes the reference of the next sample, but optimizer.batch is 1: set gram.other '
+            '= "dataset", or a larger batch.'
+        )
 
 
 class XLStage(Stage):
@@ -73,7 +98,7 @@ class XLStage(Stage):
             XLColorizer(unet, sketch_encoder, projection, vae, encoder, tagger, config.model.prediction_type),
         )
         self.schedule = NoiseSchedule().to(device)
-        self.encodings = build_encodings(config, device)
+        self.encodings = build_encodings(config, device, encodings(config))
 
     def networks(
         self, encoder: FrozenReferenceEncoder, tagger: FrozenTagger
@@ -291,55 +316,3 @@ def new_networks(config: Config, clip_width: int, tag_width: int) -> tuple[UNet,
     sketch_encoder = XLSketchEncoder(widths, model.model_channels)
     sketch_encoder.zero_projections()
     return unet, sketch_encoder, TokenProjection(clip_width, tag_width, model.token_width)
-
-
-def sizes(config: Config) -> tuple[dict[str, int], dict[str, int], list[str]]:
-    """Parameter counts of trained and frozen networks of a stage, and lines about shapes, without reading weights."""
-    model, batch = config.model, config.optimizer.batch
-    encoder = load_reference_encoder(*tensor_shapes(Path(model.encoder)), device="meta")
-    tagger, _ = tensor_shapes(Path(model.tagger))
-    vae, _ = tensor_shapes(Path(autoencoder_file(config)))
-    vae = {k: v for k, v in vae.items() if k.startswith(autoencoder.PREFIX)} or vae
-    frozen = {"reference encoder": value_count(encoder.parameters()), "tagger": value_count(tagger.values())}
-    frozen["autoencoder"] = value_count(vae.values())
-    with torch.device("meta"):
-        if model.init:
-            tensors, metadata = tensor_shapes(Path(model.init))
-            heads = metadata.get("colorize.num_head_channels")
-            unet_config = unet_config_from_state_dict(tensors, UNET, int(heads) if heads else None)
-            backbone = {
-                "U-Net": value_count(v for k, v in tensors.items() if k.startswith(UNET)),
-                "sketch encoder": value_count(v for k, v in tensors.items() if k.startswith(SKETCH)),
-                "token projection": value_count(v for k, v in tensors.items() if k.startswith(PROJECTION)),
-            }
-        else:
-            networks = new_networks(config, encoder.output_dim, tagger_width(tagger, model.tagger))
-            unet_config = networks[0].config
-            backbone = dict(
-                zip(("U-Net", "sketch encoder", "token projection"), (value_count(n.parameters()) for n in networks))
-            )
-        trained = backbone
-        if config.run.stage != "xl":
-            plugin = config.run.stage == "xl_plugin"
-            figure, background = region_ranks(model)
-            ranks = unet_config.region_ranks or (0 if plugin else figure, background)
-            unet = UNet(dataclasses.replace(unet_config, region_ranks=ranks))
-            trained = {"region LoRAs": value_count(p for name, p in unet.named_parameters() if REGION_LORA in name)}
-            if plugin:
-                given = dataclasses.replace(unet_config, in_channels=INPUT_CHANNELS, y_width=2 * Y_WIDTH)
-                trained["background plugin"] = value_count(ReferenceNet(given).parameters())
-            frozen = backbone | frozen
-    side = config.data.size // 8
-    tokens = encoder.token_count - 1
-    shapes = [
-        f"latents   ({batch}, {unet_config.in_channels}, {side}, {side})",
-        f"tokens    at most ({batch}, {tokens}, {unet_config.context_dim}): as many as the tagger has",
-        f"widths    {[unet_config.model_channels * m for m in unet_config.channel_mult]}, depths "
-        f"{list(unet_config.transformer_depth)}, heads of {unet_config.num_head_channels}",
-    ]
-    return trained, frozen, shapes
-
-
-def value_count(tensors: Iterable[torch.Tensor]) -> int:
-    """Number of values in all tensors together."""
-    return sum(tensor.numel() for tensor in tensors)

@@ -22,7 +22,7 @@ from torch import nn
 from colorize.background.reference_net import ReferenceNet, plugin_input
 from colorize.unet.region_lora import XL_KINDS, to_module_names, to_official_names
 from colorize.unet.split_attention import Split, SplitOptions
-from trainer.config import Config, ConfigError
+from trainer.config import ConfigError
 from trainer.draws import Draws
 from trainer.losses.bleach import background_reference, draw_bleached, whiten_background
 from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
@@ -39,23 +39,14 @@ from .v1_5 import region_ranks
 from .xl import XLStage
 
 THRESHOLDS = (0.01, 0.99)  # range of both mask thresholds (released, stage 2)
-OPTIONS = {
-    # One set of region weights serves both regions, blended by the mask (released).
-    "xl_plugin": SplitOptions(kinds=("bg", "bg"), strengths=(1.0, 1.0), soft=True, overshoot=True),
-    "xl_lora": SplitOptions(kinds=("fg", "bg"), strengths=(1.0, 1.0), threshold=MASK_THRESHOLD),
-}
 
 
 class XLRegionStage(XLStage):
-    """Trains `model.diffusion_model.*.lora_*` and, in stage xl_plugin, `bg_encoder.*`; everything else is frozen."""
+    """Stage xl_lora: trains `model.diffusion_model.*.lora_*` of figure and background; everything else is frozen."""
 
     rests = True  # the weights of a region that no query of the batch falls into
-
-    def __init__(self, config: Config, device: torch.device):
-        self.plugin = config.run.stage == "xl_plugin"
-        self.family = "xl-plugin" if self.plugin else "xl"
-        self.options = OPTIONS[config.run.stage]
-        super().__init__(config, device)
+    plugin = False
+    options = SplitOptions(kinds=("fg", "bg"), strengths=(1.0, 1.0), threshold=MASK_THRESHOLD)
 
     def networks(self, encoder, tagger):
         model = self.config.model
@@ -147,3 +138,12 @@ class XLRegionStage(XLStage):
     def untrained(self) -> Mapping[str, torch.Tensor]:
         """The tensors of model.init as they are."""
         return self.tensors
+
+
+class XLPluginStage(XLRegionStage):
+    """Stage xl_plugin: trains `bg_encoder.*` and the background's `lora_*`; everything else is frozen."""
+
+    family = "xl-plugin"
+    plugin = True
+    # One set of region weights serves both regions, blended by the mask (released).
+    options = SplitOptions(kinds=("bg", "bg"), strengths=(1.0, 1.0), soft=True, overshoot=True)

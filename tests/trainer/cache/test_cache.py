@@ -25,7 +25,8 @@ from trainer.draws import Draws
 from trainer.models import autoencoder
 from trainer.models.frozen import FrozenAutoencoder, FrozenReferenceEncoder, OnDemand, borrowed
 from trainer.run import loop
-from trainer.run.loop import build_dataset
+from trainer.run.datasets import build_dataset
+from trainer.stages import table
 
 RECIPE = {"kind": "latents", "version": 1}
 
@@ -124,6 +125,10 @@ def test_the_encoders_hash_knows_its_head_width(frozen, tmp_path):
     assert recipes.encoder_digest(frozen["encoder"]) != recipes.encoder_digest(str(tmp_path / "e.safetensors"))
 
 
+def recipes_of(config):
+    return recipes.recipes(config, table.row(config).encodings(config))
+
+
 def test_every_change_is_another_key_or_store(cached, pictures, tmp_path):
     """File, size and encoder: what a cache must not confuse."""
     copy = Path(shutil.copytree(pictures, tmp_path / "copy"))
@@ -133,7 +138,7 @@ def test_every_change_is_another_key_or_store(cached, pictures, tmp_path):
         config = configuration.build(cached | {"data": cached["data"] | data})
         samples = [build_dataset(config)[position] for position in range(8)]
         keys = {bytes(sample["color_key"].tolist()) for sample in samples}
-        return keys, {str(store_folder(tmp_path, recipe)) for recipe in recipes.recipes(config).values()}
+        return keys, {str(store_folder(tmp_path, recipe)) for recipe in recipes_of(config).values()}
 
     keys, stores = state()
     assert len(keys) == 8 and state() == (keys, stores)
@@ -284,7 +289,8 @@ def test_pictures_in_the_cache_are_not_decoded(cached):
     assert not sample["color"].any() and not sample["reference"].any() and sample["sketch"].any()
     assert whole["color"].any() and torch.equal(whole["color_key"], sample["color_key"])
     keys = {part: bytes(sample[f"{part}_key"].tolist()) for part in ("color", "reference")}
-    parts = pickle.loads(pickle.dumps(CachedParts(config)))  # as it reaches a loader process
+    kinds = table.row(config).encodings(config)
+    parts = pickle.loads(pickle.dumps(CachedParts(config, kinds)))  # as it reaches a loader process
     assert parts.encoded(keys) == {"color", "reference"} and parts.whole().encoded(keys) == set()
     assert parts.encoded(keys | {"color": bytes(16)}) == {"reference"}
 
@@ -295,9 +301,10 @@ def test_mask_changes_and_other_stages_and_wrong_combinations(cached):
     with pytest.raises(ConfigError, match="bucket_order"):
         configuration.build(cached | {"data": cached["data"] | {"bucket_step": 64, "bucket_order": "released"}})
     with pytest.raises(ConfigError, match="not vae"):
-        configuration.build(cached | {"run": cached["run"] | {"stage": "vae"}})
+        table.checked(configuration.build(cached | {"run": cached["run"] | {"stage": "vae"}}))
     cached["run"]["stage"], cached["model"]["init"], cached["loss"] = "v1_5", "x.safetensors", {}
-    kinds = recipes.kinds_of(configuration.build(cached | {"augment": {"mask_dilation": 21}}))
+    config = configuration.build(cached | {"augment": {"mask_dilation": 21}})
+    kinds = table.row(config).encodings(config)
     assert kinds == ("latents", "tokens")  # a mask that changes has no constant background
 
 

@@ -1,9 +1,12 @@
 """The configuration: types, overrides, and errors that name the way out."""
 
+import typing
+
 import pytest
 
 from trainer import config as configuration
 from trainer.config import ConfigError
+from trainer.stages import table
 
 
 def test_overrides_win_and_are_typed(values, write_toml):
@@ -41,7 +44,7 @@ def test_overrides_win_and_are_typed(values, write_toml):
 )
 def test_mistakes_name_the_way_out(values, write_toml, override, hint):
     with pytest.raises(ConfigError, match=hint):
-        configuration.load(write_toml(values), override)
+        table.load(write_toml(values), override)
 
 
 def test_missing_file_lists_the_presets():
@@ -51,7 +54,7 @@ def test_missing_file_lists_the_presets():
 
 @pytest.mark.parametrize("preset", sorted(p.stem for p in configuration.PRESETS.glob("*.toml")))
 def test_every_preset_is_valid(preset):
-    assert configuration.load(preset).run.steps > 0
+    assert table.load(preset).run.steps > 0
 
 
 def test_resolved_config_builds_itself_again(values):
@@ -64,3 +67,16 @@ def test_held_out_pictures_do_not_become_their_own_references(values):
     values["data"] |= {"reference": "listed", "index": ["index"], "holdout": "elsewhere"}
     held_out = configuration.build(values).data.held_out()
     assert (held_out.folder, held_out.reference, held_out.index) == ("elsewhere", "group", ())
+
+
+def test_every_stage_has_its_row_and_every_option_a_stage_that_has_it():
+    names = typing.get_args(typing.get_type_hints(configuration.Run)["stage"])
+    assert set(names) == table.TABLE.keys()
+    assert set().union(*(row.options for row in table.TABLE.values())) == table.OPTIONS.keys()
+
+
+@pytest.mark.parametrize("key", sorted(table.OPTIONS))
+def test_an_option_is_off_where_nobody_asks_for_it(values, key):
+    """Else every other stage would refuse the default."""
+    section, _, name = key.partition(".")
+    assert not getattr(getattr(configuration.build({"data": values["data"]}), section), name)

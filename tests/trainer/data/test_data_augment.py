@@ -11,6 +11,7 @@ from trainer.data import decode, deform, mls
 from trainer.data.augment import border, lines, masks
 from trainer.data.decoded import DecodedStore
 from trainer.data.folder import FolderDataset
+from trainer.stages import table
 
 
 def generator(seed=0):
@@ -265,7 +266,7 @@ def test_zoom_shows_a_part_of_the_picture(pictures):
 def test_bad_combinations_say_what_to_set(values, message):
     run = {"model": {"encoder": "e", "vae": "v"}, "augment": values.get("augment", {})}
     with pytest.raises(ConfigError, match=message):
-        config.build({**run, "data": {"folder": "f", **values.get("data", {})}})
+        table.checked(config.build({**run, "data": {"folder": "f", **values.get("data", {})}}))
 
 
 # -- decoding ----------------------------------------------------------------------------------------------------------

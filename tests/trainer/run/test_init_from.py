@@ -12,6 +12,7 @@ from tests import tiny
 from trainer import config as configuration
 from trainer.config import ConfigError
 from trainer.run import init_from, loop
+from trainer.stages import table
 
 
 def plainly_fitted(weight: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
@@ -180,9 +181,10 @@ def test_files_of_nothing_we_know_are_refused(tmp_path):
     ("changes", "hint"),
     [
         ({"model": {"init": "a.safetensors", "init_from": "b.safetensors"}}, "are both set"),
-        ({"model": {"init_from": "b.safetensors"}, "run": {"stage": "vae"}}, "does not serve stage vae"),
+        ({"model": {"init_from": "b.safetensors"}, "run": {"stage": "vae"}}, "model.init_from belongs to stages v1"),
     ],
 )
 def test_contradictions_are_refused(values, changes, hint):
     with pytest.raises(ConfigError, match=hint):
-        configuration.build({section: {**content, **changes.get(section, {})} for section, content in values.items()})
+        changed = {section: {**content, **changes.get(section, {})} for section, content in values.items()}
+        table.checked(configuration.build(changed))

@@ -15,6 +15,7 @@ from trainer import config as configuration
 from trainer.config import ConfigError, Optimizer, System
 from trainer.draws import Draws
 from trainer.run import loop, memory, report, throughput, zero
+from trainer.stages import activations
 
 from .launch import ROOT
 
@@ -235,23 +236,23 @@ def test_activations_are_those_of_a_real_step(values):
     """Counted with shapes alone, and kept by real tensors."""
     config = colorizer(values)
     sizes = UNetConfig(model_channels=32, channel_mult=(1, 1, 1, 2), num_head_channels=16, context_dim=32)
-    counted = memory.colorizer_activations(config, sizes, 4)
+    counted = activations.colorizer_activations(config, sizes, 4)
     unet, sketch_encoder = UNet(sizes), SketchEncoder([32, 32, 32, 64], 32)
     sketches, latents = torch.randn(2, 3, 64, 64), torch.randn(2, 4, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
-        first, _ = memory.kept_bytes(sketch_encoder, lambda: sketch_encoder(sketches))
+        first, _ = activations.kept_bytes(sketch_encoder, lambda: sketch_encoder(sketches))
         hints = sketch_encoder(sketches)
-        second, _ = memory.kept_bytes(unet, lambda: unet(latents, torch.zeros(2), torch.randn(2, 4, 32), hints))
+        second, _ = activations.kept_bytes(unet, lambda: unet(latents, torch.zeros(2), torch.randn(2, 4, 32), hints))
     assert counted == pytest.approx(first + second, rel=0.02)
 
 
 def test_checkpointing_crops_and_freezing_take_less(values):
     sizes = UNetConfig(model_channels=32, channel_mult=(1, 1, 1, 2), num_head_channels=16, context_dim=32)
     values["data"] |= {"size": 256}
-    full = memory.colorizer_activations(colorizer(values), sizes, 4)
-    lean = memory.colorizer_activations(colorizer(values, gradient_checkpointing=True), sizes, 4)
+    full = activations.colorizer_activations(colorizer(values), sizes, 4)
+    lean = activations.colorizer_activations(colorizer(values, gradient_checkpointing=True), sizes, 4)
     values["data"] |= {"crop": 128}
-    crop = memory.colorizer_activations(colorizer(values, gradient_checkpointing=False), sizes, 4)
+    crop = activations.colorizer_activations(colorizer(values, gradient_checkpointing=False), sizes, 4)
     assert lean < 0.6 * full and 0.2 * full < crop < 0.4 * full
 
 

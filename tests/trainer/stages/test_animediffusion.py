@@ -20,7 +20,9 @@ from trainer.metrics.edges import edge_f1
 from trainer.metrics.similarity import psnr
 from trainer.models import checkpoint
 from trainer.pictures import picture
-from trainer.run.loop import build_dataset, learning_rate, train
+from trainer.run.datasets import build_dataset
+from trainer.run.loop import learning_rate, train
+from trainer.stages import table
 from trainer.stages.table import build_stage
 
 
@@ -221,7 +223,7 @@ def test_the_released_learning_rate():
         ("data", "line_sigmas", [0.3, 0.0], "widths above 0"),
         ("loss", "chain_steps", 0, "1 to 999"),
         ("loss", "chain_eta", 1.5, "between 0 and 1"),
-        ("run", "stage", "animediffusion_2", "refines a model"),
+        ("run", "stage", "animediffusion_2", "which it refines"),
     ],
 )
 def test_mistakes_in_the_configuration_are_named(values, section, key, value, text):
@@ -229,7 +231,7 @@ def test_mistakes_in_the_configuration_are_named(values, section, key, value, te
     if key == "reference":
         values["data"]["deform"] = 0.0
     with pytest.raises(ConfigError, match=text):
-        configuration.build(values)
+        table.checked(configuration.build(values))
 
 
 def test_impossible_networks_and_other_models_are_named(values, tmp_path):

@@ -5,7 +5,7 @@ from PIL import Image
 
 from trainer import config
 from trainer.draws import Draws
-from trainer.run.loop import build_dataset
+from trainer.run.datasets import build_dataset
 from trainer.stages.table import build_stage
 
 

@@ -21,7 +21,9 @@ from trainer.losses import gram as gram_module
 from trainer.models import checkpoint
 from trainer.models.frozen import OnDemand
 from trainer.models.xl_colorizer import XLColorizer, plugin_from
-from trainer.run.loop import build_dataset, train
+from trainer.run.datasets import build_dataset
+from trainer.run.loop import train
+from trainer.stages import table
 from trainer.stages.table import build_stage, needs_of
 from trainer.stages.xl import drop_levels
 
@@ -286,14 +288,18 @@ def test_another_tagger_is_another_cache(xl, tmp_path):
     metadata = {"colorize.image_size": "32", "colorize.window_size": "4"}
     save_file(tensors | {name: tensors[name] * 2}, tmp_path / "other.safetensors", metadata=metadata)
     other = configuration.build(xl | {"model": xl["model"] | {"tagger": str(tmp_path / "other.safetensors")}})
-    changed = [kind for kind, recipe in recipes(cached).items() if recipes(other)[kind] != recipe]
+
+    def made(config):
+        return recipes(config, table.row(config).encodings(config))
+
+    changed = [kind for kind, recipe in made(cached).items() if made(other)[kind] != recipe]
     assert changed == ["tagger_tokens"]
 
 
 def test_region_stages_refuse_the_cache_folder(xl, tmp_path):
     values = xl | {"run": xl["run"] | {"stage": "xl_lora"}, "data": xl["data"] | {"cache_folder": str(tmp_path)}}
-    with pytest.raises(ConfigError, match="serves the stages v1, v1_5 and xl, not xl_lora"):
-        configuration.build(values)
+    with pytest.raises(ConfigError, match="belongs to stages v1, v1_5 and xl, not to xl_lora"):
+        table.checked(configuration.build(values))
 
 
 @pytest.mark.parametrize(
@@ -305,26 +311,26 @@ def test_region_stages_refuse_the_cache_folder(xl, tmp_path):
         ("gram", {"start": 2.0}, "gram.start is a share"),
         ("gram", {"temperature": 0.0}, "gram.temperature is above 0"),
         ("loss", {"sketch_drop": 2.0}, "sketch_drop is a probability"),
-        ("loss", {"dual_condition": 1.0}, "dual_condition is a strategy of stage v1"),
-        ("data", {"crop": 64}, "data.crop serves stages v1"),
+        ("loss", {"dual_condition": 1.0}, "dual_condition belongs to stage v1"),
+        ("data", {"crop": 64}, "data.crop belongs to stages v1 and v1_5"),
     ),
 )
 def test_mistakes_in_the_configuration_are_named(xl, section, changes, message):
     with pytest.raises(ConfigError, match=message):
-        configuration.build({**xl, section: {**xl[section], **changes}})
+        table.checked(configuration.build({**xl, section: {**xl[section], **changes}}))
 
 
 def test_a_batch_of_one_cannot_take_the_next_sample(xl):
     values = {**xl, "optimizer": {**xl["optimizer"], "batch": 1}, "gram": {"weight": 1.0, "other": "batch"}}
     with pytest.raises(ConfigError, match="optimizer.batch is 1"):
-        configuration.build(values)
+        table.checked(configuration.build(values))
 
 
 def test_other_stages_refuse_what_is_only_for_xl(values):
     with pytest.raises(ConfigError, match="gram.weight belongs to stage xl"):
-        configuration.build({**values, "gram": {"weight": 1.0}})
-    with pytest.raises(ConfigError, match="sketch_drop is a strategy of stage xl"):
-        configuration.build({**values, "loss": {**values["loss"], "sketch_drop": 0.1}})
+        table.checked(configuration.build({**values, "gram": {"weight": 1.0}}))
+    with pytest.raises(ConfigError, match="sketch_drop belongs to stage xl"):
+        table.checked(configuration.build({**values, "loss": {**values["loss"], "sketch_drop": 0.1}}))
 
 
 def test_a_file_that_is_no_tagger_is_named(xl, frozen):
@@ -399,7 +405,7 @@ def test_region_weights_are_not_trained_by_the_backbone_stage(xl, backbone):
 
 def test_region_stages_need_a_trained_model(xl):
     with pytest.raises(ConfigError, match="model.init is empty: stage xl_plugin"):
-        configuration.build(regions_of(xl, "", "xl_plugin"))
+        table.checked(configuration.build(regions_of(xl, "", "xl_plugin")))
 
 
 def test_a_sheet_shows_both_ways(xl, backbone):

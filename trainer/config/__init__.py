@@ -1,0 +1,25 @@
+"""The trainer's configuration: typed sections, a TOML file, `--section.key value` on the command line."""
+
+from .section import ConfigError
+from .sections import Augment, Data, Gram, Loss, Model, Optimizer, Report, Run, System
+from .toml import PRESETS, build, find_file, load
+from .tree import PATHS, Config
+
+__all__ = [
+    "PATHS",
+    "PRESETS",
+    "Augment",
+    "Config",
+    "ConfigError",
+    "Data",
+    "Gram",
+    "Loss",
+    "Model",
+    "Optimizer",
+    "Report",
+    "Run",
+    "System",
+    "build",
+    "find_file",
+    "load",
+]

@@ -1,0 +1,38 @@
+"""What a section of a configuration is, and the numbers its keys may hold."""
+
+from __future__ import annotations
+
+import math
+import typing
+from dataclasses import dataclass
+from typing import Annotated
+
+
+class ConfigError(ValueError):
+    """A mistake in the configuration; the text says where and what to write instead."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a number may be, both ends included."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    what: str = ""
+    """in words, after "section.key is" """
+
+
+Probability = Annotated[float, Range(0, 1, "a probability between 0 and 1")]
+Share = Annotated[float, Range(0, 1, "a share between 0 and 1")]
+Count = Annotated[int, Range(1, what="at least 1")]
+
+
+class Section:
+    """Base of the sections: checks the ranges that its keys declare."""
+
+    def __post_init__(self) -> None:
+        for name, kind in typing.get_type_hints(type(self), include_extras=True).items():
+            for allowed in getattr(kind, "__metadata__", ()):
+                value = getattr(self, name)
+                if not allowed.low <= value <= allowed.high:
+                    raise ConfigError(f"{type(self).__name__.lower()}.{name} is {allowed.what}, not {value}.")

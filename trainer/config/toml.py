@@ -1,0 +1,106 @@
+"""From a TOML file and `--section.key value` to a Config. An unknown key fails with the closest known name."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10
+    import tomli as tomllib
+
+from .section import ConfigError
+from .tree import Config
+
+PRESETS = Path(__file__).parents[1] / "presets"
+
+
+def _unknown(kind: str, name: str, known: Sequence[str]) -> ConfigError:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}."
+    return ConfigError(f"Unknown {kind} {name!r}; {hint}")
+
+
+def _convert(value: Any, kind: Any, where: str) -> Any:
+    """Check a TOML or command-line value against a field's type and convert it."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    text = isinstance(value, str)
+    try:
+        if origin is Literal:
+            if value not in arguments:
+                raise _unknown(f"value of {where}", str(value), [str(a) for a in arguments])
+            return value
+        if origin is tuple:
+            items = [v for v in value.replace(",", " ").split()] if text else list(value)
+            return tuple(_convert(item, arguments[0], where) for item in items)
+        if kind is bool:
+            if isinstance(value, bool):
+                return value
+            if text and value.lower() in ("true", "false", "1", "0", "yes", "no"):
+                return value.lower() in ("true", "1", "yes")
+        elif kind is int:
+            if not isinstance(value, bool) and (text or int(value) == value):
+                return int(value)
+        elif kind is float:
+            if not isinstance(value, bool):
+                return float(value)
+        elif kind is str and text:
+            return value
+    except ConfigError:
+        raise
+    except (TypeError, ValueError, AttributeError):
+        pass
+    raise ConfigError(f"{where} = {value!r} is not a {getattr(kind, '__name__', kind)}.")
+
+
+def build(values: dict[str, dict[str, Any]]) -> Config:
+    """A checked Config from nested dictionaries."""
+    sections = {f.name: f.default_factory for f in dataclasses.fields(Config)}
+    built = {}
+    for section, content in values.items():
+        if section not in sections:
+            raise _unknown("section", section, list(sections))
+        if not isinstance(content, dict):
+            raise ConfigError(f"{section} is a section, not a value: write [{section}] and its keys below it.")
+        kinds = typing.get_type_hints(sections[section])
+        for key in content:
+            if key not in kinds:
+                raise _unknown(f"key in [{section}]", key, list(kinds))
+        built[section] = sections[section](**{k: _convert(v, kinds[k], f"{section}.{k}") for k, v in content.items()})
+    return Config(**built)
+
+
+def find_file(name: str) -> Path:
+    """A TOML file by path, or a preset by its bare name."""
+    for path in (Path(name), PRESETS / name, PRESETS / f"{name}.toml"):
+        if path.is_file():
+            return path
+    presets = ", ".join(sorted(p.stem for p in PRESETS.glob("*.toml")))
+    raise ConfigError(f"No configuration file {name!r}; give a path or one of the presets: {presets}.")
+
+
+def load(file: str, overrides: Sequence[str] = ()) -> Config:
+    """Read a TOML file (or preset) and apply overrides of the form --section.key value or --section.key=value."""
+    path = find_file(file)
+    try:
+        values: dict[str, dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+    rest = list(overrides)
+    while rest:
+        option = rest.pop(0)
+        name, separator, value = option.removeprefix("--").partition("=")
+        section, dot, key = name.partition(".")
+        if not option.startswith("--") or not dot:
+            raise ConfigError(f"{option!r} is not an override; write --section.key value.")
+        if not separator:
+            if not rest:
+                raise ConfigError(f"{option} needs a value.")
+            value = rest.pop(0)
+        values.setdefault(section, {})[key] = value
+    return build(values)

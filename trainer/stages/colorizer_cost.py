@@ -1,0 +1,76 @@
+"""What stages v1 and v1_5 cost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from colorize import names
+from colorize.reference.vision import ReferenceEncoder, load_reference_encoder
+from colorize.sketch.encoder import SketchEncoder
+from colorize.unet.unet import UNet, UNetConfig, unet_config_from_state_dict
+from trainer.config import Config
+from trainer.models import checkpoint
+from trainer.models.frozen import autoencoder_file
+
+from .activations import colorizer_activations
+from .cost import Cost, cached, count
+from .v1_5 import new_background_encoder, region_ranks
+
+
+def unet_config(config: Config, encoder: ReferenceEncoder) -> UNetConfig:
+    """Sizes of the U-Net of model.init, or of a new one."""
+    model = config.model
+    if model.init:
+        tensors, metadata = checkpoint.read_tensors(Path(model.init))
+        heads = metadata.get(names.HEAD_WIDTH)
+        return unet_config_from_state_dict(tensors, names.UNET, int(heads) if heads else None)
+    return UNetConfig(
+        model_channels=model.model_channels,
+        channel_mult=model.channel_mult,
+        num_head_channels=model.num_head_channels,
+        context_dim=encoder.output_dim,
+    )
+
+
+def v1_cost(config: Config, regions: bool = False) -> Cost:
+    """Of stage v1; regions: of stage v1_5, which trains region weights on its frozen networks."""
+    encoder = load_reference_encoder(*checkpoint.read_tensors(Path(config.model.encoder)))
+    sizes = unet_config(config, encoder)
+    widths = [sizes.model_channels * mult for mult in sizes.channel_mult]
+    backbone = {
+        "U-Net": count(UNet(replace(sizes, region_ranks=None), device="meta").parameters()),
+        "sketch encoder": count(SketchEncoder(widths, sizes.model_channels, device="meta").parameters()),
+    }
+    vae, _ = checkpoint.read_tensors(Path(autoencoder_file(config)))
+    vae = {k: v for k, v in vae.items() if k.startswith(names.VAE)} or vae
+    encoders = {"reference encoder": count(encoder.parameters()), "autoencoder": count(vae.values())}
+    trained = _region_parts(config, sizes, encoder) if regions else backbone
+    frozen = backbone | encoders if regions else encoders
+    batch, side = config.optimizer.batch, (config.data.crop or config.data.size) // 8
+    shapes = (
+        f"latents   ({batch}, {sizes.in_channels}, {side}, {side})",
+        f"tokens    ({batch}, {encoder.token_count - 1}, {encoder.output_dim})",
+        f"widths    {widths}, heads of {sizes.num_head_channels}",
+    )
+    activations = colorizer_activations(config, sizes, encoder.token_count - 1, frozen=regions)
+    return cached(Cost(trained, frozen, shapes, activations), config, tuple(encoders))
+
+
+def v1_5_cost(config: Config) -> Cost:
+    """Of stage v1_5."""
+    return v1_cost(config, regions=True)
+
+
+def _region_parts(config: Config, sizes: UNetConfig, encoder: ReferenceEncoder) -> dict[str, int]:
+    """Parameters of what stage v1_5 trains."""
+    unet = UNet(replace(sizes, region_ranks=sizes.region_ranks or region_ranks(config.model)), device="meta")
+    with torch.device("meta"):
+        background = new_background_encoder(encoder.output_dim, encoder.token_count - 1, config.model.recovery_layers)
+    return {
+        "region LoRAs": count(p for name, p in unet.named_parameters() if names.REGION_LORA in name),
+        "recovery transformer": count(background.transformer.parameters()),
+        "threshold embedding": count(background.thresh_embedder.parameters()),
+    }

@@ -1,0 +1,45 @@
+"""What a stage costs, before it costs anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from trainer.config import Config
+
+ENCODERS_ASIDE = "encoders  not in memory, when the cache folder holds every picture"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Sizes of a run's networks; counted from shapes."""
+
+    trained: Mapping[str, int]
+    """parameters by network"""
+    frozen: Mapping[str, int]
+    """likewise, of those in memory"""
+    shapes: tuple[str, ...]
+    """lines about sizes, for people"""
+    activations: int | None = None
+    """bytes of one micro step; None: not known for this stage"""
+
+
+def count(tensors: Iterable[torch.Tensor]) -> int:
+    """Number of values in all tensors together."""
+    return sum(tensor.numel() for tensor in tensors)
+
+
+def cached(cost: Cost, config: Config, encoders: tuple[str, ...]) -> Cost:
+    """The same without the frozen encoders in memory, where data.cache_folder keeps what they say."""
+    if not config.data.cache_folder:
+        return cost
+    frozen = {name: size for name, size in cost.frozen.items() if name not in encoders}
+    return Cost(cost.trained, frozen, (*cost.shapes, ENCODERS_ASIDE), cost.activations)
+
+
+def pictures_line(config: Config) -> str:
+    """The line about shapes of a stage that works on pixels."""
+    size = config.data.size
+    return f"pictures  ({config.optimizer.batch}, 3, {size}, {size})"

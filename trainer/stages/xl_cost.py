@@ -1,0 +1,89 @@
+"""What the XL stages cost, without reading weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from colorize import names
+from colorize.background.reference_net import INPUT_CHANNELS, ReferenceNet
+from colorize.reference.vision import load_reference_encoder
+from colorize.unet.unet import UNet, UNetConfig, unet_config_from_state_dict
+from trainer.config import Config
+from trainer.models.frozen import autoencoder_file, tensor_shapes
+from trainer.models.xl_colorizer import tagger_width
+
+from .cost import Cost, cached, count
+from .v1_5 import region_ranks
+from .xl import Y_WIDTH, new_networks
+
+PARTS = {"U-Net": names.UNET, "sketch encoder": names.SKETCH_ENCODER, "token projection": names.PROJECTION}
+
+
+def xl_cost(config: Config) -> Cost:
+    """Of stage xl."""
+    return _cost(config, regions=False, plugin=False)
+
+
+def xl_plugin_cost(config: Config) -> Cost:
+    """Of stage xl_plugin."""
+    return _cost(config, regions=True, plugin=True)
+
+
+def xl_lora_cost(config: Config) -> Cost:
+    """Of stage xl_lora."""
+    return _cost(config, regions=True, plugin=False)
+
+
+def _cost(config: Config, regions: bool, plugin: bool) -> Cost:
+    model, batch = config.model, config.optimizer.batch
+    encoder = load_reference_encoder(*tensor_shapes(Path(model.encoder)), device="meta")
+    tagger, _ = tensor_shapes(Path(model.tagger))
+    vae, _ = tensor_shapes(Path(autoencoder_file(config)))
+    vae = {k: v for k, v in vae.items() if k.startswith(names.VAE)} or vae
+    encoders = {
+        "reference encoder": count(encoder.parameters()),
+        "tagger": count(tagger.values()),
+        "autoencoder": count(vae.values()),
+    }
+    with torch.device("meta"):
+        backbone, sizes = _backbone(config, encoder.output_dim, tagger)
+        trained = _region_parts(config, sizes, plugin) if regions else backbone
+    side = config.data.size // 8
+    shapes = (
+        f"latents   ({batch}, {sizes.in_channels}, {side}, {side})",
+        f"tokens    at most ({batch}, {encoder.token_count - 1}, {sizes.context_dim}): as many as the tagger has",
+        f"widths    {[sizes.model_channels * m for m in sizes.channel_mult]}, depths "
+        f"{list(sizes.transformer_depth)}, heads of {sizes.num_head_channels}",
+    )
+    frozen = backbone | encoders if regions else encoders
+    return cached(Cost(trained, frozen, shapes), config, tuple(encoders))
+
+
+def _backbone(config: Config, clip_width: int, tagger: Mapping[str, torch.Tensor]) -> tuple[dict[str, int], UNetConfig]:
+    """Parameters of the networks of model.init, or of new ones, and the U-Net's sizes."""
+    model = config.model
+    if model.init:
+        tensors, metadata = tensor_shapes(Path(model.init))
+        heads = metadata.get(names.HEAD_WIDTH)
+        sizes = unet_config_from_state_dict(tensors, names.UNET, int(heads) if heads else None)
+        return {
+            part: count(v for k, v in tensors.items() if k.startswith(prefix)) for part, prefix in PARTS.items()
+        }, sizes
+    networks = new_networks(config, clip_width, tagger_width(tagger, model.tagger))
+    return dict(zip(PARTS, (count(n.parameters()) for n in networks), strict=True)), networks[0].config
+
+
+def _region_parts(config: Config, sizes: UNetConfig, plugin: bool) -> dict[str, int]:
+    """Parameters of region weights, and of the background plugin."""
+    figure, background = region_ranks(config.model)
+    ranks = sizes.region_ranks or (0 if plugin else figure, background)
+    unet = UNet(dataclasses.replace(sizes, region_ranks=ranks))
+    trained = {"region LoRAs": count(p for name, p in unet.named_parameters() if names.REGION_LORA in name)}
+    if plugin:
+        given = dataclasses.replace(sizes, in_channels=INPUT_CHANNELS, y_width=2 * Y_WIDTH)
+        trained["background plugin"] = count(ReferenceNet(given).parameters())
+    return trained
