@@ -274,8 +274,9 @@ class Gram(Section):
     """Weight of the loss (released: 1), which costs about half a forward and backward pass; 0 switches it off."""
     start: Annotated[float, Range(0, 1, "a share of the run between 0 and 1")] = 0.33
     """Share of the run after which it begins (paper: 0.33)."""
-    variant: Literal["mse", "kl", "ranking", "bce"] = "mse"
-    """How two Gram matrices are compared."""
+    variant: Literal["mse", "frobenius", "kl", "ranking", "bce"] = "mse"
+    """How two Gram matrices are compared: mean squared difference of cosines (released), or the paper's squared
+    Frobenius norm of plain products, which is larger by orders of magnitude and wants a weight of its own."""
     temperature: float = 1.0
     """Of variant kl."""
     blocks: Literal["last", "released", "levels"] = "last"

@@ -5,8 +5,10 @@ The same noisy latent with the same sketch is denoised twice, with its own refer
 business. So the misaligned features are drawn to the Gram matrix of the aligned ones, which get no gradient. Source:
 Towards High-resolution and Disentangled Reference-based Sketch Colorization (CVPR 2026) and the released trainer.
 
-The paper writes a squared Frobenius norm; like the released trainer we take the mean over the entries of cosines, which
-does not grow with the size of the picture. Variants besides the squared error are the released trainer's.
+The paper (Eq 1) writes the squared Frobenius norm of the difference of x x^T: variant "frobenius". It grows with the
+number of places squared and with the features' length to the fourth power, so its weight must be found for a model and
+a size. Like the released trainer, "mse" takes the mean over the entries of cosines instead. Variants besides these two
+are the released trainer's.
 
 Shape legend: B batch, N tokens of a feature map (h * w), C channels.
 """
@@ -76,7 +78,18 @@ def bce(misaligned: torch.Tensor, aligned: torch.Tensor) -> torch.Tensor:
     return soft + (hard - soft).detach()
 
 
-VARIANTS: dict[str, Callable[..., torch.Tensor]] = {"mse": mse, "kl": kl, "ranking": ranking, "bce": bce}
+def frobenius(misaligned: torch.Tensor, aligned: torch.Tensor) -> torch.Tensor:
+    """Squared Frobenius norm of the difference (Eq 1 of the paper), averaged over samples."""
+    return (misaligned - aligned).square().sum(dim=(1, 2)).mean()
+
+
+VARIANTS: dict[str, Callable[..., torch.Tensor]] = {
+    "mse": mse,
+    "frobenius": frobenius,
+    "kl": kl,
+    "ranking": ranking,
+    "bce": bce,
+}
 
 
 def gram_loss(
@@ -95,7 +108,7 @@ def gram_loss(
     total = torch.zeros((), device=misaligned[0].device)
     for ours, theirs in zip(misaligned, aligned, strict=True):
         pair = [standardised(x.float()) if standardise else x for x in (ours, theirs.detach())]
-        found, wanted = (gram(x) for x in pair)
+        found, wanted = (gram(x, cosine=variant != "frobenius") for x in pair)
         if normalise_rows:
             found, wanted = F.normalize(found, dim=-1), F.normalize(wanted, dim=-1)
         if figure is not None:

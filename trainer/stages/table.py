@@ -194,6 +194,7 @@ def load(file: str, overrides: Sequence[str] = ()) -> Config:
 def checked(config: Config) -> Config:
     """The configuration as it is. ConfigError for what its stage lacks or does not have."""
     kind, stage, model = row(config), config.run.stage, config.model
+    _check_options(config)
     for key, what in kind.files.items():
         if not getattr(model, key):
             raise ConfigError(f"model.{key} is empty: stage {stage} needs {what}.")
@@ -201,7 +202,6 @@ def checked(config: Config) -> Config:
         raise ConfigError(
             f"model.vae is empty: stage {stage} needs an autoencoder, from a file of its own or inside model.init."
         )
-    _check_options(config)
     if model.init and model.init_from and not kind.both_starts:
         raise ConfigError(
             "model.init and model.init_from are both set: init continues a model of this family as it is, "

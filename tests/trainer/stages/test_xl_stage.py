@@ -211,6 +211,21 @@ def test_hooked_blocks_are_the_last_of_the_lowest_resolution(xl):
         gram_module.hooked_blocks(unet, "first")
 
 
+def test_the_papers_gram_loss_number_by_number():
+    """Eq 1: the squared Frobenius norm of the difference of x x^T, summed over blocks, averaged over samples."""
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = ([torch.randn(2, n, 3, generator=generator) for n in (4, 5)] for _ in range(2))
+    total = 0.0
+    for x, y in zip(ours, theirs, strict=True):
+        for a, b in zip(x.tolist(), y.tolist(), strict=True):
+            for i in range(len(a)):
+                for j in range(len(a)):
+                    found = sum(p * q for p, q in zip(a[i], a[j]))
+                    wanted = sum(p * q for p, q in zip(b[i], b[j]))
+                    total += (found - wanted) ** 2 / 2
+    assert gram_module.gram_loss(ours, theirs, "frobenius").item() == pytest.approx(total, rel=1e-4)
+
+
 def test_gram_loss_is_zero_for_equal_structure_and_refuses_unknown_variants():
     features = torch.randn(2, 12, 8)
     rotation = torch.linalg.qr(torch.randn(8, 8)).Q
