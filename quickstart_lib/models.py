@@ -18,7 +18,7 @@ LARGEST_HEADER = 100 * 2**20  # bytes, the format's own limit
 WORKFLOWS = {"xl": "xl", "xl-plugin": "xl_plugin"}  # families that need more than a checkpoint and an encoder
 SMALL_WIDTH = 256  # U-Nets narrower than this are small ones, trained at 256 pixels
 SIDES = {"small": 256, "v1": 512, "v1.5": 512, "v2": 768}  # pixels the models were trained at
-OFFICIAL_SCALE = 4.0  # README, "Which settings"; the small model takes the workflow's own
+OFFICIAL_SCALE = 4.0  # README, "Settings"; the small model takes the workflow's own
 TOWER_MARKS = ("visual.conv1.weight", "conv1.weight", "vision_model.embeddings.patch_embedding.weight")
 TOKEN_WIDTHS = (("visual_projection.weight", 0), ("visual.proj", 1), ("proj", 1))  # a tensor, the dimension that tells
 

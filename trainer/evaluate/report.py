@@ -97,7 +97,7 @@ def _block(ours: np.ndarray, blind: np.ndarray) -> dict:
 
 
 def summary_of_regions(values: Values) -> dict:
-    """The numbers of the README as nested dictionaries; sets of regions without any measured pair are left out.
+    """The numbers of docs/RESULTS.md as nested dictionaries; sets of regions without any measured pair are left out.
 
     An error is the median over pairs and regions; a ratio is that of the medians with and without reference.
     """
