@@ -234,7 +234,10 @@ def _sizes(state_dict: Mapping[str, Any], xl: bool, label: str) -> dict[str, int
     def width(key: str, dimension: int = 0) -> int:
         if key not in state_dict:
             raise CheckpointError(f"{label} is incomplete: tensor {key!r} is missing. Download or convert it again.")
-        return int(state_dict[key].shape[dimension])
+        shape = tuple(state_dict[key].shape)
+        if len(shape) <= dimension or not shape[dimension]:
+            raise CheckpointError(f"{label} is damaged: tensor {key!r} has the shape {shape}. Download it again.")
+        return int(shape[dimension])
 
     first = width(f"{names.UNET}input_blocks.0.0.weight")
     context = width(f"{names.UNET}middle_block.1.transformer_blocks.0.attn2.to_k.weight", 1)
@@ -301,13 +304,13 @@ def prediction_type(
 def _head_width(state_dict: Mapping[str, Any], metadata: Mapping[str, str], label: str) -> int:
     if names.HEAD_WIDTH in metadata:
         text = metadata[names.HEAD_WIDTH]
-        if not str(text).isdigit():
-            raise CheckpointError(f"{label}: metadata {names.HEAD_WIDTH} is {text!r}, not a whole number.")
+        if not (str(text).isascii() and str(text).isdigit() and len(str(text)) < 10):
+            raise CheckpointError(f"{label}: metadata {names.HEAD_WIDTH} is {str(text)[:40]!r}, not a whole number.")
         head_width = int(text)
     else:
         head_width = head_width_marker(state_dict) or DEFAULT_HEAD_WIDTH
     norm = ".transformer_blocks.0.norm1.weight"
-    widths = sorted({int(value.shape[0]) for key, value in state_dict.items() if key.endswith(norm)})
+    widths = sorted({int(value.shape[0]) for key, value in state_dict.items() if key.endswith(norm) and value.shape})
     if head_width < 1 or any(width % head_width for width in widths):
         raise CheckpointError(
             f"{label}: attention heads of {head_width} channels do not divide the U-Net's widths {widths}. Convert the "
@@ -317,11 +320,15 @@ def _head_width(state_dict: Mapping[str, Any], metadata: Mapping[str, str], labe
 
 
 def head_width_marker(state_dict: Mapping[str, Any]) -> int | None:
-    """Value of the marker tensor, or None when the file has none (or it holds no data, as meta tensors do)."""
+    """Value of the marker tensor, or None when the file has none (or it holds no data, as meta tensors do).
+
+    -1 when it holds no whole number from 1 on.
+    """
     marker = state_dict.get(names.HEAD_WIDTH)
     if marker is None or getattr(marker, "is_meta", False) or marker.numel() != 1:
         return None
-    return int(marker.item())
+    value = marker.item()
+    return int(value) if isinstance(value, (int, float)) and 1 <= value < 2**31 and value == int(value) else -1
 
 
 def _prefix_of_unet(state_dict: Mapping[str, Any], given: str | None) -> str:

@@ -20,6 +20,7 @@ from torch import nn
 
 from .. import names
 from ..unet.unet import timestep_embedding
+from ..weight_files import metadata_number, reads_strange_sizes
 
 MAX_PERIOD = 1000.0
 """Longest period of the time embedding; most diffusion networks have 10000."""
@@ -302,10 +303,13 @@ def network_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
 
 def attention_heads(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> int:
     """Number of attention heads of a checkpoint: metadata, marker tensor, else the 4 of every published file."""
-    text = (metadata or {}).get(HEADS_MARKER, "")
-    if text.isdigit():
-        return int(text)
-    return int(tensors[HEADS_MARKER]) if HEADS_MARKER in tensors else DEFAULT_HEADS
+    if (number := metadata_number(metadata, HEADS_MARKER, None, 1, 1024)) is not None:
+        return number
+    if HEADS_MARKER not in tensors:
+        return DEFAULT_HEADS
+    marker = tensors[HEADS_MARKER]
+    text = str(marker.item()).removesuffix(".0") if marker.numel() == 1 else ""
+    return metadata_number({HEADS_MARKER: text}, HEADS_MARKER, None, 1, 1024)
 
 
 def config_from_tensors(tensors: Mapping[str, torch.Tensor], attention_heads: int = DEFAULT_HEADS) -> AnimeUNetConfig:
@@ -317,9 +321,11 @@ def config_from_tensors(tensors: Mapping[str, torch.Tensor], attention_heads: in
         channels, in_channels = tensors["input.0.weight"].shape[:2]
         out_channels = tensors["output.2.weight"].shape[0]
         found = (re.match(r"encoder_block\.(\d+)\.conv1\.2\.weight$", key) for key in tensors)
-        residual = sorted(int(match[1]) for match in found if match)
+        residual = sorted(int(match[1]) for match in found if match and len(match[1]) < 6)
         # Numbers without tensors are the poolings: one after each level but the last.
         levels = residual[-1] + 1 - len(residual) + 1
+        if levels > len(residual):  # every level has a residual block
+            raise ValueError(f"The AnimeDiffusion network has blocks numbered up to {residual[-1]}, with gaps.")
         per_level, rest = divmod(len(residual), levels)
         widths = [
             tensors[f"encoder_block.{level * (per_level + 1)}.conv1.2.weight"].shape[0] for level in range(levels)
@@ -351,6 +357,7 @@ def check_names(given: Mapping[str, torch.Tensor], network: AnimeUNet) -> None:
         raise ValueError(f"The AnimeDiffusion network {kind} {len(wrong)} tensors, for example {', '.join(wrong[:3])}.")
 
 
+@reads_strange_sizes("AnimeDiffusion network")
 def load_network(
     tensors: Mapping[str, torch.Tensor], attention_heads: int = DEFAULT_HEADS, dropout: float = 0.0
 ) -> AnimeUNet:

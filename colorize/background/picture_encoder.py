@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ..unet.unet import Block, UNet, UNetConfig, unet_config_from_state_dict, unet_weights
+from ..weight_files import reads_strange_sizes
 
 VARIANTS = ("paper", "released")
 
@@ -43,6 +44,7 @@ class PictureEncoder(UNet):
         self.zero_layers = nn.ModuleList(layers)
 
     @classmethod
+    @reads_strange_sizes("picture encoder")
     def from_state_dict(
         cls,
         state_dict: Mapping[str, torch.Tensor],

@@ -19,6 +19,7 @@ from torch import nn
 
 from .. import names
 from ..unet.unet import UNet, UNetConfig, unet_config_from_state_dict, unet_weights
+from ..weight_files import reads_strange_sizes
 
 INPUT_CHANNELS = 6  # latent 4, figure mask of the sketch, figure mask of the background picture
 
@@ -40,6 +41,7 @@ class ReferenceNet(UNet):
         self.output_blocks = self.output_blocks[: used + 1]
 
     @classmethod
+    @reads_strange_sizes("background plugin")
     def from_state_dict(
         cls,
         state_dict: Mapping[str, torch.Tensor],

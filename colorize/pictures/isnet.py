@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..weight_files import reads_strange_sizes
 from .masks import WORKING_SIZE, Network, binary, dilate
 
 Weights = Mapping[str, torch.Tensor]
@@ -104,6 +105,7 @@ class ISNet(nn.Module):
             self.add_module(f"side{level}", nn.Conv2d(widths[source][1], 1, 3, padding=1))
 
     @classmethod
+    @reads_strange_sizes("ISNet")
     def from_state_dict(cls, state_dict: Weights) -> ISNet:
         """The network with the sizes and weights of a file, in float32 and eval mode.
 

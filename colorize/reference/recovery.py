@@ -10,7 +10,8 @@ Shape legend: B batch, M tokens in, L tokens out, D width of a token.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -18,8 +19,10 @@ from torch import nn
 from .. import names
 from ..unet.attention import MultiHeadAttention
 from ..unet.unet import timestep_embedding
+from ..weight_files import check_fits, count_numbered, reads_strange_sizes
 
 Weights = Mapping[str, torch.Tensor]
+Network = TypeVar("Network", bound=nn.Module)
 
 HEAD_WIDTH = 64  # of the recovery transformer in the released files
 
@@ -50,16 +53,17 @@ class RecoveryTransformer(nn.Module):
         )
 
     @classmethod
+    @reads_strange_sizes("recovery transformer")
     def from_state_dict(cls, state_dict: Weights, prefix: str = names.RECOVERY) -> RecoveryTransformer:
         """Sizes and weights from a file's tensors. Raises ValueError when tensors are missing."""
         own = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
-        numbers = [int(m[1]) for key in own if (m := re.match(r"layers\.(\d+)\.", key))]
+        numbers = {m[1] for key in own if (m := re.match(r"layers\.(\d+)\.", key))}
         if "embedding" not in own or not numbers:
             raise ValueError(f"There is no recovery transformer under {prefix!r}.")
         length, dim = own["embedding"].shape[-2:]
-        network = cls(dim, max(numbers) + 1, length)
+        layers = count_numbered(numbers, f"layers under {prefix!r}")
         own["embedding"] = own["embedding"].reshape(length, dim)
-        return _load(network, own, prefix)
+        return _load(lambda: cls(dim, layers, length), own, prefix)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Background tokens (B, M, D) -> (B, L, D)."""
@@ -79,13 +83,14 @@ class ScalarEmbedder(nn.Module):
         self.embed_layer = nn.Sequential(nn.Linear(embed_dim, out_dim), nn.SiLU(), nn.Linear(out_dim, out_dim))
 
     @classmethod
+    @reads_strange_sizes("recovery transformer")
     def from_state_dict(cls, state_dict: Weights, prefix: str = names.THRESHOLD) -> ScalarEmbedder:
         """Sizes and weights from a file's tensors. Raises ValueError when tensors are missing."""
         own = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
         if "embed_layer.0.weight" not in own:
             raise ValueError(f"There is no threshold embedding under {prefix!r}.")
         out_dim, embed_dim = own["embed_layer.0.weight"].shape
-        return _load(cls(embed_dim, out_dim), own, prefix)
+        return _load(lambda: cls(embed_dim, out_dim), own, prefix)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """values (n,) -> (n, 1, out_dim)."""
@@ -124,12 +129,11 @@ class BackgroundEncoder(nn.Module):
         return self.thresh_embedder(values).to(tokens.dtype)
 
 
-def _load(network: nn.Module, weights: Weights, prefix: str) -> nn.Module:
-    expected = network.state_dict()
-    if missing := sorted(expected.keys() - weights.keys()):
-        raise ValueError(f"{len(missing)} tensors are missing under {prefix!r}, for example {prefix}{missing[0]}.")
-    for key, value in expected.items():
-        if weights[key].shape != value.shape:
-            raise ValueError(f"{prefix}{key} has the shape {tuple(weights[key].shape)}, expected {tuple(value.shape)}.")
-    network.load_state_dict({key: weights[key] for key in expected})
+def _load(build: Callable[[], Network], weights: Weights, prefix: str) -> Network:
+    try:
+        check_fits(build, weights)
+    except ValueError as error:
+        raise ValueError(f"Under {prefix!r}: {error}") from None
+    network = build()
+    network.load_state_dict({key: weights[key] for key in network.state_dict()})
     return network

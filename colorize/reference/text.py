@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..weight_files import count_numbered, metadata_number, reads_strange_sizes
 from .vision import hugging_face_blocks
 
 Weights = Mapping[str, torch.Tensor]
@@ -154,6 +155,7 @@ def _checked(tower: dict[str, torch.Tensor], projection: str) -> dict[str, torch
     return tower
 
 
+@reads_strange_sizes("text tower")
 def load_text_encoder(
     state_dict: Weights,
     metadata: Mapping[str, str] | None = None,
@@ -165,16 +167,13 @@ def load_text_encoder(
     The head width comes from the metadata `colorize.text_head_width`, else it is 64. Raises ValueError.
     """
     tower = find_text_tower(state_dict)
-    numbers = {int(key.split(".")[2]) for key in tower if key.startswith("transformer.resblocks.")}
-    layers = len(numbers) - SKIPPED_BLOCKS
-    if numbers != set(range(len(numbers))) or layers < 1:
-        raise ValueError(
-            f"The text tower has the blocks {sorted(numbers)}; expected at least two, numbered from 0 without gaps. "
-            "The file is not complete: download it again."
-        )
+    blocks = (key.split(".")[2] for key in tower if key.startswith("transformer.resblocks."))
+    layers = count_numbered(blocks, "blocks of the text tower (transformer.resblocks)") - SKIPPED_BLOCKS
+    if layers < 1:
+        raise ValueError("The text tower has one block; expected at least two. It is not complete: download it again.")
     words = tower["token_embedding.weight"]
     width = words.shape[1]
-    head_width = int((metadata or {}).get("colorize.text_head_width", HEAD_WIDTH))
+    head_width = metadata_number(metadata, "colorize.text_head_width", HEAD_WIDTH, 1, width)
     if width % head_width:
         raise ValueError(
             f"The text tower has the width {width}, which heads of {head_width} do not divide; add the metadata "

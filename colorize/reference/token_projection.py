@@ -11,6 +11,7 @@ W width of a tagger token (1024), K tags (9083), D width of a result (2048).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import torch
@@ -19,6 +20,7 @@ from torch import nn
 from .. import names
 from ..unet.attention import MultiHeadAttention, usual_head_width
 from ..unet.unet import FeedForward
+from ..weight_files import check_fits, reads_strange_sizes
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -162,6 +164,7 @@ class AdaptiveMLP(nn.Module):
         return self.norm(self.fusion_layer(torch.cat(answers, dim=-1)))
 
 
+@reads_strange_sizes("token projection")
 def from_state_dict(
     state_dict: Weights,
     prefix: str = names.PROJECTION,
@@ -187,10 +190,12 @@ def from_state_dict(
     if "mlp.fusion_layer.weight" in own:
         width, inputs = own["mlp.fusion_layer.weight"].shape
         classes = own["mlp.mlp.0.0.weight"].shape[1]
-        network = LogitProjection(classes, **sizes, layers=inputs // width, **options)
+        build = functools.partial(LogitProjection, classes, layers=inputs // width)
     elif "transformer.norm1.weight" in own:
-        network = RecoveryProjection(**sizes, **options)
+        build = RecoveryProjection
     else:
-        network = TokenProjection(**sizes, **options)
+        build = TokenProjection
+    check_fits(lambda: build(**sizes, **options | {"device": "meta"}), own)
+    network = build(**sizes, **options)
     network.load_state_dict(own)
     return network.eval()

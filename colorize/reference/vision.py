@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..weight_files import count_numbered, metadata_number, reads_strange_sizes
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 FIT_MODES = ("stretch", "pad", "crop")
@@ -188,6 +190,7 @@ def find_tower(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor
     )
 
 
+@reads_strange_sizes("vision tower")
 def load_reference_encoder(
     state_dict: Mapping[str, torch.Tensor],
     metadata: Mapping[str, str] | None = None,
@@ -201,14 +204,14 @@ def load_reference_encoder(
     tower = find_tower(state_dict)
     patches = tower["conv1.weight"]
     width, patch_size = patches.shape[0], patches.shape[-1]
-    declared = (metadata or {}).get("colorize.head_width")
-    head_width = int(declared) if declared else KNOWN_HEAD_WIDTHS.get(width)
+    head_width = metadata_number(metadata, "colorize.head_width", KNOWN_HEAD_WIDTHS.get(width), 1, width)
     if head_width is None:
         raise ValueError(
             f"The head width of a vision tower of width {width} is not known; "
             "add the metadata colorize.head_width to the file."
         )
-    layers = 1 + max(int(k.split(".")[2]) for k in tower if k.startswith("transformer.resblocks."))
+    blocks = (key.split(".")[2] for key in tower if key.startswith("transformer.resblocks."))
+    layers = count_numbered(blocks, "blocks of the vision tower (transformer.resblocks)")
     build, weights = ReferenceEncoder, {f"visual.{name}": value for name, value in tower.items()}
     if "knowledge.weight" in state_dict:
         from .feature_vision import FeatureReferenceEncoder as build

@@ -17,9 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..weight_files import check_fits, count_numbered, metadata_number, reads_strange_sizes
+
 Weights = Mapping[str, torch.Tensor]
 
 IMAGE_SIZE, WINDOW = 448, 14  # pixels; tokens. Of all published Swin V2 taggers
+LARGEST_IMAGE = 1024  # pixels; masks of the shifted windows grow with its square
 PATCHES = "patch_embed.proj.weight"
 PREFIXES = ("", "model.", "img_embedder.model.", "module.")
 DERIVED = ("relative_coords_table", "relative_position_index", "attn_mask", "k_bias")  # stored by older timm
@@ -60,6 +63,7 @@ class WDTagger(nn.Module):
         )
 
     @classmethod
+    @reads_strange_sizes("tagger")
     def from_state_dict(cls, state_dict: Weights, metadata: Mapping[str, str] | None = None) -> WDTagger:
         """The network with the sizes and weights of a file, in float32 and eval mode.
 
@@ -67,29 +71,25 @@ class WDTagger(nn.Module):
         Raises ValueError when it is another network or incomplete.
         """
         own = _own_weights(state_dict)
-        blocks = sorted(
-            {tuple(map(int, m.groups())) for k in own if (m := re.match(r"layers\.(\d+)\.blocks\.(\d+)", k))}
-        )
-        levels = range(1 + max(level for level, _ in blocks))
-        metadata = metadata or {}
+        blocks: dict[str, set[str]] = {}
+        for key in own:
+            if match := re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", key):
+                blocks.setdefault(match[1], set()).add(match[2])
+        levels = range(count_numbered(blocks, "levels of the tagger"))
         patches = own[PATCHES]
-        network = cls(
+        sizes = dict(
             classes=own["head.fc.weight"].shape[0],
             embed_dim=patches.shape[0],
-            depths=tuple(sum(found == level for found, _ in blocks) for level in levels),
+            depths=tuple(count_numbered(blocks[str(n)], f"blocks of the tagger's level {n}") for n in levels),
             heads=tuple(own[f"layers.{level}.blocks.0.attn.logit_scale"].shape[0] for level in levels),
-            image_size=int(metadata.get("colorize.image_size", IMAGE_SIZE)),
-            window=int(metadata.get("colorize.window_size", WINDOW)),
+            image_size=metadata_number(metadata, "colorize.image_size", IMAGE_SIZE, 16, LARGEST_IMAGE),
+            window=metadata_number(metadata, "colorize.window_size", WINDOW, 1, 64),
             patch_size=patches.shape[-1],
             mlp_ratio=own["layers.0.blocks.0.mlp.fc1.weight"].shape[0] / patches.shape[0],
         )
-        expected = network.model.state_dict()
-        if missing := sorted(expected.keys() - own.keys()):
-            raise ValueError(f"The tagger in this file lacks {len(missing)} tensors, for example {missing[0]}.")
-        for key, value in expected.items():
-            if value.shape != own[key].shape:
-                raise ValueError(f"{key} has the shape {tuple(own[key].shape)}, expected {tuple(value.shape)}.")
-        network.model.load_state_dict({key: own[key].float() for key in expected})
+        check_fits(lambda: cls(**sizes).model, own)
+        network = cls(**sizes)
+        network.model.load_state_dict({key: own[key].float() for key in network.model.state_dict()})
         return network.requires_grad_(False).eval()
 
     @property

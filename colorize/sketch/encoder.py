@@ -6,10 +6,13 @@ are kept.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
+
+from ..weight_files import check_fits, reads_strange_sizes
 
 # Output widths and strides of the eight convolutions of the stem, before the last one reaches the U-Net's width.
 STEM = ((16, 1), (16, 1), (32, 2), (32, 1), (96, 2), (96, 1), (256, 2))
@@ -61,6 +64,7 @@ class SketchEncoder(nn.Module):
             width = outputs
 
     @classmethod
+    @reads_strange_sizes("sketch encoder")
     def from_state_dict(
         cls, state_dict: Mapping[str, torch.Tensor], prefix: str = "", device=None, dtype=None, operations=nn
     ) -> SketchEncoder:
@@ -69,7 +73,8 @@ class SketchEncoder(nn.Module):
         if "model.0.weight" not in weights:
             raise ValueError(f"No sketch encoder found under {prefix!r}: tensor {prefix}model.0.weight is missing.")
         stages = sum(1 for k in weights if k.startswith("zero_blocks.") and k.endswith(".weight"))
-        encoder = cls(
+        build = functools.partial(
+            cls,
             widths=[weights[f"zero_blocks.{i}.0.weight"].shape[0] for i in range(stages)],
             model_channels=weights["zero_layer.0.weight"].shape[0],
             in_channels=weights["model.0.weight"].shape[1],
@@ -77,6 +82,8 @@ class SketchEncoder(nn.Module):
             dtype=dtype if dtype is not None else weights["model.0.weight"].dtype,
             operations=operations,
         )
+        check_fits(functools.partial(build, device="meta"), weights)
+        encoder = build()
         encoder.load_state_dict(weights)
         return encoder.eval()
 

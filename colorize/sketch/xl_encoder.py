@@ -15,6 +15,7 @@ attention.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
@@ -22,6 +23,7 @@ import torch
 from torch import nn
 
 from ..unet.attention import MultiHeadAttention, attend, usual_head_width
+from ..weight_files import check_fits, reads_strange_sizes
 from .encoder import stem
 
 HINT_BLOCKS = (0, 3, 6, 8)
@@ -129,6 +131,7 @@ class XLSketchEncoder(nn.Module):
         self.proj_outs = nn.ModuleList(conv(inner, width, size=1) for width in levels)
 
     @classmethod
+    @reads_strange_sizes("sketch encoder")
     def from_state_dict(
         cls,
         state_dict: Mapping[str, torch.Tensor],
@@ -144,7 +147,8 @@ class XLSketchEncoder(nn.Module):
             raise ValueError(f"No XL sketch encoder found under {prefix!r}: {prefix}attn_layer.to_q.weight is missing.")
         levels = sum(1 for k in weights if k.startswith("proj_outs.") and k.endswith(".weight"))
         widths = [weights[f"proj_outs.{level}.weight"].shape[0] for level in range(levels)]
-        encoder = cls(
+        build = functools.partial(
+            cls,
             widths=widths[1:],
             model_channels=widths[0],
             in_channels=weights["model.0.weight"].shape[1],
@@ -153,6 +157,8 @@ class XLSketchEncoder(nn.Module):
             dtype=dtype if dtype is not None else weights["model.0.weight"].dtype,
             operations=operations,
         )
+        check_fits(functools.partial(build, device="meta"), weights)
+        encoder = build()
         encoder.load_state_dict(weights)
         return encoder.eval()
 

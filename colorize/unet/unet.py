@@ -24,6 +24,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .. import names
+from ..families import head_width_marker
 from .attention import MultiHeadAttention, attend
 from .decoder_guide import DecoderGuide, Modulation, Warp
 from .region_lora import PROJECTIONS, RegionLinear, rank_of, region_ranks, to_module_names, to_official_names
@@ -599,8 +600,9 @@ def unet_config_from_state_dict(
     except KeyError as missing:
         raise ValueError(f"No U-Net found under {prefix!r}: tensor {missing} is missing.") from None
     if num_head_channels is None:
-        marker = state_dict.get(names.HEAD_WIDTH)
-        num_head_channels = 64 if marker is None else int(marker)
+        num_head_channels = head_width_marker(state_dict) or 64
+    if num_head_channels < 1:
+        raise ValueError(f"Attention heads of {num_head_channels} channels are none; give a width from 1 on.")
 
     widths: list[int] = []
     depths: list[int] = []

@@ -10,6 +10,7 @@ import comfy.utils
 import folder_paths
 import torch
 
+from ...colorize import weight_files
 from ...colorize.families import CheckpointError
 
 READ_ADVICE = "Compare its size with the download page, and download it again."
@@ -34,8 +35,16 @@ def read_weights(path: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         )
     pickled = start.startswith((b"PK", b"\x80"))  # torch's zip files and plain pickles
     try:
+        weight_files.check_before_reading(path)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    try:
         state_dict, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
-    except (MemoryError, OSError):
+    except MemoryError as error:
+        raise CheckpointError(
+            f"The file {name!r} needs more memory than there is. Close other programs, or choose a smaller file."
+        ) from error
+    except OSError:
         raise
     except Exception as error:  # torch and safetensors raise many types for damaged files
         if not (pickled and isinstance(error, pickle.UnpicklingError)):
@@ -51,9 +60,13 @@ def read_weights(path: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         raise CheckpointError(
             f"The file {name!r} holds a {type(state_dict).__name__}, not named tensors. Choose a checkpoint."
         )
-    tensors = {key: value for key, value in state_dict.items() if isinstance(value, torch.Tensor)}
+    tensors = {str(key): value for key, value in state_dict.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise CheckpointError(f"The file {name!r} holds no tensors. Choose a checkpoint.")
+    try:
+        weight_files.check_tensors(tensors, os.path.getsize(path), name)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
     return tensors, dict(metadata or {})
 
 

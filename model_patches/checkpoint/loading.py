@@ -13,6 +13,7 @@ import comfy.sd
 import torch
 
 from ...colorize import families, names
+from ...colorize.weight_files import reads_strange_sizes
 from ..model import model as unet
 from ..model.sketch_control import SketchControl
 from .colorizer import Colorizer
@@ -38,12 +39,17 @@ def load_checkpoint(path: str, prediction: str = "auto"):
         family.model_channels, family.num_head_channels,
     )  # fmt: skip
     name = os.path.basename(path)
-    control = SketchControl.from_state_dict(state_dict, names.SKETCH_ENCODER)
-    background = LoadedBackgroundEncoder.from_state_dict(state_dict, f"The file {name!r}")
-    projection = LoadedProjection.from_state_dict(state_dict, name) if family.is_xl else None
-    plugin = LoadedPlugin.from_state_dict(state_dict, family.num_head_channels, name) if family.has_plugin else None
-    pictures = LoadedPictureEncoders(parts_of(state_dict), family.num_head_channels, name) if family.is_v2 else None
-    model, vae = _build(state_dict, metadata)
+    try:
+        control = SketchControl.from_state_dict(state_dict, names.SKETCH_ENCODER)
+        background = LoadedBackgroundEncoder.from_state_dict(state_dict, f"The file {name!r}")
+        projection = LoadedProjection.from_state_dict(state_dict, name) if family.is_xl else None
+        plugin = LoadedPlugin.from_state_dict(state_dict, family.num_head_channels, name) if family.has_plugin else None
+        pictures = LoadedPictureEncoders(parts_of(state_dict), family.num_head_channels, name) if family.is_v2 else None
+        model, vae = _build(state_dict, metadata)
+    except families.CheckpointError:
+        raise
+    except ValueError as error:
+        raise families.CheckpointError(f"The file {name!r} cannot be used as checkpoint: {error}") from error
     _remember_origin(model, vae, path, prediction)
     return model, vae, control, Colorizer(family, name, background, projection, plugin, pictures)
 
@@ -74,6 +80,7 @@ def _read(path: str, prediction: str):
     return state_dict, metadata, family
 
 
+@reads_strange_sizes("U-Net and VAE")
 def _build(state_dict, metadata, vae: bool = True, disable_dynamic: bool = False):
     unet.register()
     found = comfy.sd.load_state_dict_guess_config(

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from ...weight_files import reads_strange_sizes
 from . import lineart, working, xdog
 from .anime2sketch import Anime2Sketch
 from .lineart_sk import LineartSk
@@ -48,8 +49,9 @@ def load_network(state_dict: Mapping[str, torch.Tensor]) -> nn.Module:
         known = ", ".join(kind.title for kind in NETWORKS)
         raise ValueError(f"its {len(weights)} tensors fit none of {known}. First names: {first}.")
     try:
-        network = kind.from_state_dict(weights)
-    except (KeyError, ValueError) as error:
+        with torch.device("meta"):
+            network = _built(kind, weights)
+    except ValueError as error:
         raise ValueError(f"it looks like {kind.title}, but its layers cannot be read ({error}).") from None
     expected = network.state_dict()
     counters = {key for key in expected if key.endswith("num_batches_tracked")}  # not stored by old versions of torch
@@ -62,8 +64,14 @@ def load_network(state_dict: Mapping[str, torch.Tensor]) -> nn.Module:
             raise ValueError(
                 f"{key} has the shape {tuple(value.shape)}, {kind.title} expects {tuple(expected[key].shape)}."
             )
+    network = _built(kind, weights)
     network.load_state_dict(weights, strict=False)  # checked above; only counters may be absent
     return network.requires_grad_(False).eval()
+
+
+@reads_strange_sizes("line extractor")
+def _built(kind: type[nn.Module], weights: Mapping[str, torch.Tensor]) -> nn.Module:
+    return kind.from_state_dict(weights)
 
 
 def lines(network: nn.Module, picture: torch.Tensor, variant: str = "paper") -> torch.Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ...pictures import blur
+from ...weight_files import count_numbered
 
 WIDTHS = (24, 48, 96, 192, 384, 192, 96, 48, 24, 16)  # of the stages block0 ... block9
 BLOCKS = (2, 3, 5, 7, 12, 7, 5, 3, 2, 2)  # residual blocks of each
@@ -98,14 +99,14 @@ class MangaLine(nn.Module):
     @classmethod
     def from_state_dict(cls, weights: Mapping[str, torch.Tensor]) -> MangaLine:
         """The network with the widths and blocks that the tensors have; its weights are not filled in yet."""
-        numbers: dict[int, set[int]] = {}
+        numbers: dict[int, set[str]] = {}
         for key in weights:
             if match := re.match(r"block(\d)\.model\.(\d+)\.", key):
-                numbers.setdefault(int(match[1]), set()).add(int(match[2]))
+                numbers.setdefault(int(match[1]), set()).add(match[2])
         if sorted(numbers) != list(range(len(WIDTHS))):
             raise ValueError(f"it has the stages {sorted(numbers)}, expected 0 to {len(WIDTHS) - 1}")
         widths = [weights[f"block{number}.model.0.conv1.model.2.weight"].shape[0] for number in sorted(numbers)]
-        return cls(widths, [max(numbers[number]) + 1 for number in sorted(numbers)])
+        return cls(widths, [count_numbered(numbers[n], f"blocks of stage {n}") for n in sorted(numbers)])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         skips = []
