@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from trainer.config import ConfigError
+from trainer.data.decode import open_picture
 
 SCRIPT = Path(__file__).with_name("avatars.mjs")
 
@@ -133,7 +133,7 @@ class Avatar:
         if flat:
             text = text.replace('shape-rendering="auto"', 'shape-rendering="crispEdges"')
         png = svg_to_bytes(svg_string=text, width=side, height=side, skip_system_fonts=True)
-        return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))
+        return np.asarray(open_picture(io.BytesIO(bytes(png))).convert("RGBA"))
 
     def numbers(self, side: int) -> tuple[np.ndarray, list[str]]:
         """Which slot every pixel shows, (side, side) uint8, 0 = none and n = the slot n - 1 of the list."""

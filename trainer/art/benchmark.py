@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from trainer.art import painted, scenes
 from trainer.art.avatars import MARKS, REGIONS, ROLES, draw
 from trainer.art.palettes import draw_palette
 from trainer.art.writing import extracted, save_parts
 from trainer.data import deform
+from trainer.data.decode import open_picture
 
 SETS = ("real", "real_flat", "adventurer", "micah")
 SIDE = 256
@@ -51,7 +51,7 @@ def write_benchmark(folder: Path, packages: Path) -> None:
 def _painted_pairs(packages: Path):
     """(soft, flat) parts of every outfit, face and cut, on white and on a painted ground in turn."""
     images = packages / IMAGES
-    grounds = [np.asarray(Image.open(images / name).convert("RGB")) for name in GROUNDS]
+    grounds = [np.asarray(open_picture(images / name).convert("RGB")) for name in GROUNDS]
     number = 0
     for outfit, pattern in OUTFITS.items():
         character = painted.read_character(outfit, sorted(images.glob(pattern)), CLUSTERS_SEED)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from colorize.sketch.extractors import without_network
 from trainer.art import painted, scenes
+from trainer.data.decode import open_picture
 from trainer.world import pair
 
 PROCEDURAL_SIZES = ((256, 256), (256, 256), (256, 256), (256, 320), (320, 256), (384, 256), (256, 384))
@@ -65,7 +66,7 @@ def write(plan: Plan, source: str, numbers: Sequence[int]) -> int:
 def _figures(packages: Path) -> tuple[list[painted.Character], list[np.ndarray]]:
     images = packages / IMAGES
     characters = [painted.read_character(n, sorted(images.glob(pattern))) for n, pattern in CHARACTERS.items()]
-    grounds = [np.asarray(Image.open(images / name).convert("RGB")) for name in GROUNDS]
+    grounds = [np.asarray(open_picture(images / name).convert("RGB")) for name in GROUNDS]
     return characters, grounds
 
 

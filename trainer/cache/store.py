@@ -66,7 +66,8 @@ class StoreWriter:
     ):
         self.folder, self.values, self.shard_bytes = store_folder(root, recipe), values, shard_bytes
         self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self.folder.glob("*.part"):  # of a writer that was killed; a living one is younger
+        unfinished = (*self.folder.glob("rows-*.safetensors.*.part"), *self.folder.glob("recipe.json.*.part"))
+        for leftover in unfinished:  # of a writer that was killed; a living one is younger
             if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
                 leftover.unlink(missing_ok=True)
         _write_atomically(self.folder / "recipe.json", json.dumps(recipe, indent=1, sort_keys=True).encode())

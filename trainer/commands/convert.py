@@ -6,13 +6,13 @@ Reads this trainer's checkpoints, folders of accelerate's save_state, and DeepSp
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
 
 from trainer import config as configuration
 from trainer.config import ConfigError
+from trainer.json_file import read_object
 from trainer.models import checkpoint
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--best", action="store_true", help="take the checkpoint with the lowest validation loss")
     parser.add_argument("--no-ema", action="store_true", help="take the last weights instead of their moving average")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="read a DeepSpeed checkpoint: it holds pickles, which can run any program; for runs of your own only",
+    )
     parser.add_argument("--title", help="title in the metadata (default: the output's name)")
 
 
@@ -49,16 +54,24 @@ def run_config(folder: Path) -> configuration.Config:
         (folder.parent / "config.json", None),
     ):
         if path.is_file():
-            values = json.loads(path.read_text())
-            return configuration.build(values[key] if key else values)
+            values = read_object(path, "give the folder of a run of this trainer")
+            values = values.get(key) if key else values
+            if not isinstance(values, dict) or not all(isinstance(section, dict) for section in values.values()):
+                raise ConfigError(f"{path} holds no configuration of this trainer; give the folder of one of its runs.")
+            return configuration.build(values)
     raise ConfigError(
         f"{folder} has no state.json and no config.json beside it, so it is no checkpoint of this trainer."
     )
 
 
-def weights(folder: Path, averaged: bool) -> dict[str, torch.Tensor]:
-    """Trained weights by name, from any of the three kinds of checkpoint."""
+def weights(folder: Path, averaged: bool, trust: bool = False) -> dict[str, torch.Tensor]:
+    """Trained weights by name, from any of the three kinds of checkpoint. trust: also from pickles."""
     if (folder / "latest").is_file() or any(folder.glob("pytorch_model/*zero*")):
+        if not trust:
+            raise ConfigError(
+                f"{folder} is a DeepSpeed checkpoint: it holds pickles, which can run any program when they are read. "
+                "If the run is your own, add --trust; if somebody gave you the folder, ask for the .safetensors file."
+            )
         try:
             from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
         except ImportError:
@@ -83,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
 
     folder = find_checkpoint(Path(args.source), args.best)
     stage = build_stage(run_config(folder), torch.device("cpu"))
-    state = weights(folder, averaged=not args.no_ema)
+    state = weights(folder, averaged=not args.no_ema, trust=args.trust)
     if missing := stage.state_dict().keys() - state.keys():
         raise ConfigError(f"{folder} lacks {len(missing)} tensors of the model, e.g. {min(missing)}.")
     tensors, metadata = stage.export(state)

@@ -28,6 +28,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 from concurrent.futures import as_completed
 from pathlib import Path
 
@@ -154,7 +155,8 @@ def _start(folder: Path, manifest: dict, count: int) -> None:
     for name in _folders(manifest["poses"]):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for leftover in (folder / name).glob("*.part"):
-            leftover.unlink(missing_ok=True)
+            if re.fullmatch(r"\d{5,}(_\d+)?\.part", leftover.name):
+                leftover.unlink(missing_ok=True)
     part = folder / "manifest.json.part"
     part.write_text(json.dumps(manifest | {"count": count}, indent=1), encoding="utf-8")
     part.replace(path)

@@ -350,6 +350,9 @@ class System(Section):
     deepspeed: str = ""
     """A DeepSpeed JSON config, or the name of one in presets/deepspeed ("zero2"): its "auto" values are filled from
     this configuration. Needs the package deepspeed (Linux) and `accelerate launch`."""
+    trust_checkpoint: bool = False
+    """Whether a run with DeepSpeed may be resumed. DeepSpeed keeps its state in pickles, which can run any program when
+    they are read: true only for runs of your own."""
     threads: int = 0
     """CPU threads; 0 leaves torch's default."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,15 +48,15 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
             if not isinstance(value, bool) and (text or int(value) == value):
                 return int(value)
         elif kind is float:
-            if not isinstance(value, bool):
-                return float(value)
+            if not isinstance(value, bool) and math.isfinite(number := float(value)):
+                return number
         elif kind is str and text:
             return value
     except ConfigError:
         raise
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, AttributeError, OverflowError):
         pass
-    raise ConfigError(f"{where} = {value!r} is not a {getattr(kind, '__name__', kind)}.")
+    raise ConfigError(f"{where} = {value!r:.200} is not a {getattr(kind, '__name__', kind)}.")
 
 
 def build(values: dict[str, dict[str, Any]]) -> Config:
@@ -89,7 +90,7 @@ def load(file: str, overrides: Sequence[str] = ()) -> Config:
     path = find_file(file)
     try:
         values: dict[str, dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, OverflowError, RecursionError) as error:  # of TOML, of UTF-8, of nesting
         raise ConfigError(f"{path} is not valid TOML: {error}.") from None
     rest = list(overrides)
     while rest:

@@ -1,9 +1,9 @@
 """Files of a run: resumable checkpoints, and the one safetensors file that the nodes load.
 
 A checkpoint is a folder `step-00001000/` with everything a resume needs, each part named:
-model.safetensors (fp32 weights), ema.safetensors, optimizer.pt, state.json. With DeepSpeed the folder is the one
-accelerate writes, and state.json. The newest folders of a run are kept, and the one with the lowest validation loss,
-which best.json names.
+model.safetensors (fp32 weights), ema.safetensors, optimizer.safetensors (packed.py), state.json. With DeepSpeed the
+folder is the one accelerate writes, which holds pickles, and state.json. The newest folders of a run are kept, and the
+one with the lowest validation loss, which best.json names.
 
 Everything is written under a temporary name, brought to the disk, and renamed: whatever ends the process, at whatever
 moment, a file or folder under its own name is whole, and the one before it is still there. What a crash leaves behind
@@ -25,30 +25,62 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from colorize import weight_files
 from trainer.config import ConfigError
+from trainer.json_file import JSON_ERRORS, read_object
+from trainer.models import packed
 
-NAME = re.compile(r"step-(\d+)$")
+NAME = re.compile(r"step-(\d{8,18})$")
 BEST = "best.json"
-UNFINISHED = "*.part"  # names of what is being written, or deleted
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+UNFINISHED = ".colorize-part"
+"""End of the names of what is being written or deleted: nobody else's (browsers call their downloads *.part)."""
+
+
+DAMAGED = "delete this checkpoint's folder: the run goes on from the one before it"
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors and metadata of a .safetensors file, or of a .ckpt/.pt file through weights_only loading."""
     if not path.is_file():
         raise ConfigError(f"{path} does not exist.")
-    if path.suffix in (".ckpt", ".pt", ".pth", ".bin"):
-        try:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise ConfigError(
-                f"{path} is not a plain tensor file ({error}); convert it to safetensors where you trust it."
-            ) from None
-        return dict(loaded.get("state_dict", loaded)), {}
+    if path.suffix.lower() in PICKLES:
+        return _plain_tensors(load_pickle(path), path), {}
     try:
         with safe_open(path, framework="pt") as file:
-            return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}
-    except SafetensorError as error:
+            tensors, metadata = {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}
+    except (SafetensorError, OSError, ValueError, OverflowError, MemoryError) as error:
         raise ConfigError(f"{path} is not a whole safetensors file ({error}); download or export it again.") from None
+    return _plain_tensors(tensors, path), metadata
+
+
+def load_pickle(path: Path) -> Any:
+    """What a .ckpt, .pt, .pth or .bin file holds, through weights_only loading. ConfigError for all others."""
+    try:
+        weight_files.check_before_reading(path)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for damaged files
+        first = str(error).partition("\n")[0][:200]
+        raise ConfigError(
+            f"{path} is not a plain tensor file ({first}); convert it to safetensors where you trust it."
+        ) from None
+
+
+def _plain_tensors(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
+    """The named tensors of a file, out of the "state_dict" that training scripts put around them."""
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, Mapping):
+        raise ConfigError(f"{path} holds a {type(loaded).__name__}, not named tensors; choose a file of weights.")
+    tensors = {str(key): value for key, value in loaded.items() if isinstance(value, torch.Tensor)}
+    try:
+        weight_files.check_tensors(tensors, path.stat().st_size, path.name)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return tensors
 
 
 def read_names(path: Path) -> list[str]:
@@ -73,6 +105,19 @@ def _to_disk(path: Path) -> None:
         os.close(handle)
 
 
+def _unfinished(path: Path) -> Path:
+    """Where what will be `path` is written."""
+    return path.with_name(f".{path.name}{UNFINISHED}")
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a folder with all that is in it, or a link, but not what the link leads to."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
 def _take_place(temporary: Path, final: Path) -> None:
     """Rename what was written, files to the disk first."""
     for path in [temporary] if temporary.is_file() else [*temporary.rglob("*"), temporary]:
@@ -84,21 +129,22 @@ def _take_place(temporary: Path, final: Path) -> None:
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file through a temporary name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
+    temporary = _unfinished(path)
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=dict(metadata))
     _take_place(temporary, path)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file through a temporary name."""
-    temporary = path.with_name(path.name + ".part")
+    temporary = _unfinished(path)
     temporary.write_text(text, encoding="utf-8")
     _take_place(temporary, path)
 
 
 def folders(output: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    return sorted((p for p in output.glob("step-*") if NAME.match(p.name)), key=lambda p: int(NAME.match(p.name)[1]))
+    found = (path for path in output.glob("step-*") if NAME.match(path.name) and path.is_dir())
+    return sorted(found, key=step_of)
 
 
 def step_of(folder: Path) -> int:
@@ -108,31 +154,31 @@ def step_of(folder: Path) -> int:
 
 def best(output: Path) -> Path | None:
     """The checkpoint with the lowest validation loss; None where none was validated, or it is gone."""
-    try:
-        folder = output / json.loads((output / BEST).read_text(encoding="utf-8"))["checkpoint"]
-    except FileNotFoundError:
+    if not (output / BEST).is_file():
         return None
-    return folder if folder.is_dir() else None
+    name = read_object(output / BEST, "delete it: the next validation writes it again").get("checkpoint")
+    folder = output / name if isinstance(name, str) and NAME.fullmatch(name) else None
+    return folder if folder is not None and folder.is_dir() else None
 
 
 def _delete(folder: Path) -> None:
     """Delete a checkpoint so that a crash in between leaves no half of it under its name."""
-    gone = folder.with_name(f".{folder.name}.old.part")
-    shutil.rmtree(gone, ignore_errors=True)
+    gone = folder.with_name(f".{folder.name}.old{UNFINISHED}")
+    _remove(gone)
     os.replace(folder, gone)
-    shutil.rmtree(gone)
+    _remove(gone)
 
 
 def sweep(output: Path) -> None:
-    """Remove what an interrupted write or deletion left behind."""
-    for path in output.glob(UNFINISHED):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    """Remove what an interrupted write or deletion left behind: our own names, and nothing else."""
+    for path in output.glob(f".*{UNFINISHED}"):
+        _remove(path)
 
 
 def begin(output: Path, step: int) -> Path:
     """An empty temporary folder for the checkpoint after `step`, to be finished by `commit`."""
-    temporary = output / f".step-{step:08d}.part"
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = _unfinished(output / f"step-{step:08d}")
+    _remove(temporary)
     temporary.mkdir(parents=True)
     return temporary
 
@@ -176,7 +222,7 @@ def save(output: Path, parts: Mapping[str, Any], state: Mapping[str, Any], keep:
     temporary = begin(output, state["step"])
     for name, part in parts.items():
         if name == "optimizer":
-            torch.save(part, temporary / "optimizer.pt")
+            write_tensors(temporary / "optimizer.safetensors", *packed.pack(part))
         else:
             write_tensors(temporary / f"{name}.safetensors", part, {})
     return commit(temporary, state, keep)
@@ -185,16 +231,42 @@ def save(output: Path, parts: Mapping[str, Any], state: Mapping[str, Any], keep:
 def read_state(folder: Path) -> dict[str, Any]:
     """What `commit` was given; for folders that accelerate wrote alone, just their step."""
     path = folder / "state.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"step": step_of(folder)}
+    if not path.is_file():
+        return {"step": step_of(folder)}
+    state = read_object(path, DAMAGED)
+    best = state.get("best")
+    if not (
+        _is_count(state.get("step"))
+        and isinstance(state.get("config", {}), dict)
+        and (
+            best is None or isinstance(best, dict) and _is_count(best.get("step")) and _is_real(best.get("validation"))
+        )
+    ):
+        raise ConfigError(f"{path} is no state of a run (step, config and best are of other kinds); {DAMAGED}.")
+    return state
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 10**15
+
+
+def _is_real(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < float("inf")
 
 
 def load(folder: Path) -> tuple[int, dict[str, Any], dict[str, Any]]:
     """-> step, parts by name, config of the run that wrote the checkpoint."""
     state = read_state(folder)
-    parts: dict[str, Any] = {p.stem: read_tensors(p)[0] for p in folder.glob("*.safetensors")}
-    if (folder / "optimizer.pt").is_file():
-        parts["optimizer"] = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-    return state["step"], parts, state["config"]
+    read = {path.stem: read_tensors(path) for path in folder.glob("*.safetensors")}
+    parts: dict[str, Any] = {name: tensors for name, (tensors, _) in read.items()}
+    if "optimizer" in read:
+        try:
+            parts["optimizer"] = packed.unpack(*read["optimizer"])
+        except (*JSON_ERRORS, TypeError, LookupError, AttributeError, RuntimeError) as error:
+            raise ConfigError(f"{folder / 'optimizer.safetensors'} is damaged ({error!r:.200}); {DAMAGED}.") from None
+    elif (folder / "optimizer.pt").is_file():  # of a run before optimizer.safetensors
+        parts["optimizer"] = load_pickle(folder / "optimizer.pt")
+    return state["step"], parts, state.get("config", {})
 
 
 def modelspec(title: str, architecture: str, resolution: int, prediction_type: str | None) -> dict[str, str]:

@@ -75,10 +75,10 @@ OUTSIDE = {
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
 }
-DECODER = re.compile(r"(model\.diffusion_model\.output_blocks\.)(\d+)(\..+)")
+DECODER = re.compile(r"(model\.diffusion_model\.output_blocks\.)(\d{1,4})(\..+)")
 PART = re.compile(
-    r"(?:(?P<half>down|up)_blocks\.(?P<level>\d+)|(?P<middle>mid_block))\."
-    r"(?P<kind>resnets|attentions|downsamplers|upsamplers)\.(?P<number>\d+)\.(?P<rest>.+)"
+    r"(?:(?P<half>down|up)_blocks\.(?P<level>\d{1,4})|(?P<middle>mid_block))\."
+    r"(?P<kind>resnets|attentions|downsamplers|upsamplers)\.(?P<number>\d{1,4})\.(?P<rest>.+)"
 )
 
 
@@ -117,7 +117,7 @@ def our_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {UNET + name: tensor for name, tensor in tensors.items()}
     if "conv_in.weight" not in tensors or not any(name.startswith("down_blocks.") for name in tensors):
         return dict(tensors)
-    blocks = 1 + max(int(m[1]) for name in tensors if (m := re.match(r"down_blocks\.0\.resnets\.(\d+)\.", name)))
+    blocks = 1 + max(int(m[1]) for name in tensors if (m := re.match(r"down_blocks\.0\.resnets\.(\d{1,4})\.", name)))
     named = {from_diffusers(name, blocks): tensor for name, tensor in tensors.items()}
     out = {}
     for name, tensor in named.items():

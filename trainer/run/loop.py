@@ -167,7 +167,6 @@ def train(config: Config) -> Path:
     output = Path(config.run.output)
     if accelerator.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
-        checkpoint.sweep(output)
     accelerator.wait_for_everyone()
     saved = checkpoint.folders(output)
     start = checkpoint.step_of(saved[-1]) if saved else 0
@@ -215,6 +214,7 @@ def train(config: Config) -> Path:
     if saved:
         run.resume(saved[-1])
     if accelerator.is_main_process:
+        checkpoint.sweep(output)  # not before: a run that is refused changes nothing
         checkpoint.note_best(output, run.best)
         checkpoint.write_text(output / "config.json", json.dumps(config.to_dict(), indent=1))
     reporter = Reporter(

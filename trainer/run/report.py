@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from trainer.config import ConfigError
+from trainer.json_file import JSON_ERRORS
 from trainer.models import checkpoint
 
 log = logging.getLogger("trainer")
@@ -39,7 +41,12 @@ def trim(path: Path, step: int) -> None:
     if not path.is_file():
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    try:
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    except (*JSON_ERRORS, TypeError, LookupError):
+        raise ConfigError(
+            f"{path} has lines that are no JSON with a step; move it away, and the run writes a new one."
+        ) from None
     if kept != lines:
         checkpoint.write_text(path, "".join(kept))
 

@@ -31,7 +31,8 @@ log = logging.getLogger("trainer")
 def check_same_model(config: Config, folder: Path, written_with: dict[str, Any]) -> None:
     """ConfigError when a checkpoint belongs to a run with another [model] section."""
     defaults = dataclasses.asdict(Model())  # of keys that are newer than the checkpoint
-    if {**defaults, **written_with["model"]} != json.loads(json.dumps(config.to_dict()["model"])):
+    model = written_with.get("model")
+    if not isinstance(model, dict) or {**defaults, **model} != json.loads(json.dumps(config.to_dict()["model"])):
         raise ConfigError(
             f"{folder.parent} holds a run with another [model] section; choose another run.output, or delete the "
             "folder."
@@ -68,12 +69,18 @@ class Run:
         self.best = state.get("best")
         log.info("resuming %s after step %d", folder.parent, state["step"])
         if config.system.deepspeed:
+            if not config.system.trust_checkpoint:
+                raise ConfigError(
+                    f"{folder} was saved by DeepSpeed: it holds pickles, which can run any program when they are read. "
+                    "If this run is your own, go on with --system.trust_checkpoint true; if somebody gave you the "
+                    "folder, start a new run from a .safetensors file of it (model.init_from)."
+                )
             accelerator.load_state(str(folder))
             return
         if (folder / "pytorch_model").is_dir():
             raise ConfigError(
                 f"{folder} was saved by DeepSpeed; set system.deepspeed to resume it, or start a new run from what "
-                "`python -m trainer convert` makes of it."
+                "`python -m trainer convert --trust` makes of it."
             )
         _, parts, _ = checkpoint.load(folder)
         self.stage.load_state_dict(parts["model"])
