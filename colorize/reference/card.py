@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 
@@ -32,6 +32,11 @@ SAME_ENCODER = 0.05  # relative distance of two marks; half precision stays belo
 # What references for XL models hold besides: fields of Reference and of Region.
 XL_TENSORS = ("tagger_tokens", "tagger_mark", "background_class_token", "background_tagger_tokens")
 XL_REGION_TENSORS = ("class_token", "tagger_tokens")
+STRONGEST = 2.0  # of any strength: what the nodes allow
+LARGEST_IMAGE = 4096  # pixels an encoder reads; published ones read 224 to 512
+MOST_LAYERS = 512  # cross-attentions; XL has 70
+MOST_WORDS, LONGEST_WORD = 4096, 4096
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x9b]")  # escapes that a terminal obeys; not tab and line feed
 PALETTE_SIZE = 8
 PALETTE_SIDE = 128  # pixels; colours are counted on a picture of this size
 WORN_COLOUR = 0.01  # of the picture: colours that cover less are left out
@@ -63,7 +68,7 @@ def _mark(weight: torch.Tensor) -> torch.Tensor:
 
 def same_encoder(mark: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two marks belong to one encoder, whatever the precision of its file."""
-    if mark.shape != other.shape:
+    if mark.shape != other.shape or not bool(torch.isfinite(mark).all() & torch.isfinite(other).all()):
         return False
     scale = torch.maximum(mark.norm(), other.norm())
     return bool((mark - other).norm() <= SAME_ENCODER * scale)
@@ -202,7 +207,7 @@ def load_card(path: str) -> Reference:
     tensors, facts = _read(path, name)
     try:
         reference = _reference(tensors, facts)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, RuntimeError) as error:
         detail = f"{type(error).__name__}: {error}".replace("\n", " ")[:200]
         raise CardError(
             f"The reference card {name!r} is not complete ({detail}). Save it again with Save Reference."
@@ -224,7 +229,7 @@ def _read(path: str, name: str) -> tuple[dict[str, torch.Tensor], Mapping]:
             text = (file.metadata() or {}).get(ENTRY)
             # Other files can be large: they are recognised before any of their tensors is read.
             tensors = {key: file.get_tensor(key) for key in file.keys()} if text else {}
-    except SafetensorError as error:
+    except (SafetensorError, OSError, ValueError, OverflowError, MemoryError) as error:
         raise CardError(
             f"The file {name!r} cannot be read as a reference card: it is damaged or no safetensors file ({error}). "
             "Save the reference again with Save Reference."
@@ -232,9 +237,9 @@ def _read(path: str, name: str) -> tuple[dict[str, torch.Tensor], Mapping]:
     if text is None:
         raise CardError(f"The file {name!r} is no reference card. Choose one that Save Reference has written.")
     try:
-        facts = json.loads(text)
+        facts = json.loads(text, parse_constant=_no_constant)
         newest = int(facts["format"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CardError(
             f"The reference card {name!r} is damaged: its description cannot be read. Save it again with Save "
             "Reference."
@@ -253,6 +258,8 @@ def _reference(tensors: Mapping[str, torch.Tensor], facts: Mapping) -> Reference
     regions = []
     for index, region in enumerate(facts["regions"]):
         mask = tensors[f"regions.{index}.mask"]
+        if mask.dtype != torch.uint8 and not mask.is_floating_point():
+            raise ValueError(f"the mask of region {index} holds {mask.dtype}")
         mask = mask.float() / 255 if mask.dtype == torch.uint8 else mask.float()
         if mask.ndim != 3 or not bool(torch.isfinite(mask).all()):
             raise ValueError(f"the mask of region {index} has the shape {tuple(mask.shape)} or holds NaN")
@@ -262,23 +269,23 @@ def _reference(tensors: Mapping[str, torch.Tensor], facts: Mapping) -> Reference
             for name in XL_REGION_TENSORS
             if f"regions.{index}.{name}" in tensors
         }
-        regions.append(Region(own, mask.clamp(0, 1), _number(region["strength"]), **more))
+        regions.append(Region(own, mask.clamp(0, 1), _number(region["strength"], STRONGEST), **more))
     if facts["fit"] not in FIT_MODES:
         raise ValueError(f"fit is {facts['fit']!r}")
     mark = tensors.get("encoder_mark")
     return Reference(
         tokens=tokens,
-        image_size=int(facts["image_size"]),
+        image_size=int(_number(facts["image_size"], LARGEST_IMAGE, lowest=1)),
         fit=facts["fit"],
         background_tokens=None if background is None else _tokens(background, "background_tokens", tokens.shape[2]),
         background_is_picture=bool(facts["background"]["is_picture"]),
-        background_threshold=_number(facts["background"]["threshold"]),
+        background_threshold=_number(facts["background"]["threshold"], 1),
         regions=tuple(regions),
         levels=_levels(facts["levels"]),
         edits=_words(facts["edits"]),
         tags=_words(facts["tags"]),
         palette=_words(facts["palette"]),
-        encoder_mark=None if mark is None else mark.float().flatten(),
+        encoder_mark=None if mark is None else _read_mark(mark, "encoder_mark"),
         **_xl_parts(tensors),
     )
 
@@ -286,12 +293,14 @@ def _reference(tensors: Mapping[str, torch.Tensor], facts: Mapping) -> Reference
 def _xl_parts(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     parts = {name: tensors[name] for name in XL_TENSORS if name in tensors}
     return {
-        name: value.float().flatten() if name == "tagger_mark" else _tokens(value, name)
+        name: _read_mark(value, name) if name == "tagger_mark" else _tokens(value, name)
         for name, value in parts.items()
     }
 
 
 def _tokens(value: torch.Tensor, name: str, width: int | None = None) -> torch.Tensor:
+    if not value.is_floating_point():
+        raise ValueError(f"{name} holds {value.dtype}, not numbers with fractions")
     value = value.float()
     if value.ndim != 3 or 0 in value.shape or (width or value.shape[2]) != value.shape[2]:
         raise ValueError(f"{name} has the shape {tuple(value.shape)}")
@@ -300,21 +309,36 @@ def _tokens(value: torch.Tensor, name: str, width: int | None = None) -> torch.T
     return value
 
 
-def _number(value) -> float:
-    if not math.isfinite(value):
-        raise ValueError(f"{value} is no number")
+def _read_mark(value: torch.Tensor, name: str) -> torch.Tensor:
+    if not value.is_floating_point() or value.numel() != MARK_LENGTH or not bool(torch.isfinite(value).all()):
+        raise ValueError(f"{name} is not {MARK_LENGTH} finite numbers")
+    return value.float().flatten()
+
+
+def _number(value, highest: float, lowest: float = 0) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not lowest <= value <= highest:
+        raise ValueError(f"{value!r:.40} is no number from {lowest:g} to {highest:g}")
     return float(value)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def _levels(values: Mapping) -> LevelStrengths:
     known = {field.name for field in fields(LevelStrengths)}
-    numbers = {name: _number(values[name]) for name in known - {"layers"}}
-    return LevelStrengths(**numbers, layers=tuple(map(_number, values["layers"])))
+    numbers = {name: _number(values[name], STRONGEST) for name in known - {"layers"}}
+    layers = values["layers"]
+    if not isinstance(layers, list) or len(layers) > MOST_LAYERS:
+        raise ValueError(f"layers is no list of up to {MOST_LAYERS} numbers")
+    return LevelStrengths(**numbers, layers=tuple(_number(value, STRONGEST) for value in layers))
 
 
 def _words(values) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise TypeError(f"expected a list of words, not {values!r}")
+        raise TypeError(f"expected a list of words, not {values!r:.100}")
+    if len(values) > MOST_WORDS or any(len(word) > LONGEST_WORD or CONTROL.search(word) for word in values):
+        raise ValueError(f"more than {MOST_WORDS} words, longer than {LONGEST_WORD} letters, or control characters")
     return tuple(values)
 
 

@@ -58,7 +58,7 @@ WORDS = frozenset(
 
 COUNTS = re.compile(r"^(\d\+?|multiple_|no_)(girl|boy|other|human)s?$")
 LENGTHS = re.compile(r"^(very_|absurdly_)?(long|short|medium)_hair$")
-FACES = re.compile(r"^[^a-z]*[a-z0]?[^a-z]*[a-z0]?[^a-z]*$")  # :d, ;o, >_<, ^_^, @_@, o_o
+FACE_LETTERS = 2  # at most, in :d, ;o, >_<, ^_^, @_@, o_o
 BUT = frozenset("?? ! !! ? ... +++".split())  # signs drawn into a picture
 
 
@@ -71,7 +71,8 @@ def is_geometry(name: str) -> bool:
     words += [part for word in words for part in word.split("-")]
     if not COLOURS.isdisjoint(words):
         return False
-    return not WORDS.isdisjoint(words) or (bool(FACES.match(name)) and name not in BUT)
+    face = sum("a" <= letter <= "z" for letter in name) <= FACE_LETTERS
+    return not WORDS.isdisjoint(words) or (face and name not in BUT)
 
 
 def geometry_tags(names: Sequence[str], general: Sequence[bool] | None = None) -> list[int]:

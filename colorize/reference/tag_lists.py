@@ -10,6 +10,7 @@ import torch
 
 GENERAL, CHARACTER, RATING = 0, 4, 9  # categories of selected_tags.csv
 MCUT_CHARACTERS = 0.15  # the gap rule never goes below it for characters
+LONGEST_NAME = 300  # letters of a tag; published ones have up to about 100
 ORDERS = ("score", "list")
 THRESHOLDS = ("fixed", "gap")
 
@@ -28,12 +29,18 @@ class TagList:
     @classmethod
     def parse(cls, text: str, source: str = "the tag list") -> TagList:
         """From the text of a selected_tags.csv: columns name and category, one row per output. Raises ValueError."""
-        rows = list(csv.DictReader(io.StringIO(text.lstrip("\ufeff"))))
         try:
+            rows = list(csv.DictReader(io.StringIO(text.lstrip("\ufeff"))))
             names = tuple(row["name"] for row in rows)
             categories = tuple(int(row["category"]) for row in rows)
-        except (KeyError, TypeError, ValueError):
-            names = ()
+            strange = [name for name in names if not name.isprintable() or len(name) > LONGEST_NAME]
+        except (csv.Error, KeyError, TypeError, ValueError, AttributeError):
+            names, strange = (), []
+        if strange:
+            raise ValueError(
+                f"{source} names a tag {strange[0]!r:.100}, which no tagger has (line breaks, control characters, or "
+                f"more than {LONGEST_NAME} letters). Download selected_tags.csv from the tagger's page."
+            )
         if not names or None in names:
             raise ValueError(
                 f"{source} is no list of tags: it needs the columns name and category, as selected_tags.csv of the "

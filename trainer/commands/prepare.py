@@ -35,6 +35,7 @@ from tqdm import tqdm
 from trainer.config import ConfigError
 from trainer.data.index import cache_folder
 from trainer.data.sources import sketch_styles
+from trainer.json_file import JSON_ERRORS, no_constant
 from trainer.prepare import methods
 from trainer.prepare.journal import NAME, Journal
 from trainer.prepare.layout import Picture, Set, adopt, open_set
@@ -280,7 +281,7 @@ def read_table(path: str, column: str) -> dict[str, str | float]:
     """
     try:
         if Path(path).suffix.lower() == ".json":
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            values = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=no_constant)
             if not isinstance(values, dict):
                 raise ConfigError(f"{path} is no JSON object {{picture: {column}}}.")
         else:
@@ -289,22 +290,21 @@ def read_table(path: str, column: str) -> dict[str, str | float]:
             values = {row[0]: row[1] for row in rows}
             if rows and column == "score" and not _is_number(rows[0][1]):
                 values.pop(rows[0][0])  # the heading
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); give JSON {{picture: {column}}} or CSV.") from None
+    except (OSError, csv.Error, *JSON_ERRORS) as error:
+        raise ConfigError(f"{path} cannot be read ({error!s:.200}); give JSON {{picture: {column}}} or CSV.") from None
     if column == "score":
         wrong = next((name for name, value in values.items() if not _is_number(value)), None)
         if wrong is not None:
-            raise ConfigError(f"{path} gives {wrong!r} the score {values[wrong]!r}, which is no number.")
+            raise ConfigError(f"{path} gives {wrong!r} the score {values[wrong]!r:.100}, which is no number.")
         return {name: float(value) for name, value in values.items()}
-    return {name: value if isinstance(value, str) else ", ".join(map(str, value)) for name, value in values.items()}
+    return {name: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in values.items()}
 
 
 def _is_number(value: Any) -> bool:
     try:
-        float(value)
-    except (TypeError, ValueError):
+        return abs(float(value)) < 1e6
+    except (TypeError, ValueError, OverflowError):
         return False
-    return True
 
 
 def _write(path: Path, text: str) -> None:

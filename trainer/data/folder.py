@@ -352,7 +352,7 @@ class FolderDataset(torch.utils.data.Dataset):
         self._warned.add(error.file)
         log.warning("data: %s; another picture takes its place", error)
         if self.unreadable is not None:
-            line = json.dumps({"file": error.file, "reason": error.reason, "position": position}, ensure_ascii=False)
+            line = json.dumps({"file": error.file, "reason": error.reason, "position": position})
             with self.unreadable.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
 

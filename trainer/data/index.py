@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from trainer.config import ConfigError
+from trainer.json_file import JSON_ERRORS
 
 log = logging.getLogger("trainer")
 
@@ -44,6 +45,8 @@ _ENTRY_END = re.compile(rb"\}\s*,")
 _LONGEST_ENTRY = 4 * _BLOCK
 _TAIL = 2**20  # bytes at the end of a block in which a cut is looked for
 _CUTS = 64  # places tried in a block; only nested entries need more than one
+_FAILED_BYTES = 8 * _LONGEST_ENTRY  # that may be read in vain between two entries: some seconds
+_LARGEST = np.iinfo(np.int32).max  # width or height
 _NO_SCORE = float("nan")
 _NUMBERS = {"width": np.int32, "height": np.int32, "score": np.float32, "usable": np.uint8}
 _HASHES = ("key", "group", "name_group")
@@ -82,7 +85,7 @@ def group_of(key: str, entry: Mapping[str, Any], shards: bool = False) -> str:
 
 def hash64(text: str) -> int:
     """64 bits of BLAKE2b: keys of pictures and groups in columns."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
 
 
 @dataclass(frozen=True)
@@ -161,18 +164,20 @@ class Writer:
 
     def add(self, path: str, entry: Mapping[str, Any]) -> None:
         """One row from an index file. ConfigError when the entry is not of the documented form."""
+        if not isinstance(path, str) or not is_text(path):
+            raise ConfigError(f"The index names a picture {path!r:.200}, which is no text; write its path.")
         self.add_key(item_key(path), entry)
 
     def add_key(self, key: str, entry: Mapping[str, Any]) -> None:
         """One row of a picture whose key is known."""
         width, height = _size(key, entry)
-        score, numbers, hashes = entry.get("aesthetic_score"), self._numbers, self._hashes
+        score, numbers, hashes = _score(key, entry), self._numbers, self._hashes
         hashes["key"].append(hash64(key))
         hashes["group"].append(hash64(group_of(key, entry, self.shards)))
         hashes["name_group"].append(hash64(name_group(key)))
         numbers["width"].append(width)
         numbers["height"].append(height)
-        numbers["score"].append(_NO_SCORE if score is None else score)
+        numbers["score"].append(score)
         numbers["usable"].append(bool(entry.get("exist_sketch", True)))
         self._add_text("name", key)
         self._add_text("extra", _extra(key, entry))
@@ -212,22 +217,45 @@ class Writer:
         (self.folder / "index.json").write_text(json.dumps(described))
 
 
+def is_text(text: str) -> bool:
+    """Whether a text can be written as UTF-8: half of a surrogate pair, as JSON can spell it, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _score(key: str, entry: Mapping[str, Any]) -> float:
+    """The aesthetic score of an entry, not a number where it has none."""
+    score = entry.get("aesthetic_score")
+    if score is None or (isinstance(score, float) and score != score):
+        return _NO_SCORE
+    if isinstance(score, bool) or not isinstance(score, (int, float)) or not abs(score) < 1e6:
+        raise ConfigError(f"The index gives {key!r} the aesthetic_score {score!r:.100}; write a number such as 5.5.")
+    return float(score)
+
+
 def _extra(key: str, entry: Mapping[str, Any]) -> str:
     """JSON of the tags and references of an entry, "" where it has none."""
     tags, references = entry.get("tags") or entry.get("caption"), entry.get("reference_list")
     if not (tags or references):
         return ""
     if tags and not isinstance(tags, str):
-        tags = ", ".join(map(str, tags))
+        tags = ", ".join(map(str, tags)) if isinstance(tags, (list, tuple)) else str(tags)
+    if tags and not is_text(tags):
+        raise ConfigError(f"The index gives {key!r} tags that are no text: {tags!r:.100}.")
     if not references:
         return f'{{"tags": {encode_basestring(tags)}}}'  # a third of the time of json.dumps
     try:
-        references = json.loads(references) if isinstance(references, str) else list(references)
-    except (ValueError, TypeError):
+        paths = json.loads(references) if isinstance(references, str) else list(references)
+        if not isinstance(paths, list) or not all(isinstance(path, str) and is_text(path) for path in paths):
+            raise ValueError
+    except (*JSON_ERRORS, TypeError):
         raise ConfigError(
-            f"The index gives {key!r} the reference_list {references!r}; write a list of paths."
+            f"The index gives {key!r} the reference_list {references!r:.200}; write a list of paths."
         ) from None
-    return json.dumps({**({"tags": tags} if tags else {}), "references": references}, ensure_ascii=False)
+    return json.dumps({**({"tags": tags} if tags else {}), "references": paths}, ensure_ascii=False)
 
 
 def _size(path: str, entry: Mapping[str, Any]) -> tuple[int, int]:
@@ -239,12 +267,14 @@ def _size(path: str, entry: Mapping[str, Any]) -> tuple[int, int]:
     size = entry.get("resolution")
     try:
         if size is None:
-            return int(entry.get("width") or 0), int(entry.get("height") or 0)
-        width, height = (size, size) if isinstance(size, (int, float)) else size
-        return int(width), int(height)
-    except (TypeError, ValueError):
+            size = entry.get("width") or 0, entry.get("height") or 0
+        width, height = map(int, (size, size) if isinstance(size, (int, float)) else size)
+        if not 0 <= width <= _LARGEST or not 0 <= height <= _LARGEST:
+            raise ValueError
+        return width, height
+    except (TypeError, ValueError, OverflowError):
         raise ConfigError(
-            f"The index gives {path!r} a size that is no pair of numbers; write [width, height]."
+            f"The index gives {path!r} a size that is no pair of numbers of pixels; write [width, height]."
         ) from None
 
 
@@ -362,24 +392,31 @@ def read_json(path: Path) -> Iterator[tuple[str, Any]]:
         buffer = file.read(_BLOCK).lstrip(b"\xef\xbb\xbf \t\r\n")
         if not buffer.startswith(b"{"):
             raise ConfigError(f"{path} is not a JSON object {{path: {{...}}, ...}}; write one entry per picture.")
-        buffer = buffer[1:]
+        buffer, failed = buffer[1:], 0
         while block := file.read(_BLOCK):
             buffer += block
             tail = max(0, len(buffer) - _TAIL)
             ends = [(match.start() + 1, match.end()) for match in _ENTRY_END.finditer(buffer, tail)][-_CUTS:]
             for end, after in reversed(ends):
+                if failed > _FAILED_BYTES:
+                    raise ConfigError(
+                        f"{path} has entries that are nested in each other; write one flat entry per picture."
+                    )
                 try:
                     entries = json.loads(b"{" + buffer[:end] + b"}")
+                except RecursionError:
+                    raise ConfigError(f"{path} is nested too deep; write one flat entry per picture.") from None
                 except ValueError:
+                    failed += end
                     continue
                 yield from entries.items()
-                buffer = buffer[after:]
+                buffer, failed = buffer[after:], 0
                 break
             if len(buffer) > _LONGEST_ENTRY:  # it is damaged
                 break
         try:
             entries = json.loads(b"{" + buffer)
-        except ValueError as error:
+        except JSON_ERRORS as error:
             start = file.tell() - len(buffer)
             raise ConfigError(
                 f"{path} is no whole JSON file: behind byte {start}, {error}. Write or download it again."

@@ -30,7 +30,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from trainer.config import ConfigError
-from trainer.data.index import FORMAT, cache_folder, hash64, item_key, shard_of
+from trainer.data.index import FORMAT, cache_folder, hash64, is_text, item_key, shard_of
 
 log = logging.getLogger("trainer")
 
@@ -116,7 +116,12 @@ class FolderSource:
         for folder, inner, names in os.walk(top):
             inner[:] = sorted(name for name in inner if not name.startswith("."))
             prefix = "" if folder == str(top) else Path(folder).relative_to(top).as_posix() + "/"
-            yield from sorted(prefix + name for name in names if name.lower().endswith(SUFFIXES))
+            named = sorted(prefix + name for name in names if name.lower().endswith(SUFFIXES))
+            for name in named:
+                if is_text(name):
+                    yield name
+                else:
+                    log.warning("%s in %s has a name that is not UTF-8 and is left out; rename it", ascii(name), top)
 
     def _listing(self, part: str) -> _Listing:
         if part not in self._listed:

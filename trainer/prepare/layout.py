@@ -20,7 +20,7 @@ from PIL import Image, PngImagePlugin
 
 from trainer.config import ConfigError
 from trainer.data.decode import PICTURE_ERRORS, open_picture, why
-from trainer.data.index import cache_folder, item_key
+from trainer.data.index import cache_folder, is_text, item_key
 from trainer.data.sources import (
     DIRECTORY_ERRORS,
     MAX_MEMBER,
@@ -348,7 +348,9 @@ def _pictures_below(dataset: Path, root: Path) -> Iterator[Path]:
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         if Path(folder).resolve() == root.resolve():
             subfolders[:] = [name for name in subfolders if name.partition("_")[0] not in OWN_FOLDERS]
-        yield from (Path(folder) / name for name in sorted(names) if name.lower().endswith(SUFFIXES))
+        for name in sorted(names):
+            if name.lower().endswith(SUFFIXES) and is_text(str(Path(folder, name))):
+                yield Path(folder) / name
 
 
 def _link(source: Path, target: Path) -> None:
