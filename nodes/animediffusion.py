@@ -7,7 +7,7 @@ import torch
 from comfy_api.v0_0_2 import io
 
 from ..colorize.pictures import images
-from .sockets import CATEGORY, FrameSocket, transparency_input
+from .sockets import CATEGORY, FrameSocket, Node, transparency_input
 
 STEP = 8  # pixels; the published network halves a picture three times
 
@@ -19,7 +19,7 @@ def _placed(picture):
     )
 
 
-class ColorizeLoadAnimeDiffusion(io.ComfyNode):
+class ColorizeLoadAnimeDiffusion(Node):
     @classmethod
     def define_schema(cls):
         from ..model_patches.checkpoint.choices import animediffusion_checkpoints
@@ -57,7 +57,7 @@ class ColorizeLoadAnimeDiffusion(io.ComfyNode):
         return io.NodeOutput(*load_animediffusion(folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)))
 
 
-class ColorizeAnimeDiffusionConditioning(io.ComfyNode):
+class ColorizeAnimeDiffusionConditioning(Node):
     @classmethod
     def define_schema(cls):
         from ..model_patches.animediffusion.inputs import LINE_KINDS
@@ -165,7 +165,7 @@ class ColorizeAnimeDiffusionConditioning(io.ComfyNode):
         )
 
 
-class ColorizeAnimeDiffusionSampler(io.ComfyNode):
+class ColorizeAnimeDiffusionSampler(Node):
     @classmethod
     def define_schema(cls):
         from ..model_patches.animediffusion.sampling import METHODS, NOISES, STARTS

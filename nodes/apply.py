@@ -7,14 +7,14 @@ from ..colorize.modes import MODES
 from ..colorize.pictures.figure_masks import check_mask, on_canvas
 from ..colorize.unet.size_embedding import SCORE
 from ..model_patches.conditioning.conditioning import VARIANTS, ReferenceSettings, condition
-from .sockets import CATEGORY, ColorizerSocket, FrameSocket, ReferenceSocket, share_input
+from .sockets import CATEGORY, ColorizerSocket, FrameSocket, Node, ReferenceSocket, share_input
 
 
 def _strength(name, tooltip):
     return io.Float.Input(name, default=1.0, min=0.0, max=2.0, step=0.05, optional=True, tooltip=tooltip)
 
 
-class ColorizeApplyReference(io.ComfyNode):
+class ColorizeApplyReference(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

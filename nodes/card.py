@@ -9,7 +9,15 @@ from comfy_api.v0_0_2 import io, ui
 
 from ..colorize.pictures import images
 from ..colorize.reference import card
-from .sockets import CATEGORY, ColorizerSocket, ReferenceEncoderSocket, ReferenceSocket, TaggerSocket
+from .sockets import (
+    CATEGORY,
+    ColorizerSocket,
+    Node,
+    ReferenceEncoderSocket,
+    ReferenceSocket,
+    TaggerSocket,
+    output_place,
+)
 
 FOLDER = "references"  # in ComfyUI's output folder
 SUFFIX = ".safetensors"
@@ -39,7 +47,7 @@ def card_path(name):
     return path
 
 
-class ColorizeSaveReference(io.ComfyNode):
+class ColorizeSaveReference(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -92,8 +100,7 @@ class ColorizeSaveReference(io.ComfyNode):
             card.check_encoder(reference, encoder.encoder, "The reference", encoder.file_name)
             mark = card.encoder_mark(encoder.encoder)
         reference = card.annotated(reference, tags, palette, mark)
-        output = folder_paths.get_output_directory()
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(f"{FOLDER}/{filename_prefix}", output)
+        folder, name, counter, subfolder = output_place(filename_prefix, "reference", FOLDER)
         file_name = f"{name}_{counter:05}_{SUFFIX}"
         card.save_card(reference, os.path.join(folder, file_name))
         written = f"{subfolder}/{file_name}".replace(os.sep, "/") + FROM_OUTPUT
@@ -102,7 +109,7 @@ class ColorizeSaveReference(io.ComfyNode):
         return io.NodeOutput(written, ui={"references": [saved], **shown})
 
 
-class ColorizeLoadReference(io.ComfyNode):
+class ColorizeLoadReference(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

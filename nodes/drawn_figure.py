@@ -7,7 +7,7 @@ from ..colorize.pictures import images
 from ..colorize.pictures.figure_masks import check_mask
 from ..colorize.pictures.mask_edits import MaskEdits, edit
 from ..colorize.pictures.transparency import check_drawing
-from .sockets import CATEGORY, transparency_input
+from .sockets import CATEGORY, Node, transparency_input
 
 TINT = (1.0, 0.45, 0.1)  # of the figure in the preview
 STRENGTH = 0.45
@@ -21,7 +21,7 @@ def tinted(image, figure):
     return paper * (1 - share) + share * paper.new_tensor(TINT)
 
 
-class ColorizeFigureFromDrawing(io.ComfyNode):
+class ColorizeFigureFromDrawing(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

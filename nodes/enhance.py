@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from comfy_api.v0_0_2 import io
 
-from .sockets import CATEGORY
+from .sockets import CATEGORY, Node
 
 STRONGEST_SKETCH = 2.0
 
@@ -44,7 +44,7 @@ def _model(model):
     return model
 
 
-class ColorizeAttentionInjection(io.ComfyNode):
+class ColorizeAttentionInjection(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -151,7 +151,7 @@ def _check_sketch(scale, sketch, control_net, latents):
         )
 
 
-class ColorizeAdaIN(io.ComfyNode):
+class ColorizeAdaIN(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

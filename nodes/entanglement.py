@@ -2,10 +2,10 @@
 
 from comfy_api.v0_0_2 import io, ui
 
-from .sockets import CATEGORY
+from .sockets import CATEGORY, Node
 
 
-class ColorizeEntanglementMeter(io.ComfyNode):
+class ColorizeEntanglementMeter(Node):
     @classmethod
     def define_schema(cls):
         from ..colorize.pictures.images import POLARITIES

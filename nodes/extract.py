@@ -8,7 +8,7 @@ from ..colorize.pictures import images
 from ..colorize.sketch.extractors import lineart
 from ..colorize.sketch.extractors.xdog import VARIANTS, XDoG
 from ..model_patches.inputs import extractors
-from .sockets import CATEGORY, transparency_input
+from .sockets import CATEGORY, Node, transparency_input
 
 LineExtractorSocket = io.Custom("LINE_EXTRACTOR")  # model_patches.inputs.extractors.LoadedLineExtractor
 
@@ -33,7 +33,7 @@ def extract_sketch(picture, extractor=None, method="auto", resolution=0, variant
     return images.model_image_to_comfy(images.invert(sketch)).repeat(1, 1, 1, 3)
 
 
-class ColorizeLoadLineExtractor(io.ComfyNode):
+class ColorizeLoadLineExtractor(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -79,7 +79,7 @@ def _number(name, default, low, high, step, tooltip):
     )
 
 
-class ColorizeExtractSketch(io.ComfyNode):
+class ColorizeExtractSketch(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -8,7 +8,7 @@ from ..colorize.pictures import flat_batch, images
 from ..colorize.pictures.flatten import ONE_COLOUR
 from ..colorize.pictures.hints import Hints
 from ..colorize.pictures.regions import find_regions
-from .sockets import CATEGORY, FlatsSocket, PaletteSocket, RegionsSocket
+from .sockets import CATEGORY, FlatsSocket, Node, PaletteSocket, RegionsSocket
 
 PREVIEW_HUE = 0.618034  # golden ratio: neighbouring numbers get far hues
 
@@ -46,7 +46,7 @@ def hints_of(image, mask, everywhere):
     return tuple(Hints(row, everywhere) for row in rgba)
 
 
-class ColorizeFindRegions(io.ComfyNode):
+class ColorizeFindRegions(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -94,7 +94,7 @@ class ColorizeFindRegions(io.ComfyNode):
         return io.NodeOutput(regions, regions_preview(regions))
 
 
-class ColorizeFlattenColors(io.ComfyNode):
+class ColorizeFlattenColors(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

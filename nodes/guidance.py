@@ -2,10 +2,10 @@
 
 from comfy_api.v0_0_2 import io
 
-from .sockets import CATEGORY
+from .sockets import CATEGORY, Node
 
 
-class ColorizeDualGuidance(io.ComfyNode):
+class ColorizeDualGuidance(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

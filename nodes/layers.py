@@ -2,12 +2,11 @@
 
 import os
 
-import folder_paths
 import torch
 from comfy_api.v0_0_2 import io, ui
 
 from ..colorize.pictures import images, layer_files, layers
-from .sockets import CATEGORY, FlatsSocket
+from .sockets import CATEGORY, FlatsSocket, Node, output_place
 
 FORMATS = ("psd", "ora", "psd and ora")
 
@@ -33,7 +32,7 @@ def documents(flats, lines, lines_mask=None, polarity="auto", split="one layer",
     return found
 
 
-class ColorizeSaveLayers(io.ComfyNode):
+class ColorizeSaveLayers(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -116,11 +115,10 @@ class ColorizeSaveLayers(io.ComfyNode):
         dpi=300.0,
     ):
         found = documents(flats, lines, lines_mask, polarity, split, figure_mask, reference)
-        output = folder_paths.get_output_directory()
         written, previews = [], []
         for document in found:
             height, width = document[0].pixels.shape[:2]
-            folder, name, _, subfolder, _ = folder_paths.get_save_image_path(filename_prefix, output, width, height)
+            folder, name, _, subfolder = output_place(filename_prefix, "layers", width=width, height=height)
             stem = _free_name(folder, name)
             for ending in format.split(" and "):
                 layer_files.save_layers(document, os.path.join(folder, f"{stem}.{ending}"), dpi)

@@ -3,10 +3,10 @@
 import folder_paths
 from comfy_api.v0_0_2 import io
 
-from .sockets import CATEGORY, ColorizerSocket
+from .sockets import CATEGORY, ColorizerSocket, Node
 
 
-class ColorizeLoadCheckpoint(io.ComfyNode):
+class ColorizeLoadCheckpoint(Node):
     @classmethod
     def define_schema(cls):
         from ..model_patches.checkpoint.choices import colorize_checkpoints

@@ -6,7 +6,7 @@ from comfy_api.v0_0_2 import io, ui
 from ..colorize.pictures import images
 from ..colorize.reference.edits import LARGEST_RATIO, LARGEST_SCALE, PARTS, Edit, manipulate_global, manipulate_local
 from ..colorize.reference.manipulation import RATIO, THRESHOLDS, VARIANTS
-from .sockets import CATEGORY, ReferenceSocket
+from .sockets import CATEGORY, Node, ReferenceSocket
 
 TextEncoderSocket = io.Custom("REFERENCE_TEXT_ENCODER")  # model_patches.reference.text.LoadedTextEncoder
 ThresholdsSocket = io.Custom("COLORIZE_THRESHOLDS")  # four floats
@@ -105,7 +105,7 @@ def _threshold_inputs():
 # -- nodes -------------------------------------------------------------------------------------------------------------
 
 
-class ColorizeLoadTextEncoder(io.ComfyNode):
+class ColorizeLoadTextEncoder(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -150,7 +150,7 @@ def text_encoder_files():
     return list(dict.fromkeys(name for folder in TEXT_FOLDERS for name in folder_paths.get_filename_list(folder)))
 
 
-class ColorizeManipulateGlobal(io.ComfyNode):
+class ColorizeManipulateGlobal(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -203,7 +203,7 @@ class ColorizeManipulateGlobal(io.ComfyNode):
         return io.NodeOutput(manipulate_global(reference, text_encoder, edit))
 
 
-class ColorizeManipulateLocal(io.ComfyNode):
+class ColorizeManipulateLocal(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -287,7 +287,7 @@ class ColorizeManipulateLocal(io.ComfyNode):
         return io.NodeOutput(manipulate_local(reference, text_encoder, edit, control, thresholds, strength_ratio))
 
 
-class ColorizeCorrelationPreview(io.ComfyNode):
+class ColorizeCorrelationPreview(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -10,7 +10,7 @@ from comfy_api.v0_0_2 import io, ui
 from ..colorize.pictures import images
 from ..colorize.pictures import palette as palettes
 from .flats import pictures_of
-from .sockets import CATEGORY, FlatsSocket, PaletteSocket, ReferenceSocket
+from .sockets import CATEGORY, FlatsSocket, Node, PaletteSocket, ReferenceSocket
 
 FOLDER = "palettes"  # in ComfyUI's output folder
 SWATCH = 64  # pixels
@@ -59,7 +59,7 @@ def find_palette(text, file_name, reference, image, mask, colors):
     )
 
 
-class ColorizePaletteFromReference(io.ComfyNode):
+class ColorizePaletteFromReference(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -135,7 +135,7 @@ class ColorizePaletteFromReference(io.ComfyNode):
         return io.NodeOutput(palette, shown, swatches(palette), ui=ui.PreviewText(shown))
 
 
-class ColorizeLockToPalette(io.ComfyNode):
+class ColorizeLockToPalette(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -4,10 +4,10 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..colorize.pictures import images
-from .sockets import CATEGORY
+from .sockets import CATEGORY, Node
 
 
-class ColorizePlaceViews(io.ComfyNode):
+class ColorizePlaceViews(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -2,10 +2,10 @@
 
 from comfy_api.v0_0_2 import io
 
-from .sockets import CATEGORY, ColorizerSocket, conditioning_outputs, share_input
+from .sockets import CATEGORY, ColorizerSocket, Node, conditioning_outputs, share_input
 
 
-class ColorizeApplyBackgroundPlugin(io.ComfyNode):
+class ColorizeApplyBackgroundPlugin(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -3,7 +3,7 @@
 from comfy_api.v0_0_2 import io, ui
 
 from ..colorize.modes import MODES
-from .sockets import CATEGORY, ColorizerSocket, ReferenceSocket, share_input
+from .sockets import CATEGORY, ColorizerSocket, Node, ReferenceSocket, share_input
 
 
 def _picture(name, tooltip):
@@ -18,7 +18,7 @@ def _size(name, tooltip):
     return io.Int.Input(name, default=512, min=64, max=8192, step=64, tooltip=tooltip)
 
 
-class ColorizePreflight(io.ComfyNode):
+class ColorizePreflight(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -5,12 +5,20 @@ from comfy_api.v0_0_2 import io
 
 from ..colorize.pictures import images
 from ..colorize.pictures.figure_masks import check_mask
-from .sockets import CATEGORY, ReferenceEncoderSocket, ReferenceSocket, TaggerSocket, share_input, transparency_input
+from .sockets import (
+    CATEGORY,
+    Node,
+    ReferenceEncoderSocket,
+    ReferenceSocket,
+    TaggerSocket,
+    share_input,
+    transparency_input,
+)
 
 FIGURES = ("whole picture", "cut out")
 
 
-class ColorizeLoadReferenceEncoder(io.ComfyNode):
+class ColorizeLoadReferenceEncoder(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(
@@ -41,7 +49,7 @@ class ColorizeLoadReferenceEncoder(io.ComfyNode):
         return io.NodeOutput(load_encoder(folder_paths.get_full_path_or_raise("clip_vision", encoder_name)))
 
 
-class ColorizeEncodeReference(io.ComfyNode):
+class ColorizeEncodeReference(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

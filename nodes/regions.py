@@ -7,7 +7,7 @@ from comfy_api.v0_0_2 import io
 
 from ..colorize.pictures.figure_masks import check_mask, on_canvas
 from ..colorize.reference.types import Region
-from .sockets import CATEGORY, FrameSocket, ReferenceSocket
+from .sockets import CATEGORY, FrameSocket, Node, ReferenceSocket
 
 
 def add_region(reference, region_reference, mask, strength=1.0, frame=None):
@@ -43,7 +43,7 @@ def add_region(reference, region_reference, mask, strength=1.0, frame=None):
     return replace(reference, regions=(*reference.regions, region))
 
 
-class ColorizeAddRegion(io.ComfyNode):
+class ColorizeAddRegion(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

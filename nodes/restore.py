@@ -6,7 +6,7 @@ from comfy_api.v0_0_2 import io
 
 from ..colorize.pictures import images
 from ..colorize.pictures.transparency import check_drawing
-from .sockets import CATEGORY, FrameSocket, transparency_input
+from .sockets import CATEGORY, FrameSocket, Node, transparency_input
 
 
 def restore_size(image, frame, lines=None, lines_mask=None, polarity="auto", line_opacity=1.0):
@@ -23,7 +23,7 @@ def restore_size(image, frame, lines=None, lines_mask=None, polarity="auto", lin
     return picture.movedim(1, -1), colours.movedim(1, -1), images.ink_layer(layer).movedim(1, -1)
 
 
-class ColorizeRestoreSize(io.ComfyNode):
+class ColorizeRestoreSize(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -3,14 +3,14 @@
 import comfy.model_management
 from comfy_api.v0_0_2 import io
 
-from .sockets import CATEGORY, provider_input, transparency_input
+from .sockets import CATEGORY, Node, provider_input, transparency_input
 
 SegmenterSocket = io.Custom(
     "BACKGROUND_REMOVAL"
 )  # ComfyUI's own type: model_patches.inputs.segment.LoadedSegmenter, BiRefNet
 
 
-class ColorizeLoadSegmenter(io.ComfyNode):
+class ColorizeLoadSegmenter(Node):
     @classmethod
     def define_schema(cls):
         from ..colorize.pictures.masks import WORKING_SIZE
@@ -66,7 +66,7 @@ class ColorizeLoadSegmenter(io.ComfyNode):
         return io.NodeOutput(load_segmenter(segmenter_path(segmenter_name), made_for, working_size, provider))
 
 
-class ColorizeSegmentCharacter(io.ComfyNode):
+class ColorizeSegmentCharacter(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

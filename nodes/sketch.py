@@ -7,7 +7,7 @@ from comfy_api.v0_0_2 import io
 from ..colorize.pictures import images
 from ..colorize.pictures.transparency import check_drawing
 from ..colorize.sketch.extractors import lineart
-from .sockets import CATEGORY, FrameSocket, transparency_input
+from .sockets import CATEGORY, FrameSocket, Node, transparency_input
 
 STEP = 64  # the deepest feature map is 1/64 of the picture
 CLEAN_PAPER_SIDE = 2048  # clean_paper compares with the next few pixels: lines must not be much wider than those
@@ -33,7 +33,7 @@ def nearest_size(size):
     return max(STEP, round(size / STEP) * STEP)
 
 
-class ColorizePrepareSketch(io.ComfyNode):
+class ColorizePrepareSketch(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

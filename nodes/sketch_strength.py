@@ -4,7 +4,7 @@ import math
 
 from comfy_api.v0_0_2 import io
 
-from .sockets import CATEGORY
+from .sockets import CATEGORY, Node
 
 STRONGEST = 3.0
 
@@ -13,7 +13,7 @@ def _strength(name, tooltip):
     return io.Float.Input(name, default=1.0, min=0.0, max=STRONGEST, step=0.05, tooltip=tooltip)
 
 
-class ColorizeSketchStrength(io.ComfyNode):
+class ColorizeSketchStrength(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

@@ -1,4 +1,8 @@
-"""Our own socket types and the words every node shares."""
+"""Our own socket types, the words every node shares, and the rule for the numbers they are given."""
+
+import functools
+import inspect
+import math
 
 from comfy_api.v0_0_2 import io
 
@@ -12,6 +16,68 @@ FrameSocket = io.Custom("COLORIZE_FRAME")  # colorize.pictures.images.Frame
 RegionsSocket = io.Custom("REGIONS")  # colorize.pictures.regions.Regions
 FlatsSocket = io.Custom("COLORIZE_FLATS")  # colorize.pictures.flat_batch.FlatBatch
 PaletteSocket = io.Custom("PALETTE")  # colorize.pictures.palette.Palette
+
+
+class Node(io.ComfyNode):
+    """What every node of the pack is: a node that refuses NaN and infinity.
+
+    Core compares numbers from the API with min and max, which NaN passes; it would paint a black picture silently.
+    """
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "execute" in cls.__dict__:
+            cls.execute = _with_finite_numbers(cls.__dict__["execute"].__func__)
+
+
+def _with_finite_numbers(execute):
+    signature = inspect.signature(execute)
+
+    @functools.wraps(execute)
+    def wrapper(cls, *args, **kwargs):
+        for name, value in signature.bind_partial(cls, *args, **kwargs).arguments.items():
+            check_finite(name, value)
+        return execute(cls, *args, **kwargs)
+
+    return classmethod(wrapper)
+
+
+def check_finite(name, value):
+    """Raise ValueError when an input, or a number in a list or table of inputs, is NaN or infinite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(
+            f"{name} is {value}, which is no number. Give a finite number; the input's tooltip has its range."
+        )
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            check_finite(f"{name}.{key}", inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            check_finite(name, inner)
+
+
+LONGEST_PREFIX = 100  # letters of one part of a file name's begin: a number and a suffix still fit beside it
+
+
+def output_place(prefix, default, folder="", width=0, height=0):
+    """Where ComfyUI's output folder gets the next file of a prefix: (folder, name, counter, subfolder).
+
+    prefix: what the user gave, with subfolders and variables such as %date%; an empty one means `default`. folder: in
+    the output folder, out of which no prefix leads. width, height: of the picture, for variables. Raises ValueError.
+    """
+    import folder_paths
+
+    parts = (prefix.strip().replace("\\", "/") or default).split("/")
+    odd = any(letter < " " or letter in '<>:"|?*\x7f' for letter in prefix)
+    if odd or any(part.strip(". ") == "" or len(part.encode(errors="replace")) > LONGEST_PREFIX for part in parts):
+        raise ValueError(
+            f"filename_prefix is {prefix!r:.120}, which is no begin of a file name. Write a name such as {default}, or "
+            f"folder/{default}: every part has 1 to {LONGEST_PREFIX} letters, is not all dots, and has none of "
+            '< > : " | ? *.'
+        )
+    output = folder_paths.get_output_directory()
+    path = "/".join([*filter(None, [folder]), *parts])
+    return tuple(folder_paths.get_save_image_path(path, output, width, height)[:4])
 
 
 def share_input(name, default, tooltip, step=0.01, advanced=True):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from comfy_api.v0_0_2 import io
 
 from ..colorize.reference.types import LevelStrengths
-from .sockets import CATEGORY, ReferenceSocket
+from .sockets import CATEGORY, Node, ReferenceSocket
 
 STRONGEST = 2.0
 
@@ -45,7 +45,7 @@ def _strength(name, tooltip):
     return io.Float.Input(name, default=1.0, min=0.0, max=STRONGEST, step=0.05, tooltip=tooltip)
 
 
-class ColorizeReferenceStrength(io.ComfyNode):
+class ColorizeReferenceStrength(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

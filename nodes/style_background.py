@@ -2,10 +2,10 @@
 
 from comfy_api.v0_0_2 import io
 
-from .sockets import CATEGORY, ColorizerSocket, ReferenceSocket, conditioning_outputs, share_input
+from .sockets import CATEGORY, ColorizerSocket, Node, ReferenceSocket, conditioning_outputs, share_input
 
 
-class ColorizeApplyStyleBackground(io.ComfyNode):
+class ColorizeApplyStyleBackground(Node):
     @classmethod
     def define_schema(cls):
         return io.Schema(

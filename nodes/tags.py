@@ -2,12 +2,12 @@
 
 from comfy_api.v0_0_2 import io
 
-from .sockets import CATEGORY, TaggerSocket, provider_input, transparency_input
+from .sockets import CATEGORY, Node, TaggerSocket, provider_input, transparency_input
 
 TagFeaturesSocket = io.Custom("COLORIZE_TAG_FEATURES")  # model_patches.reference.tagger.TagFeatures
 
 
-class ColorizeLoadTagger(io.ComfyNode):
+class ColorizeLoadTagger(Node):
     @classmethod
     def define_schema(cls):
         from ..model_patches.reference.tagger import tagger_files
@@ -38,7 +38,7 @@ class ColorizeLoadTagger(io.ComfyNode):
         return io.NodeOutput(load_tagger(tagger_path(tagger_name), provider))
 
 
-class ColorizeTagReference(io.ComfyNode):
+class ColorizeTagReference(Node):
     @classmethod
     def define_schema(cls):
         from ..colorize.reference.tag_lists import ORDERS, THRESHOLDS

@@ -1,0 +1,116 @@
+"""Inputs and cards of strangers: NaN is refused by every node, cards hold what the nodes allow, names stay in place."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+NUMBERS = ("nan", "inf", "-inf")
+
+
+@pytest.fixture(scope="module")
+def all_nodes(pack):
+    return asyncio.run(pack.module("nodes").ColorizeDiffusionExtension().get_node_list())
+
+
+def test_every_float_input_of_every_node_refuses_what_is_no_number(all_nodes):
+    tried = 0
+    for node in all_nodes:
+        for given in node.define_schema().inputs:
+            if given.io_type == "FLOAT":
+                for number in NUMBERS:
+                    with pytest.raises(ValueError, match=f"^{given.id} is {number}, which is no number"):
+                        node.execute(**{given.id: float(number)})
+                    tried += 1
+    assert tried >= 3 * 65
+
+
+def test_numbers_in_lists_and_tables_are_looked_at(pack):
+    check = pack.module("nodes.sockets").check_finite
+    check("a", {"b": [1.0, "nan", None, (2, 3.0)]})
+    with pytest.raises(ValueError, match="^a.b is nan"):
+        check("a", {"b": [1.0, float("nan")]})
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["..", ".", "a/..", "../../x", "/etc/x", "a//b", "x\0y", "a" * 300, "長" * 100, "a\nb", "a/./b", "...", "C:\\x"],
+)
+def test_prefixes_that_are_no_name_are_told(pack, prefix):
+    with pytest.raises(ValueError, match="filename_prefix is .*Write a name such as reference"):
+        pack.module("nodes.sockets").output_place(prefix, "reference", "references")
+
+
+def test_an_empty_prefix_writes_where_load_reference_reads(pack, tiny_encoder):
+    image = torch.rand(1, 40, 30, 3, generator=torch.Generator().manual_seed(1))
+    reference = pack.run("ColorizeEncodeReference", encoder=tiny_encoder, image=image)[0]
+    for prefix in ("", "  ", "deep\\er/hero"):
+        (name,) = pack.run("ColorizeSaveReference", reference=reference, filename_prefix=prefix)
+        assert name.startswith("references/") and name in pack.module("nodes.card").card_files()
+        assert torch.equal(pack.run("ColorizeLoadReference", card_name=name)[0].tokens, reference.tokens)
+
+
+# -- cards -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def card(pack):
+    return pack.module("colorize.reference.card")
+
+
+@pytest.fixture
+def written(pack, card, tiny_encoder, tmp_path):
+    """A card's tensors and facts, and a function that writes them changed and reads the file."""
+    image = torch.rand(1, 40, 30, 3, generator=torch.Generator().manual_seed(1))
+    reference = pack.run("ColorizeEncodeReference", encoder=tiny_encoder, image=image)[0]
+    card.save_card(reference, str(tmp_path / "a.safetensors"))
+    tensors, facts = card._read(str(tmp_path / "a.safetensors"), "a")
+    assert card.load_card(str(tmp_path / "a.safetensors")).count == 1
+
+    def read(text=None, more=None, **changed):
+        described = json.dumps({**facts, **changed}) if text is None else text
+        save_file(tensors | (more or {}), tmp_path / "b.safetensors", metadata={card.ENTRY: described})
+        return card.load_card(str(tmp_path / "b.safetensors"))
+
+    return facts, read
+
+
+def test_descriptions_of_nonsense_are_told(card, written):
+    facts, read = written
+    levels = facts["levels"]
+    texts = ["[" * 100_000, "[]", "1" * 5000, '{"format": 1e400}', '{"format": Infinity}', '{"format": [1]}', "null"]
+    changes = [
+        {"image_size": float("inf")}, {"image_size": 10**400}, {"image_size": 0}, {"image_size": True},
+        {"levels": {**levels, "high": 1e308}}, {"levels": {**levels, "low": -1}}, {"levels": {**levels, "low": "1"}},
+        {"levels": {**levels, "layers": [1.0] * 1_000_000}}, {"levels": {**levels, "layers": [10**400]}},
+        {"levels": []}, {"background": 3}, {"background": {"is_picture": False, "threshold": 2}},
+        {"tags": ["\x1b[2J"]}, {"tags": ["a"] * 100_000}, {"edits": ["x" * 100_000]}, {"tags": [1]}, {"regions": [1]},
+        {"regions": 3}, {"fit": ["pad"]},
+    ]  # fmt: skip
+    for text in texts:
+        with pytest.raises(card.CardError, match="The reference card"):
+            read(text)
+    for change in changes:
+        with pytest.raises(card.CardError, match="The reference card"):
+            read(**change)
+
+
+def test_tensors_of_nonsense_are_told(card, written):
+    _, read = written
+    infinite = torch.full((64,), float("inf"))
+    for more in (
+        {"encoder_mark": infinite}, {"encoder_mark": torch.ones(3)}, {"encoder_mark": torch.ones(64, dtype=torch.bool)},
+        {"tagger_mark": infinite}, {"tokens": torch.ones(1, 17, 32, dtype=torch.complex64)},
+        {"tokens": torch.ones(1, 17, 32, dtype=torch.bool)}, {"tokens": torch.ones(17)},
+        {"tokens": torch.ones(1, 0, 32)},
+    ):  # fmt: skip
+        with pytest.raises(card.CardError, match="The reference card"):
+            read(more=more)
+    assert not card.same_encoder(infinite, torch.ones(64)) and not card.same_encoder(infinite, infinite)
