@@ -26,12 +26,12 @@ def tower(**more: torch.Tensor) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("number", ["99999", "9" * 5000, "x", "²", "-1", ""])
 def test_numbers_of_blocks_are_from_zero_without_gaps(number):
     vision.load_reference_encoder(tower(), {"colorize.head_width": "8"})  # imports open_clip
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(ValueError, match="expected 0 to n-1 without gaps"):
         vision.load_reference_encoder(
             tower(**{f"visual.transformer.resblocks.{number}.ln_1.weight": torch.ones(1)}), {"colorize.head_width": "8"}
         )
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_every_network_counts_its_blocks_so():
@@ -154,9 +154,9 @@ def test_archives_that_unpack_a_thousandfold_are_refused_unread(tmp_path):
 
 
 def test_long_names_of_tags_take_no_time():
-    started = time.monotonic()
+    started = time.process_time()
     assert is_geometry("0" * 100_000) and not is_geometry("a0b0c" + "0" * 100_000)
-    assert time.monotonic() - started < 1
+    assert time.process_time() - started < 1
     assert is_geometry("^_^") and is_geometry("o_o") and is_geometry(":d") and not is_geometry("...")
 
 

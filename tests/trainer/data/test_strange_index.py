@@ -62,10 +62,10 @@ def test_entries_in_entries_take_no_half_minute(tmp_path, monkeypatch):
     (tmp_path / "a.json").write_text(
         '{"a": {' + ",".join(f'"{n}": {{"x": {{"y": 1}}, "z": 2}}' for n in range(200_000))
     )
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(ConfigError, match="nested in each other"):
         list(index.read_json(tmp_path / "a.json"))
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
