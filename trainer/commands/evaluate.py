@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from trainer.config import ConfigError
-from trainer.models.colorizer import MODES
+from trainer.models.colorizer import MODE_HELP, MODES
 from trainer.models.xl_colorizer import load
 
 if TYPE_CHECKING:
@@ -50,7 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", default="", help="EfficientNet-lite0 file that judges results of --set real")
     parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=["regions"], help="default regions")
     parser.add_argument(
-        "--mode", nargs="+", choices=MODES, default=["vanilla"], help="bg2fig and fig2fig need a v1.5 model"
+        "--mode",
+        nargs="+",
+        choices=MODES,
+        default=["vanilla"],
+        help=MODE_HELP,
     )
     parser.add_argument(
         "--cut-out",
@@ -102,12 +106,14 @@ def run(args: argparse.Namespace) -> None:
         if not args.data:
             return
         colorizer = load(checkpoint, args.encoder, args.tagger, device)
+        notes.extend(f"{Path(checkpoint).name}: {note}" for note in colorizer.notes(settings.modes))
         for name in dict.fromkeys(args.protocol):
             protocol = build(name, colorizer, device, args.inception, args.clip, args.deform)
             values, sheet, size = measure(colorizer, protocol, settings, device)
             Image.fromarray(np.concatenate(sheet)).save(output / f"{name}{suffix}.png")
             yield protocol, values, size
 
+    notes: list[str] = []
     against = Path(args.against).name
     # First, so that it is out of memory and every table can be printed when the model itself is measured.
     theirs = {p.name: values for p, values, _ in measured(args.against, "-against")} if against else {}
@@ -130,8 +136,12 @@ def run(args: argparse.Namespace) -> None:
         **{key: getattr(args, key) for key in ("steps", "seed", "precision")},
         "protocols": results,
         "real": real,
+        "notes": notes,
     }
     (output / "report.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    if notes:
+        texts.append("\n".join(notes))
+        print(texts[-1])
     (output / "report.txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
 
 

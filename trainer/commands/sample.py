@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from trainer.config import ConfigError
-from trainer.models.colorizer import MODES
+from trainer.models.colorizer import MODE_HELP, MODES
 from trainer.models.xl_colorizer import load
 
 
@@ -20,7 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tagger", default="", help="the WD tagger of an XL model (.safetensors)")
     parser.add_argument("--sketch", required=True, help="picture with dark lines on white")
     parser.add_argument("--reference", required=True, help="colour picture")
-    parser.add_argument("--mode", choices=MODES, default="vanilla", help="bg2fig and fig2fig need a v1.5 model")
+    parser.add_argument(
+        "--mode",
+        choices=MODES,
+        default="vanilla",
+        help=MODE_HELP,
+    )
     parser.add_argument("--mask", help="figure mask of the sketch, white = figure (all modes but vanilla)")
     parser.add_argument("--reference-mask", help="figure mask of the reference (masked and fig2fig)")
     parser.add_argument("--output", default="sample.png")
@@ -52,4 +57,4 @@ def run(args: argparse.Namespace) -> None:
     generator = torch.Generator().manual_seed(args.seed)
     result = colorizer.generate(sketches, colorizer.tokens(references), args.steps, args.guidance, generator, regions)
     Image.fromarray(contact_sheet([-sketches, references, result])).save(args.output)
-    print(args.output)
+    print("\n".join([args.output, *colorizer.notes([args.mode])]))

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from colorize import modes
 from colorize.pictures.masks import without_background
 from trainer.config import ConfigError
 from trainer.data import decode
 from trainer.data.folder import FolderDataset
 from trainer.data.sources import FolderSource, open_source
 from trainer.metrics.entanglement import Values
-from trainer.models.colorizer import REFERENCE_THRESHOLD, Colorizer
+from trainer.models.colorizer import Colorizer
 from trainer.pictures import Batch, contact_sheet, model_sketch, picture
 
 from .protocols import Protocol
@@ -100,7 +101,7 @@ def _runs(
     masks = [batch[name].to(device).float() / 255 if name in batch else None for name in ("mask", "reference_mask")]
     tokens = {"": colorizer.tokens(references)}
     if settings.cut_out:
-        tokens[CUT_OUT] = colorizer.tokens(without_background(references, masks[1], REFERENCE_THRESHOLD))
+        tokens[CUT_OUT] = colorizer.tokens(without_background(references, masks[1], modes.REFERENCE_THRESHOLD))
 
     def run(name: str, scale: float, seed: int) -> torch.Tensor:
         mode = name.removesuffix(CUT_OUT)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from colorize import families, modes
+from colorize import families, modes, names
 from colorize.pictures.masks import without_figure
 from colorize.reference.recovery import BackgroundEncoder
 from colorize.reference.vision import ReferenceEncoder, load_reference_encoder
@@ -22,18 +23,18 @@ from trainer.config import ConfigError
 from trainer.models import autoencoder, checkpoint
 from trainer.models.autoencoder import Autoencoder
 
-UNET = "model.diffusion_model."
-SKETCH = "control_encoder."
-REGION_LORA = ".lora_"  # in the name of every region weight of the U-Net
-
-
-# Region weights of figure and background in each mode that splits the picture, by the names of the command line.
-MODE_KINDS = {
-    name.removesuffix(" vanilla"): (row.figure, row.background) for name, row in modes.MODES.items() if row.splits
+MASKED = {"masked": "masked vanilla"}
+"""The command line's short name -> that of colorize/modes.py."""
+MODES = ("vanilla", *MASKED, *(name for name, row in modes.MODES.items() if row.needs_weights))
+"""The modes by their names on the command line."""
+MODE_HELP = (
+    "masked splits figure and background, and runs the plugin of an XL model; bg2fig and fig2fig need region weights "
+    "(v1.5, or XL from stage xl_lora)"
+)
+NEXT_STEPS = {
+    "figure": "Give the figure mask of the sketch: --mask, or mask/ in the data set.",
+    "background": "Give the figure mask of the reference: --reference-mask, or reference_mask/ in the data set.",
 }
-MODES = ("vanilla", *MODE_KINDS)
-MASK_THRESHOLD = 0.05  # of the sketch's figure mask, as in the released application
-REFERENCE_THRESHOLD = 0.5  # of the reference's
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Regions:
     masks: torch.Tensor
     """(B, 1, h, w) figure masks at latent size, 1 = figure"""
     options: SplitOptions
+    banks: tuple[torch.Tensor, ...] | None = None
+    """of the background plugin (XL), one per transformer block of the decoder"""
 
     def split(self, tokens: torch.Tensor, guided: bool = False) -> Split:
         """With figure tokens (B, M, D); guided appends a second batch without any reference, for guidance."""
@@ -60,8 +63,50 @@ def latent_masks(masks: torch.Tensor) -> torch.Tensor:
     return to_latent_size(masks, masks.shape[-2] // 8, masks.shape[-1] // 8)
 
 
+class Modal:
+    """What every colouriser does by the one rule of modes (colorize/modes.py)."""
+
+    weights: modes.Weights
+    background_encoder: BackgroundEncoder | None
+
+    def tokens(self, references: torch.Tensor) -> torch.Tensor:
+        """References (B, 3, H, W) in [-1, 1] -> reference tokens (B, L, D)."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def regions(
+        self,
+        mode: str,
+        references: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
+        masks: torch.Tensor | None = None,  # (B, 1, H, W) 0..1, figure of the sketch, at the sketch's size
+        reference_masks: torch.Tensor | None = None,  # (B, 1, H, W) 0..1, figure of the reference
+    ) -> Regions | None:
+        """What `generate` needs for a mode of MODES; None for vanilla. ConfigError where the mode does not run."""
+        name = MASKED.get(mode, mode)
+        if name not in modes.MODES:
+            raise ConfigError(f"Unknown mode {mode!r}; choose one of {', '.join(MODES)}.")
+        given = modes.Given(figure=masks is not None, background=reference_masks is not None)
+        if reason := modes.refusal(name, self.weights, given):
+            short = {full: name for name, full in MASKED.items()}
+            instead = ", ".join(short.get(other, other) for other in reason.instead)
+            raise ConfigError(f"{reason.text} {NEXT_STEPS.get(reason.lacks, f'It runs: {instead}.')}")
+        if masks is None or not modes.MODES[name].splits:
+            return None
+        which, cut = modes.background_of(name, self.weights, given), references
+        if which != "reference" and reference_masks is not None:
+            cut = without_figure(references, reference_masks, modes.REFERENCE_THRESHOLD)
+        background = self.tokens(cut)
+        if which == "recovered" and self.background_encoder is not None:
+            background = self.background_encoder.background(background, modes.REFERENCE_THRESHOLD)
+        return Regions(background, latent_masks(masks), modes.split_options(name, self.weights))
+
+    def notes(self, chosen: Sequence[str]) -> list[str]:
+        """What a reader of these modes' results must know, one sentence each."""
+        return []
+
+
 @dataclass
-class Colorizer:
+class Colorizer(Modal):
     """The networks of a v1 or v1.5 model and what its U-Net predicts ("v" or "eps")."""
 
     unet: UNet
@@ -92,37 +137,11 @@ class Colorizer:
         with torch.no_grad():
             return self.reference_encoder.encode(references)[:, 1:]
 
-    @torch.no_grad()
-    def regions(
-        self,
-        mode: str,
-        references: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
-        masks: torch.Tensor | None = None,  # (B, 1, H, W) 0..1, figure of the sketch, at the sketch's size
-        reference_masks: torch.Tensor | None = None,  # (B, 1, H, W) 0..1, figure of the reference
-    ) -> Regions | None:
-        """What `generate` needs for a mode of MODES; None for vanilla. Raises ConfigError for what is missing.
-
-        masked: plain weights, background from the reference without its figure. bg2fig: figure weights on the figure,
-        plain weights and the whole reference on the background. fig2fig: both weights, recovered background tokens.
-        """
-        if mode == "vanilla":
-            return None
-        if mode not in MODE_KINDS:
-            raise ConfigError(f"Unknown mode {mode!r}; choose one of {', '.join(MODES)}.")
-        if masks is None:
-            raise ConfigError(f"Mode {mode} needs the figure mask of the sketch.")
-        if mode != "masked" and self.background_encoder is None:
-            raise ConfigError(f"Mode {mode} needs a v1.5 model; this one is v1, which has vanilla and masked.")
-        if mode != "bg2fig" and reference_masks is None:
-            raise ConfigError(f"Mode {mode} needs the figure mask of the reference.")
-        if mode == "bg2fig":
-            background = self.tokens(references)
-        else:
-            background = self.tokens(without_figure(references, reference_masks, REFERENCE_THRESHOLD))
-        if mode == "fig2fig":
-            background = self.background_encoder.background(background, REFERENCE_THRESHOLD)
-        options = SplitOptions(MODE_KINDS[mode], (1.0, 1.0), MASK_THRESHOLD)
-        return Regions(background, latent_masks(masks), options)
+    @property
+    def weights(self) -> modes.Weights:
+        regions, recovers = self.unet.config.region_ranks is not None, self.background_encoder is not None
+        title = f"ColorizeDiffusion {'v1.5' if regions or recovers else 'v1'}"
+        return modes.Weights(title, "the model", regions, True, recovers, ties_to_figure=not (regions or recovers))
 
     @torch.no_grad()
     def generate(
@@ -140,7 +159,7 @@ class Colorizer:
         noise = torch.randn(shape, generator=generator).to(sketches.device)
         splits = [regions.split(tokens, twice) if regions else None for twice in (False, True)]
 
-        def answer(twice: bool, *rows) -> torch.Tensor:
+        def answer(twice: bool, *rows: Any) -> torch.Tensor:
             return self.unet(*rows, split=splits[twice])
 
         latents = guided_latents(answer, noise, (tokens, control), self.prediction_type, steps, guidance_scale)
@@ -156,25 +175,25 @@ def networks_from(
 
     region_ranks: adds fresh region LoRAs of these ranks (see UNetConfig) to a U-Net that has none.
     """
-    heads = metadata.get("colorize.num_head_channels")
-    config = unet_config_from_state_dict(tensors, UNET, int(heads) if heads else None)
+    heads = metadata.get(names.HEAD_WIDTH)
+    config = unet_config_from_state_dict(tensors, names.UNET, int(heads) if heads else None)
     if config.v2:
         raise ConfigError("The U-Net is not one of the v1 or v1.5 layout: it is one of v2, which only ComfyUI runs.")
     fresh = region_ranks is not None and config.region_ranks is None
     unet = UNet(replace(config, region_ranks=region_ranks) if fresh else config)
-    weights = {k.removeprefix(UNET): v for k, v in tensors.items() if k.startswith(UNET)}
+    weights = {k.removeprefix(names.UNET): v for k, v in tensors.items() if k.startswith(names.UNET)}
     if fresh:
-        weights |= {k: v for k, v in unet.state_dict().items() if REGION_LORA in k}
+        weights |= {k: v for k, v in unet.state_dict().items() if names.REGION_LORA in k}
     try:
         unet.load_state_dict(weights)
     except RuntimeError as error:
         raise ConfigError(f"The U-Net is not one of the v1 or v1.5 layout: {error}") from None
-    return unet, SketchEncoder.from_state_dict(tensors, SKETCH, dtype=torch.float32)
+    return unet, SketchEncoder.from_state_dict(tensors, names.SKETCH_ENCODER, dtype=torch.float32)
 
 
 def background_encoder_from(tensors: dict[str, torch.Tensor], device: torch.device) -> BackgroundEncoder | None:
     """The background networks of a v1.5 file, float32; None for v1."""
-    if not any(key.startswith("thresh_embedder.") for key in tensors):
+    if not any(key.startswith(names.THRESHOLD) for key in tensors):
         return None
     try:
         return BackgroundEncoder.from_state_dict(tensors).float().to(device).eval()

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from colorize import families
-from colorize.background.reference_net import ReferenceNet
+from colorize import families, modes, names
+from colorize.background.reference_net import ReferenceNet, plugin_input
+from colorize.pictures import images
+from colorize.pictures.masks import without_figure
 from colorize.reference import token_projection
 from colorize.reference.token_projection import TokenProjection
 from colorize.reference.wd_tagger import PATCHES, PREFIXES, WDTagger, prepare, to_network
@@ -19,15 +22,11 @@ from colorize.unet.unet import UNet, unet_config_from_state_dict, unet_weights
 from trainer.config import ConfigError
 from trainer.models import autoencoder, checkpoint
 from trainer.models.autoencoder import XL_SCALE, Autoencoder
-from trainer.models.colorizer import REGION_LORA, SKETCH, UNET, Colorizer, Regions, guided_latents, read_encoder
-
-PROJECTION = "proj."
-PLUGIN = "bg_encoder."
-MODES = ("vanilla",)
+from trainer.models.colorizer import Colorizer, Modal, Regions, guided_latents, read_encoder
 
 
 @dataclass
-class XLColorizer:
+class XLColorizer(Modal):
     """The networks of an XL model and what its U-Net predicts ("v" or "eps"); by its methods a trainer.Colorizer."""
 
     unet: UNet
@@ -38,6 +37,10 @@ class XLColorizer:
     tagger: torch.nn.Module
     """anything with tokens(references) -> (B, L, W)"""
     prediction_type: str
+    plugin: ReferenceNet | None = None
+    """the background plugin; mode masked runs it"""
+    background_encoder = None
+    """XL has no recovery transformer"""
 
     @classmethod
     def from_files(cls, checkpoint_path: str, encoder_path: str, tagger_path: str, device: torch.device) -> XLColorizer:
@@ -53,6 +56,7 @@ class XLColorizer:
             read_encoder(encoder_path).to(device),
             Tagger(read_tagger(tagger_path).to(device)),
             prediction,
+            None if (plugin := plugin_from(tensors, unet)) is None else plugin.to(device).eval(),
         )
 
     @torch.no_grad()
@@ -60,10 +64,49 @@ class XLColorizer:
         """References (B, 3, H, W) in [-1, 1] -> reference tokens (B, L, D)."""
         return self.projection(self.reference_encoder.encode(references), self.tagger.tokens(references))
 
-    def regions(self, mode: str, *pictures) -> None:
-        """As trainer.Colorizer.regions: of its modes, XL has vanilla here; the nodes have all."""
-        if mode not in MODES:
-            raise ConfigError(f"Mode {mode} of an XL model runs in ComfyUI; this command has {', '.join(MODES)}.")
+    @property
+    def weights(self) -> modes.Weights:
+        ranks, plugin = self.unet.config.region_ranks, self.plugin is not None
+        title = f"ColorizeDiffusion XL{' with background plugin' if plugin else ''}"
+        return modes.Weights(title, "the model", regions=bool(ranks) and all(ranks), xl=True, plugin=plugin)
+
+    @torch.no_grad()
+    def regions(
+        self,
+        mode: str,
+        references: torch.Tensor,
+        masks: torch.Tensor | None = None,
+        reference_masks: torch.Tensor | None = None,
+    ) -> Regions | None:
+        """As Modal.regions; with a background plugin, mode masked runs it: banks, and its weights for every query."""
+        regions = super().regions(mode, references, masks, reference_masks)
+        if regions is None or masks is None or self.plugin is None:
+            return regions
+        banks = self.banks(references, masks, reference_masks)
+        return replace(regions, options=modes.with_plugin(regions.options), banks=banks)
+
+    def banks(
+        self, references: torch.Tensor, masks: torch.Tensor, reference_masks: torch.Tensor | None
+    ) -> tuple[torch.Tensor, ...]:
+        """What the plugin reads in the backgrounds of references for drawings with figure masks (B, 1, H, W)."""
+        if self.plugin is None:
+            raise ValueError("The model has no background plugin.")
+        if reference_masks is None:
+            reference_masks = torch.zeros_like(references[:, :1])
+        size = (masks.shape[-2], masks.shape[-1])
+        cut = without_figure(references, reference_masks, modes.REFERENCE_THRESHOLD)
+        moments = self.autoencoder.moments(images.resize(cut, *size))
+        latent = autoencoder.latents_of(moments, self.unet.config.in_channels, scale=XL_SCALE)
+        scalars = size_embedding.crop_scalars((references.shape[-2], references.shape[-1]), size)
+        crop = scalars.to(latent).expand(len(latent), -1)
+        return tuple(self.plugin(plugin_input(latent, masks, reference_masks), embedded(crop, self.plugin)))
+
+    def notes(self, chosen: Sequence[str]) -> list[str]:
+        """As Modal.notes: where the plugin took part."""
+        if self.plugin is None:
+            return []
+        texts = {"vanilla": "runs without the model's background plugin", "masked": "runs its background plugin"}
+        return [f"mode {mode} {texts[mode]}" for mode in chosen if mode in texts]
 
     @torch.no_grad()
     def generate(
@@ -73,8 +116,7 @@ class XLColorizer:
         steps: int,
         guidance_scale: float,
         generator: torch.Generator,
-        regions: Regions | None = None,  # regions of the picture, with `tokens` for the figure
-        banks: Sequence[torch.Tensor] | None = None,  # of the background plugin
+        regions: Regions | None = None,  # of the method `regions`: tokens become the figure's
         score: float = size_embedding.SCORE,
     ) -> torch.Tensor:
         """Pictures (B, 3, H, W) in [-1, 1], sampled with DPM-Solver++ from noise of `generator` (CPU)."""
@@ -84,9 +126,11 @@ class XLColorizer:
         noise = torch.randn(shape, generator=generator).to(sketches.device)
         y = embedded(size_embedding.picture_scalars(height, width, score, len(sketches)), self.unet).to(sketches.device)
         splits = [regions.split(tokens, twice) if regions else None for twice in (False, True)]
+        banks = regions.banks if regions else None
         banked = [banks, [bank.repeat(2, 1, 1) for bank in banks] if banks else None]
 
-        def answer(twice: bool, x, t, context, hints, y) -> torch.Tensor:
+        def answer(twice: bool, x: torch.Tensor, t: torch.Tensor, *rows: Any) -> torch.Tensor:
+            context, hints, y = rows
             return self.unet(x, t, context, hints, split=splits[twice], y=y, banks=banked[twice])
 
         latents = guided_latents(answer, noise, (tokens, control, y), self.prediction_type, steps, guidance_scale)
@@ -96,7 +140,7 @@ class XLColorizer:
 def load(checkpoint_path: str, encoder_path: str, tagger_path: str, device: torch.device) -> Colorizer | XLColorizer:
     """The colouriser of a file of either family; XL needs a tagger as well. ConfigError when it is missing."""
     shapes = checkpoint.read_names(Path(checkpoint_path))
-    if f"{PROJECTION}proj.0.weight" not in shapes:
+    if f"{names.PROJECTION}proj.0.weight" not in shapes:
         return Colorizer.from_files(checkpoint_path, encoder_path, device)
     if not tagger_path:
         raise ConfigError(f"{checkpoint_path} is an XL model: name its tagger with --tagger.")
@@ -127,21 +171,21 @@ def networks_from(
 
     region_ranks: adds fresh region LoRAs of these ranks to a U-Net that has none.
     """
-    heads = metadata.get("colorize.num_head_channels")
+    heads = metadata.get(names.HEAD_WIDTH)
     try:
-        config = unet_config_from_state_dict(tensors, UNET, int(heads) if heads else None)
+        config = unet_config_from_state_dict(tensors, names.UNET, int(heads) if heads else None)
         if not config.y_width:
             raise ConfigError("This is no XL model: its U-Net has no label_emb. Stages v1 and v1_5 take v1 files.")
-        weights = unet_weights(tensors, UNET)
+        weights = unet_weights(tensors, names.UNET)
         fresh = region_ranks is not None and config.region_ranks is None
         unet = UNet(replace(config, region_ranks=region_ranks) if fresh else config)
         if fresh:
-            weights |= {k: v for k, v in unet.state_dict().items() if REGION_LORA in k}
+            weights |= {k: v for k, v in unet.state_dict().items() if names.REGION_LORA in k}
         unet.load_state_dict(weights)
         return (
             unet,
-            XLSketchEncoder.from_state_dict(tensors, SKETCH, dtype=torch.float32),
-            token_projection.from_state_dict(tensors, PROJECTION, dtype=torch.float32),
+            XLSketchEncoder.from_state_dict(tensors, names.SKETCH_ENCODER, dtype=torch.float32),
+            token_projection.from_state_dict(tensors, names.PROJECTION, dtype=torch.float32),
         )
     except (RuntimeError, ValueError) as error:
         if isinstance(error, ConfigError):
@@ -151,9 +195,11 @@ def networks_from(
 
 def plugin_from(tensors: Mapping[str, torch.Tensor], unet: UNet) -> ReferenceNet | None:
     """The background plugin of a file, float32; None when it has none."""
-    if not any(key.startswith(PLUGIN) for key in tensors):
+    if not any(key.startswith(names.BACKGROUND_ENCODER) for key in tensors):
         return None
-    return ReferenceNet.from_state_dict(tensors, PLUGIN, unet.config.num_head_channels, dtype=torch.float32)
+    return ReferenceNet.from_state_dict(
+        tensors, names.BACKGROUND_ENCODER, unet.config.num_head_channels, dtype=torch.float32
+    )
 
 
 def read_tagger(path: str) -> WDTagger:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from colorize import families
+from colorize import families, modes, names
 from colorize.pictures.masks import grow_to_grid, without_figure
 from colorize.reference.recovery import BackgroundEncoder, RecoveryTransformer, ScalarEmbedder
 from colorize.sampling.schedule import NoiseSchedule
@@ -29,15 +29,7 @@ from trainer.losses.bleach import draw_bleached, whiten_background
 from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
 from trainer.models import autoencoder, checkpoint
-from trainer.models.colorizer import (
-    MODE_KINDS,
-    REGION_LORA,
-    UNET,
-    Colorizer,
-    background_encoder_from,
-    latent_masks,
-    networks_from,
-)
+from trainer.models.colorizer import Colorizer, background_encoder_from, latent_masks, networks_from
 from trainer.models.frozen import borrowed, frozen_encoders
 from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
 
@@ -48,7 +40,7 @@ from .v1 import random_crops
 THRESHOLDS = (0.05, 0.95)  # range of both mask thresholds
 THRESHOLD_EMBEDDING = 256  # width of the threshold's sinusoid
 QUERY_SHARPNESS = 8.0  # spread of the first attention's logits before training, for tokens of unit variance
-OPTIONS = SplitOptions(MODE_KINDS["fig2fig"], (1.0, 1.0))
+OPTIONS = SplitOptions((modes.FIGURE, modes.BACKGROUND), (1.0, 1.0))
 
 
 def region_ranks(model: Model) -> tuple[int | float, int | float]:
@@ -127,7 +119,7 @@ class RegionStage(Stage):
             dim, reference_encoder.token_count - 1, model.recovery_layers
         )
         for name, parameter in unet.named_parameters():
-            parameter.requires_grad_(REGION_LORA in name)
+            parameter.requires_grad_(names.REGION_LORA in name)
         unet.gradient_checkpointing = config.system.gradient_checkpointing
         self.model = nn.ModuleDict({"diffusion_model": unet})
         self.transformer, self.thresh_embedder = background.transformer, background.thresh_embedder
@@ -246,6 +238,6 @@ class RegionStage(Stage):
             tensors = {k: v for k, v in tensors.items() if not k.startswith(autoencoder.PREFIX)}
             with borrowed(self._colorizer[0].autoencoder):
                 tensors |= {autoencoder.PREFIX + k: v for k, v in self._colorizer[0].autoencoder.tensors.items()}
-        tensors |= {k: v for k, v in weights.items() if REGION_LORA in k or not k.startswith(UNET)}
+        tensors |= {k: v for k, v in weights.items() if names.REGION_LORA in k or not k.startswith(names.UNET)}
         prediction, heads = config.model.prediction_type, self._colorizer[0].unet.config.num_head_channels
         return tensors | model_markers(prediction, heads), model_header(config, "v1.5", heads)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from colorize import modes, names
 from colorize.background.reference_net import ReferenceNet, plugin_input
 from colorize.unet.region_lora import XL_KINDS, to_module_names, to_official_names
 from colorize.unet.split_attention import Split, SplitOptions
@@ -29,7 +30,7 @@ from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_we
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
 from trainer.models import checkpoint
 from trainer.models.autoencoder import XL_SCALE
-from trainer.models.colorizer import MASK_THRESHOLD, REFERENCE_THRESHOLD, REGION_LORA, UNET, Regions, latent_masks
+from trainer.models.colorizer import Regions, latent_masks
 from trainer.models.frozen import borrowed
 from trainer.models.xl_colorizer import embedded, networks_from, plugin_from
 from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
@@ -46,7 +47,7 @@ class XLRegionStage(XLStage):
 
     rests = True  # the weights of a region that no query of the batch falls into
     plugin = False
-    options = SplitOptions(kinds=("fg", "bg"), strengths=(1.0, 1.0), threshold=MASK_THRESHOLD)
+    options = SplitOptions(kinds=("fg", "bg"), strengths=(1.0, 1.0), threshold=modes.MASK_THRESHOLD)
 
     def networks(self, encoder, tagger):
         model = self.config.model
@@ -61,7 +62,7 @@ class XLRegionStage(XLStage):
                 "starts from a model without region weights, or from its own."
             )
         for name, parameter in unet.named_parameters():
-            parameter.requires_grad_(REGION_LORA in name)
+            parameter.requires_grad_(names.REGION_LORA in name)
         self.model = nn.ModuleDict({"diffusion_model": unet})
         if self.plugin:
             self.bg_encoder = plugin_from(self.tensors, unet) or ReferenceNet.from_unet(unet)
@@ -116,23 +117,23 @@ class XLRegionStage(XLStage):
         masks, reference_masks = (figure_mask(batch[name]) for name in ("mask", "reference_mask"))
         nothing = torch.zeros(len(sketches), dtype=torch.bool, device=references.device)
         shade = torch.ones(len(sketches), 1, 1, 1, device=references.device)
-        background = background_reference(references, reference_masks >= REFERENCE_THRESHOLD, nothing, shade)
+        background = background_reference(references, reference_masks >= modes.REFERENCE_THRESHOLD, nothing, shade)
         seed, results = draws.seed, []
         with borrowed(colorizer.autoencoder, colorizer.reference_encoder, colorizer.tagger):
             tokens = colorizer.tokens(references)
-            regions = Regions(colorizer.tokens(background), latent_masks(masks), self.options)
             banks = None
             if self.plugin:
                 given = plugin_input(self.encoded(background), masks, reference_masks)
-                banks = self.bg_encoder(given, embedded(batch["crop"], self.bg_encoder).to(given))
-            for composed in ((None, None), (regions, banks)):
+                banks = tuple(self.bg_encoder(given, embedded(batch["crop"], self.bg_encoder).to(given)))
+            regions = Regions(colorizer.tokens(background), latent_masks(masks), self.options, banks)
+            for composed in (None, regions):
                 noise = torch.Generator().manual_seed(seed)
                 settings = report.sample_steps, report.guidance, noise
-                results.append(colorizer.generate(sketches, tokens, *settings, *composed))
+                results.append(colorizer.generate(sketches, tokens, *settings, composed))
         return contact_sheet([-sketches, references, *results, picture(batch["color"])])
 
     def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-        trained = {k: v for k, v in weights.items() if REGION_LORA in k or not k.startswith(UNET)}
+        trained = {k: v for k, v in weights.items() if names.REGION_LORA in k or not k.startswith(names.UNET)}
         return super().export(to_official_names(to_module_names(trained), XL_KINDS))
 
     def untrained(self) -> Mapping[str, torch.Tensor]:

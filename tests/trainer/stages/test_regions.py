@@ -126,13 +126,13 @@ def test_exported_model_colours_in_every_mode_and_converts(region_values, tmp_pa
         assert picture.shape == (1, 3, 64, 64) and torch.isfinite(picture).all()
     with pytest.raises(ConfigError, match="choose one of"):
         colorizer.regions("fig2bg", reference, mask, mask)
-    with pytest.raises(ConfigError, match="mask of the sketch"):
+    with pytest.raises(ConfigError, match="--mask"):
         colorizer.regions("fig2fig", reference)
-    with pytest.raises(ConfigError, match="mask of the reference"):
+    with pytest.raises(ConfigError, match="--reference-mask"):
         colorizer.regions("fig2fig", reference, mask)
     colorizer.background_encoder = None
-    with pytest.raises(ConfigError, match="needs a v1.5 model"):
-        colorizer.regions("bg2fig", reference, mask)
+    with pytest.raises(ConfigError, match="no recovery transformer.*It runs: vanilla, masked, bg2fig"):
+        colorizer.regions("fig2fig", reference, mask, mask)
 
 
 def test_commands_take_a_mode_and_masks(v1_file, frozen, pictures, tmp_path, capsys):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from colorize.background.reference_net import plugin_input
+from colorize.pictures.masks import without_figure
 from colorize.reference.vision import ReferenceEncoder
 from colorize.reference.wd_tagger import WDTagger
 from tests.training_log import logged, losses
@@ -19,8 +22,10 @@ from trainer.config import ConfigError
 from trainer.draws import Draws
 from trainer.losses import gram as gram_module
 from trainer.models import checkpoint
+from trainer.models.colorizer import MODES
 from trainer.models.frozen import OnDemand
-from trainer.models.xl_colorizer import XLColorizer, plugin_from
+from trainer.models.xl_colorizer import XLColorizer, embedded, plugin_from
+from trainer.pictures import figure_mask, picture
 from trainer.run.datasets import build_dataset
 from trainer.run.loop import train
 from trainer.stages import table
@@ -101,7 +106,7 @@ def test_a_run_trains_exports_and_loads_again(xl, tmp_path):
     assert tokens.shape == (2, 16, 48)
     result = colorizer.generate(sketches, tokens, 2, 3.0, torch.Generator().manual_seed(0))
     assert result.shape == (2, 3, 64, 64) and torch.isfinite(result).all()
-    with pytest.raises(ConfigError, match="Mode fig2fig of an XL model"):
+    with pytest.raises(ConfigError, match="fig2fig needs the region weights.*It runs: vanilla"):
         colorizer.regions("fig2fig", references)
 
     again = configuration.build(
@@ -427,3 +432,53 @@ def test_a_sheet_shows_both_ways(xl, backbone):
     config = configuration.build(regions_of(xl, backbone, "xl_plugin"))
     sheet = build_stage(config, torch.device("cpu")).sheet(first_batch(config), Draws.plain(0))
     assert sheet.shape == (2 * 64, 5 * 64, 3)
+
+
+@pytest.mark.parametrize(("kind", "run"), [("xl_plugin", {"vanilla", "masked"}), ("xl_lora", set(MODES))])
+def test_an_xl_file_colours_in_the_modes_it_has_and_refuses_the_others(xl, backbone, kind, run, tmp_path):
+    """What a stage trained shows in its modes: no mode gives another one's picture."""
+    stage = randomised(build_stage(configuration.build(regions_of(xl, backbone, kind)), torch.device("cpu")))
+    path = tmp_path / "model.safetensors"
+    checkpoint.write_tensors(path, *stage.export(stage.state_dict()))
+    model, generator = xl["model"], torch.Generator().manual_seed(2)
+    colorizer = XLColorizer.from_files(str(path), model["encoder"], model["tagger"], torch.device("cpu"))
+    sketch, reference = -torch.ones(1, 3, 64, 64), torch.rand(1, 3, 64, 64, generator=generator) * 2 - 1
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., 16:48, 16:48] = 1
+    tokens, made = colorizer.tokens(reference), {}
+    for mode in MODES:
+        if mode not in run:
+            with pytest.raises(ConfigError, match=f"{mode} needs the region weights.*with background plugin"):
+                colorizer.regions(mode, reference, mask, mask)
+            continue
+        regions = colorizer.regions(mode, reference, mask, mask)
+        noise = torch.Generator().manual_seed(0)
+        made[mode] = colorizer.generate(sketch, tokens, 1, 2.0, noise, regions)
+        if regions is not None:
+            assert (regions.banks is not None) == (kind == "xl_plugin")
+            assert (
+                regions.options.kinds
+                == {
+                    "masked": ("bg", "bg") if kind == "xl_plugin" else (None, None),
+                    "bg2fig": ("fg", None),
+                    "fig2fig": ("fg", "bg"),
+                }[mode]
+            )
+    for one, other in itertools.combinations(made, 2):
+        assert not torch.allclose(made[one], made[other], atol=1e-4), (one, other)
+    assert len(colorizer.notes(MODES)) == (2 if kind == "xl_plugin" else 0)
+
+
+def test_the_plugin_of_evaluate_reads_what_its_stage_read(xl, backbone):
+    """The banks of the command are those of the stage's sheet for a reference of the drawing's size."""
+    stage = randomised(build_stage(configuration.build(regions_of(xl, backbone, "xl_plugin")), torch.device("cpu")))
+    stage.colorizer.plugin = stage.bg_encoder.eval()
+    batch = first_batch(stage.config)
+    references = picture(batch["reference"])
+    masks, reference_masks = (figure_mask(batch[name]) for name in ("mask", "reference_mask"))
+    cut = without_figure(references, reference_masks, 0.5)
+    given = plugin_input(stage.encoded(cut), masks, reference_masks)
+    whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(len(cut), 4)
+    wanted = stage.bg_encoder(given, embedded(whole, stage.bg_encoder))
+    found = stage.colorizer.banks(references, masks, reference_masks)
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
