@@ -1,4 +1,5 @@
-"""`python -m trainer convert`: a run's checkpoint -> the one safetensors file that the nodes load.
+"""`python -m trainer convert`: a run's checkpoint -> the safetensors file that the nodes load; NAME-encoder beside it
+where the run trained its reference encoder, too.
 
 Reads this trainer's checkpoints, folders of accelerate's save_state, and DeepSpeed's sharded ones.
 """
@@ -99,14 +100,20 @@ def run(args: argparse.Namespace) -> None:
     state = weights(folder, averaged=not args.no_ema, trust=args.trust)
     if missing := stage.state_dict().keys() - state.keys():
         raise ConfigError(f"{folder} lacks {len(missing)} tensors of the model, e.g. {min(missing)}.")
-    tensors, metadata = stage.export(state)
+    output = Path(args.output)
+    for suffix, (tensors, metadata) in {"": stage.export(state), **stage.further_exports(state)}.items():
+        _write(output.with_stem(output.stem + suffix), tensors, metadata, args)
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str], args: argparse.Namespace) -> None:
+    """Write one file in the type that --dtype names. ConfigError where its range is too small."""
     dtype = DTYPES[args.dtype]
     tensors = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
     if bad := [k for k, v in tensors.items() if v.is_floating_point() and not torch.isfinite(v).all()]:
         raise ConfigError(
             f"{len(bad)} tensors are not finite in {args.dtype}, e.g. {bad[0]}; choose --dtype bf16 or fp32."
         )
-    metadata["modelspec.title"] = args.title or Path(args.output).stem
-    checkpoint.write_tensors(Path(args.output), tensors, metadata)
-    size = Path(args.output).stat().st_size
-    print(f"{args.output}: {len(tensors)} tensors, {size / 2**20:.1f} MiB, {args.dtype}")
+    metadata["modelspec.title"] = path.stem if path.stem != Path(args.output).stem else args.title or path.stem
+    checkpoint.write_tensors(path, tensors, metadata)
+    size = path.stat().st_size
+    print(f"{path}: {len(tensors)} tensors, {size / 2**20:.1f} MiB, {args.dtype}")

@@ -107,6 +107,9 @@ def test_the_reference_encoder_trains_along_and_is_exported(values, tmp_path):
     changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert changed == {"visual", "knowledge"}
     assert load_reference_encoder(after, metadata).image_size == 32
+    assert main(["convert", str(file.parent), "--output", str(tmp_path / "half.safetensors")]) == 0
+    half = checkpoint.read_tensors(tmp_path / "half-encoder.safetensors")[0]
+    assert half.keys() == after.keys() and all(value.dtype == torch.float16 for value in half.values())
 
 
 def test_old_checkpoints_are_deleted(values):
