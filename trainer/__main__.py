@@ -49,6 +49,7 @@ COMMANDS = {
     "feature-encoder": ("trainer.commands.feature_encoder", "join a small reference encoder with pretrained features"),
     "demo-data": ("trainer.commands.demo_data", "draw a training set of procedural characters"),
     "evaluate-faces": ("trainer.commands.evaluate_faces", "measure AnimeDiffusion models on held-out pictures"),
+    "evaluate-flats": ("trainer.commands.evaluate_flats", "measure flats of a model's results on held-out characters"),
     "demo-faces": ("trainer.commands.demo_faces", "draw a training set of procedural faces (AnimeDiffusion)"),
 }
 

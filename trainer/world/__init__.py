@@ -7,6 +7,7 @@ from .materials import REGION_NAMES
 from .render import (
     WORLD_VERSION,
     Rendering,
+    TrueFlats,
     crowded,
     mask,
     pair,
@@ -17,6 +18,7 @@ from .render import (
     render,
     seeds_of,
     sketch,
+    true_flats,
 )
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "Layout",
     "LineStyle",
     "Rendering",
+    "TrueFlats",
     "crowded",
     "mask",
     "pair",
@@ -37,4 +40,5 @@ __all__ = [
     "render",
     "seeds_of",
     "sketch",
+    "true_flats",
 ]

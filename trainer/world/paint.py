@@ -224,6 +224,27 @@ def region_map(drawing: Drawing, index: Image.Image) -> np.ndarray:
     return _REGIONS[sampled(drawing, index)]
 
 
+def material_map(drawing: Drawing, index: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """((H, W) uint8 Material of every pixel, that of its line where one lies; (H, W) bool lines)."""
+    values = sampled(drawing, index)
+    return values // TONES, values % TONES == Tone.LINE
+
+
+def flat_picture(drawing: Drawing, index: Image.Image, appearance: Appearance) -> np.ndarray:
+    """(H, W, 3) uint8 sRGB: what a painter's flats would be, without lines and shading.
+
+    Every material has one colour, its base; where that is a gradient, the mean over the area it covers.
+    """
+    material, _ = material_map(drawing, index)
+    table = _row_table(drawing, appearance)[:, ::TONES].copy().view(np.uint8).reshape(drawing.height, -1, 4)
+    flat = np.zeros((*material.shape, 3), np.uint8)
+    for number in np.unique(material):
+        here = material == number
+        rows = here.sum(axis=1)
+        flat[here] = np.rint((table[:, number, :3] * rows[:, None]).sum(axis=0) / rows.sum())
+    return flat
+
+
 def fine_silhouette(drawing: Drawing) -> Image.Image:
     """Supersampled mask (mode L): 255 where the figure or one of its lines lies, else 0."""
     scale = supersampling(drawing.height, drawing.width)

@@ -17,7 +17,15 @@ from .crowd import Crowd, render_crowd, stepped_back
 from .drawing import Drawing
 from .layout import Layout, with_background
 from .linestyle import LineStyle
-from .paint import colour_picture, figure_mask, paint_index, paint_sketch, region_map
+from .paint import (
+    colour_picture,
+    figure_mask,
+    flat_picture,
+    material_map,
+    paint_index,
+    paint_sketch,
+    region_map,
+)
 from .scene import compose
 
 WORLD_VERSION = 1
@@ -66,6 +74,25 @@ def render(
         region_map(drawing, index),
         figure_mask(drawing),
     )
+
+
+@dataclass(frozen=True)
+class TrueFlats:
+    """What flats of a picture should be."""
+
+    colours: np.ndarray
+    """(H, W, 3) uint8 sRGB, one colour per material"""
+    materials: np.ndarray
+    """(H, W) uint8, see materials.Material; lines have that of what they outline"""
+    lines: np.ndarray
+    """(H, W) bool"""
+
+
+def true_flats(layout: Layout, appearance: Appearance, size: int | tuple[int, int] = 256) -> TrueFlats:
+    """Flat colours and materials of a layout, aligned with `render`."""
+    drawing = _compose(layout, *_size(size))
+    index = paint_index(drawing, appearance)
+    return TrueFlats(flat_picture(drawing, index, appearance), *material_map(drawing, index))
 
 
 def picture(layout: Layout, appearance: Appearance, size: int | tuple[int, int] = 256) -> np.ndarray:
