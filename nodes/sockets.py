@@ -26,8 +26,9 @@ class Node(io.ComfyNode):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        if "execute" in cls.__dict__:
-            cls.execute = _with_finite_numbers(cls.__dict__["execute"].__func__)
+        own = cls.__dict__.get("execute")
+        if own is not None and not hasattr(own.__func__, "__wrapped__"):  # ComfyUI's locked copies of a class have it
+            cls.execute = _with_finite_numbers(own.__func__)
 
 
 def _with_finite_numbers(execute):

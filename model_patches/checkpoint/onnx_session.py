@@ -13,6 +13,7 @@ from .files import READ_ADVICE
 
 BUILDS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino", "onnxruntime-rocm")
 PROVIDERS = ("auto", "cpu")
+LARGEST_SIDE = 4096  # pixels that a network reads; published ones read 320 to 1024
 CPU = "CPUExecutionProvider"
 # In the order of preference. TensorRT is left out: it compiles for minutes at the first picture.
 GPU = ("CUDAExecutionProvider", "ROCMExecutionProvider", "MIGraphXExecutionProvider", "DmlExecutionProvider")
@@ -71,8 +72,18 @@ class OnnxNetwork:
         available = onnxruntime.get_available_providers()
         wanted = [] if provider == "cpu" else [name for name in GPU if name in available][:1]
         self.session = self._open(onnxruntime, path, wanted)
-        self.input_name = self.session.get_inputs()[0].name
-        self.shape = tuple(self.session.get_inputs()[0].shape)
+        inputs = self.session.get_inputs()
+        if len(inputs) != 1:
+            raise CheckpointError(
+                f"The file {self.file_name!r} reads {len(inputs)} inputs; expected one picture. Choose another file."
+            )
+        self.input_name = inputs[0].name
+        self.shape = tuple(inputs[0].shape)
+        if any(isinstance(side, int) and not 0 < side <= LARGEST_SIDE for side in self.shape):
+            raise CheckpointError(
+                f"The file {self.file_name!r} reads pictures of the shape {list(self.shape)}; sides are 1 to "
+                f"{LARGEST_SIDE} pixels. It is damaged or was made to fill the memory: download it again."
+            )
         used = self.session.get_providers()[0]
         self.provider = "CPU" if used == CPU else used.removesuffix("ExecutionProvider")
         builds = installed_builds()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,6 +28,15 @@ def test_every_float_input_of_every_node_refuses_what_is_no_number(all_nodes):
                         node.execute(**{given.id: float(number)})
                     tried += 1
     assert tried >= 3 * 65
+
+
+def test_the_copies_that_the_server_runs_refuse_them_too(all_nodes):
+    for node in all_nodes:
+        copy = node.PREPARE_CLASS_CLONE(None)
+        given = next((given for given in node.define_schema().inputs if given.io_type == "FLOAT"), None)
+        if given is not None:
+            with pytest.raises(ValueError, match=f"^{given.id} is nan"):
+                copy.EXECUTE_NORMALIZED(**{given.id: float("nan")})
 
 
 def test_numbers_in_lists_and_tables_are_looked_at(pack):
@@ -114,3 +124,15 @@ def test_tensors_of_nonsense_are_told(card, written):
         with pytest.raises(card.CardError, match="The reference card"):
             read(more=more)
     assert not card.same_encoder(infinite, torch.ones(64)) and not card.same_encoder(infinite, infinite)
+
+
+@pytest.mark.parametrize("shapes", [[["n", 10**6, 10**6, 3]], [[1, 0, 0, 3]], [], [[1, 8, 8, 3], [1]]])
+def test_onnx_files_of_strange_sizes_are_told(pack, tmp_path, monkeypatch, shapes):
+    module = pack.module("model_patches.checkpoint.onnx_session")
+    inputs = [SimpleNamespace(name="picture", shape=shape) for shape in shapes]
+    session = SimpleNamespace(get_inputs=lambda: inputs, get_providers=lambda: [module.CPU])
+    monkeypatch.setattr(module, "import_onnxruntime", lambda name: SimpleNamespace(get_available_providers=lambda: []))
+    monkeypatch.setattr(module.OnnxNetwork, "_open", lambda *arguments: session)
+    (tmp_path / "a.onnx").write_bytes(b"x")
+    with pytest.raises(ValueError, match="'a.onnx' reads"):
+        module.OnnxNetwork(str(tmp_path / "a.onnx"))
