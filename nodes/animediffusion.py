@@ -27,7 +27,7 @@ class ColorizeLoadAnimeDiffusion(Node):
         return io.Schema(
             node_id="ColorizeLoadAnimeDiffusion",
             display_name="Load AnimeDiffusion",
-            category=CATEGORY,
+            category=CATEGORY + "/AnimeDiffusion",
             description="Start here to colour faces with an AnimeDiffusion model: a small, fast network that works on "
             "pixels. The bundled one needs no download; larger ones you train yourself, nobody has published any.",
             search_aliases=["animediffusion", "anime diffusion", "face colorization", "pixel diffusion", "load model"],
@@ -65,7 +65,7 @@ class ColorizeAnimeDiffusionConditioning(Node):
         return io.Schema(
             node_id="ColorizeAnimeDiffusionConditioning",
             display_name="AnimeDiffusion Conditioning",
-            category=CATEGORY,
+            category=CATEGORY + "/AnimeDiffusion",
             description="Brings a drawing and a colour reference to what AnimeDiffusion reads. Give a batch of "
             "drawings (frames of a video) with one reference, one drawing with several references, or as many of both.",
             search_aliases=["animediffusion", "line art", "xdog", "recolor", "reference"],
@@ -173,7 +173,7 @@ class ColorizeAnimeDiffusionSampler(Node):
         return io.Schema(
             node_id="ColorizeAnimeDiffusionSampler",
             display_name="AnimeDiffusion Sampler",
-            category=CATEGORY,
+            category=CATEGORY + "/AnimeDiffusion",
             description="Samples AnimeDiffusion in the paper's steps, batch by batch: use it in place of KSampler for "
             "the steps the model was trained for, and for many frames with one reference.",
             search_aliases=["animediffusion", "ddim", "ddpm", "video colorization", "batch colorization"],

@@ -20,7 +20,7 @@ class ColorizeApplyReference(Node):
         return io.Schema(
             node_id="ColorizeApplyReference",
             display_name="Apply Reference",
-            category=CATEGORY,
+            category=CATEGORY + "/basic",
             description="Makes the model colour like the reference. Then: Apply ControlNet with the sketch, and a "
             "sampler, whose cfg is the reference guidance (4 to 5 for official models, 2 to 3 for the small one).",
             search_aliases=["colorize", "apply color reference", "reference guidance", "conditioning"],

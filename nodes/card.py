@@ -53,7 +53,7 @@ class ColorizeSaveReference(Node):
         return io.Schema(
             node_id="ColorizeSaveReference",
             display_name="Save Reference",
-            category=CATEGORY,
+            category=CATEGORY + "/reference",
             description="Keeps an encoded reference, with its background, figures, strengths and edits, as one file: a "
             "reference card. Load Reference uses it again without any encoder, for a whole shot or through the API.",
             search_aliases=["reference card", "export reference", "save tokens", "cache reference"],
@@ -115,7 +115,7 @@ class ColorizeLoadReference(Node):
         return io.Schema(
             node_id="ColorizeLoadReference",
             display_name="Load Reference",
-            category=CATEGORY,
+            category=CATEGORY + "/reference",
             description="Uses a reference card of Save Reference in place of Load Reference Encoder and Encode "
             "Reference: no encoder is loaded.",
             search_aliases=["reference card", "import reference", "load tokens", "cached reference"],

@@ -27,7 +27,7 @@ class ColorizeFigureFromDrawing(Node):
         return io.Schema(
             node_id="ColorizeFigureFromDrawing",
             display_name="Figure from Drawing",
-            category=CATEGORY,
+            category=CATEGORY + "/masks",
             description="The figure_mask of a drawing from its lines alone, without a network to download: for "
             "drawings with a plain background. Look at its preview; paint a rough mask where it errs.",
             search_aliases=["figure mask", "drawing mask", "flood fill", "segment sketch", "mask without download"],

@@ -50,7 +50,7 @@ class ColorizeAttentionInjection(Node):
         return io.Schema(
             node_id="ColorizeAttentionInjection",
             display_name="Attention Injection",
-            category=CATEGORY,
+            category=CATEGORY + "/guidance",
             description="Use it when the colours are right and the reference's texture or painting style is missing: "
             "the picture looks at the reference itself in every step. A step takes twice as long.",
             search_aliases=[
@@ -157,7 +157,7 @@ class ColorizeAdaIN(Node):
         return io.Schema(
             node_id="ColorizeAdaIN",
             display_name="AdaIN",
-            category=CATEGORY,
+            category=CATEGORY + "/guidance",
             description="Use it when contrast, saturation or overall tone differ from the reference: gives the "
             "picture's features the mean and the spread of the reference's. A step takes twice as long; together with "
             "Attention Injection of the same latent it costs nothing extra.",

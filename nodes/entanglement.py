@@ -13,7 +13,7 @@ class ColorizeEntanglementMeter(Node):
         return io.Schema(
             node_id="ColorizeEntanglementMeter",
             display_name="Entanglement Meter",
-            category=CATEGORY,
+            category=CATEGORY + "/tools",
             description="Measures how much of the reference's shapes, not its colours, got into the result, and marks "
             "the edges in question. To compare modes, strengths and models on your own pictures.",
             search_aliases=["spatial entanglement", "structure leakage", "distribution problem", "evaluate", "metric"],
@@ -46,12 +46,12 @@ class ColorizeEntanglementMeter(Node):
                     "batch: about 0 = none, 1 = all.",
                 ),
                 io.String.Output(
-                    display_name="report", tooltip="The numbers of every picture. Also shown on the node."
+                    display_name="report", tooltip="The numbers of every picture. For Preview as Text."
                 ),
                 io.Image.Output(
                     display_name="heat_map",
                     tooltip="The result, pale, with edges in red that the reference has at the same place and the "
-                    "sketch has not; chance included. At most 512 pixels.",
+                    "sketch has not; chance included. At most 512 pixels. Also shown on the node.",
                 ),
             ],
         )
@@ -63,4 +63,5 @@ class ColorizeEntanglementMeter(Node):
         readings, heat_map = entanglement_meter.read(sketch, result, reference, without_reference, polarity)
         text = entanglement_meter.report(readings)
         leakage = sum(reading.leakage for reading in readings) / len(readings)
-        return io.NodeOutput(leakage, text, heat_map, ui=ui.PreviewText(text))
+        shown = {**ui.PreviewText(text).as_dict(), **ui.PreviewImage(heat_map, cls=cls).as_dict()}
+        return io.NodeOutput(leakage, text, heat_map, ui=shown)

@@ -39,7 +39,7 @@ class ColorizeLoadLineExtractor(Node):
         return io.Schema(
             node_id="ColorizeLoadLineExtractor",
             display_name="Load Line Extractor",
-            category=CATEGORY,
+            category=CATEGORY + "/tools",
             description="Loads a network that turns pictures into drawings, for Extract Sketch: SketchKeras, "
             "Anime2Sketch, MangaLine or lineart_sk. Not needed for its methods standard and xdog.",
             search_aliases=["lineart model", "sketchkeras", "anime2sketch", "manga line", "erika", "annotator"],
@@ -85,7 +85,7 @@ class ColorizeExtractSketch(Node):
         return io.Schema(
             node_id="ColorizeExtractSketch",
             display_name="Extract Sketch",
-            category=CATEGORY,
+            category=CATEGORY + "/tools",
             description="To recolour a finished picture: turns it into a drawing, dark lines on white, of the same "
             "size. Then: Prepare Sketch. A scan of a drawing usually needs no extraction, only Prepare Sketch.",
             search_aliases=[

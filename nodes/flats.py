@@ -52,7 +52,7 @@ class ColorizeFindRegions(Node):
         return io.Schema(
             node_id="ColorizeFindRegions",
             display_name="Find Regions",
-            category=CATEGORY,
+            category=CATEGORY + "/flats",
             description="Finds what a painter's bucket should fill in a line drawing, though its lines have gaps. The "
             "first step to flats: connect regions to Flatten Colours.",
             search_aliases=["line art segmentation", "flat color", "flatting", "gap closing", "bucket fill", "lasso"],
@@ -100,7 +100,7 @@ class ColorizeFlattenColors(Node):
         return io.Schema(
             node_id="ColorizeFlattenColors",
             display_name="Flatten Colours",
-            category=CATEGORY,
+            category=CATEGORY + "/flats",
             description="Turns a soft result into clean flats with the drawing's own edges, one colour for everything "
             "that is one thing, and shading apart. The model says which colour, the lines say where.",
             search_aliases=["flats", "flat color", "cel shading", "posterize", "flatten", "color separation", "hints"],

@@ -11,7 +11,7 @@ class ColorizeDualGuidance(Node):
         return io.Schema(
             node_id="ColorizeDualGuidance",
             display_name="Dual Guidance",
-            category=CATEGORY,
+            category=CATEGORY + "/guidance",
             description="Use it when the result leaves the lines of the sketch: a scale for the sketch next to the one "
             "for the reference. Its guider goes to SamplerCustomAdvanced, in place of KSampler and its cfg.",
             search_aliases=["dual cfg", "sketch guidance", "reference guidance", "cfg guider", "guidance scale"],

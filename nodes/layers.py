@@ -38,7 +38,7 @@ class ColorizeSaveLayers(Node):
         return io.Schema(
             node_id="ColorizeSaveLayers",
             display_name="Save Layers",
-            category=CATEGORY,
+            category=CATEGORY + "/flats",
             description="Writes a layered document for Photoshop, Clip Studio and Krita: lines, light, shade, flats, "
             "the background apart where a figure mask is connected, and the reference as a hidden layer.",
             search_aliases=["psd", "photoshop", "krita", "clip studio", "openraster", "ora", "export layers"],

@@ -14,7 +14,7 @@ class ColorizeLoadCheckpoint(Node):
         return io.Schema(
             node_id="ColorizeLoadCheckpoint",
             display_name="Load ColorizeDiffusion Checkpoint",
-            category=CATEGORY,
+            category=CATEGORY + "/basic",
             description="Start here: loads a ColorizeDiffusion v1, v1.5, v2 or XL model with everything that belongs "
             "to it. The bundled small model needs no download.",
             search_aliases=[

@@ -111,7 +111,7 @@ class ColorizeLoadTextEncoder(Node):
         return io.Schema(
             node_id="ColorizeLoadTextEncoder",
             display_name="Load Text Encoder",
-            category=CATEGORY,
+            category=CATEGORY + "/editing",
             description="Loads the text encoder with which references are edited and searched. It must be the text "
             "side of the CLIP that encodes the references; official models: OpenCLIP ViT-H/14.",
             search_aliases=["clip text", "open_clip", "ViT-H", "text encoder", "prompt encoder"],
@@ -156,7 +156,7 @@ class ColorizeManipulateGlobal(Node):
         return io.Schema(
             node_id="ColorizeManipulateGlobal",
             display_name="Manipulate Reference (Global)",
-            category=CATEGORY,
+            category=CATEGORY + "/editing",
             description="Use it to change a reference as a whole with words, for a model that reads the class token "
             "(trained with model.tokens = cls). For all other models the paper calls it ineffective: use Manipulate "
             "Reference (Local). Chain several edits in order.",
@@ -209,7 +209,7 @@ class ColorizeManipulateLocal(Node):
         return io.Schema(
             node_id="ColorizeManipulateLocal",
             display_name="Manipulate Reference (Local)",
-            category=CATEGORY,
+            category=CATEGORY + "/editing",
             description="Use it to change one thing of a reference with words: the hair becomes blonde, the rest "
             "stays. Look with Correlation Preview where the control prompt is found. Chain several edits in order.",
             search_aliases=["text manipulation", "edit reference", "change hair color", "recolor", "prompt"],
@@ -293,7 +293,7 @@ class ColorizeCorrelationPreview(Node):
         return io.Schema(
             node_id="ColorizeCorrelationPreview",
             display_name="Correlation Preview",
-            category=CATEGORY,
+            category=CATEGORY + "/editing",
             description="Use it before Manipulate Reference (Local): shows where a reference fits a prompt, in five "
             "bands, and suggests thresholds. Blue places are what the words mean and are edited, red ones have nothing "
             "to do with them.",

@@ -65,7 +65,7 @@ class ColorizePaletteFromReference(Node):
         return io.Schema(
             node_id="ColorizePaletteFromReference",
             display_name="Palette from Reference",
-            category=CATEGORY,
+            category=CATEGORY + "/flats",
             description="The colours of a character: taken from a reference or a character sheet, from a file, or "
             "written as text. With Lock to Palette every drawing of a shot gets exactly these.",
             search_aliases=["palette", "color palette", "gpl", "swatches", "character colors", "extract colors"],
@@ -141,7 +141,7 @@ class ColorizeLockToPalette(Node):
         return io.Schema(
             node_id="ColorizeLockToPalette",
             display_name="Lock to Palette",
-            category=CATEGORY,
+            category=CATEGORY + "/flats",
             description="Gives flats exactly the colours of a palette: which one a region takes is decided by the "
             "result's colours, its neighbours and how common the colour is in the reference.",
             search_aliases=["palette", "snap to palette", "exact colors", "color match", "quantize"],

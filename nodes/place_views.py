@@ -13,7 +13,7 @@ class ColorizePlaceViews(Node):
         return io.Schema(
             node_id="ColorizePlaceViews",
             display_name="Show What a Place Looks At",
-            category=CATEGORY,
+            category=CATEGORY + "/tools",
             description="Use it to see why shapes of the reference get into a result: which other places a point of "
             "the picture is alike to (Gram matrix) and looks at (self-attention), with the reference and without it.",
             search_aliases=["gram matrix", "attention map", "self attention", "spatial entanglement", "query point"],

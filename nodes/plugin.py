@@ -11,7 +11,7 @@ class ColorizeApplyBackgroundPlugin(Node):
         return io.Schema(
             node_id="ColorizeApplyBackgroundPlugin",
             display_name="Apply Background Plugin",
-            category=CATEGORY,
+            category=CATEGORY + "/reference",
             description="For XL models with plugin: takes the details of a background picture over into the drawing's "
             "background, not only its colours. Behind Apply Reference in the mode masked vanilla.",
             search_aliases=["reference net", "low-level injection", "background transfer", "xlv2", "reference only"],

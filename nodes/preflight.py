@@ -24,7 +24,7 @@ class ColorizePreflight(Node):
         return io.Schema(
             node_id="ColorizePreflight",
             display_name="Preflight",
-            category=CATEGORY,
+            category=CATEGORY + "/tools",
             description="Use it when a result looks wrong, or before a long batch: checks sketch, reference, masks and "
             "model against each other and says how to mend what it finds. Samples nothing.",
             search_aliases=["check inputs", "diagnose", "doctor", "debug", "why is my result wrong", "validate"],

@@ -24,7 +24,7 @@ class ColorizeLoadReferenceEncoder(Node):
         return io.Schema(
             node_id="ColorizeLoadReferenceEncoder",
             display_name="Load Reference Encoder",
-            category=CATEGORY,
+            category=CATEGORY + "/basic",
             description="Loads the image encoder that reads colour references. Official models: OpenCLIP ViT-H/14 (v1, "
             "v1.5, v2) or ViT-bigG/14 (XL); bundled small model: colorize_small_vision.",
             search_aliases=["clip vision", "open_clip", "ViT-H", "bigG", "reference encoder", "image encoder"],
@@ -55,7 +55,7 @@ class ColorizeEncodeReference(Node):
         return io.Schema(
             node_id="ColorizeEncodeReference",
             display_name="Encode Reference",
-            category=CATEGORY,
+            category=CATEGORY + "/basic",
             description="Turns a colour picture into a reference. Encode once and use it for as many sketches as "
             "you like; a batch of pictures gives one reference per sketch. With figure_mask or background it also "
             "holds the background on its own.",

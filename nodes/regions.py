@@ -49,7 +49,7 @@ class ColorizeAddRegion(Node):
         return io.Schema(
             node_id="ColorizeAddRegion",
             display_name="Add Region",
-            category=CATEGORY,
+            category=CATEGORY + "/masks",
             description="For drawings with several figures: gives one of them a reference of its own. Chain one node "
             "per figure; later ones lie on top. Apply Reference then needs any mode but vanilla.",
             search_aliases=["several characters", "regional prompt", "mask region", "cast", "two characters", "couple"],

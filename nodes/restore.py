@@ -29,7 +29,7 @@ class ColorizeRestoreSize(Node):
         return io.Schema(
             node_id="ColorizeRestoreSize",
             display_name="Restore Size",
-            category=CATEGORY,
+            category=CATEGORY + "/basic",
             description="The last step: cuts the margins off, returns to the drawing's own size and, when lines is "
             "connected, multiplies the original lines over the colours so that none is lost.",
             search_aliases=[

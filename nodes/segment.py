@@ -19,7 +19,7 @@ class ColorizeLoadSegmenter(Node):
         return io.Schema(
             node_id="ColorizeLoadSegmenter",
             display_name="Load Segmenter",
-            category=CATEGORY,
+            category=CATEGORY + "/masks",
             description="Loads a network that finds the character in anime pictures (isnetis) or in line drawings "
             "(sketch-segment). For Segment Character; ComfyUI's Remove Background runs it too.",
             search_aliases=["anime segmentation", "isnet", "background removal", "figure mask", "load segmentation"],
@@ -72,7 +72,7 @@ class ColorizeSegmentCharacter(Node):
         return io.Schema(
             node_id="ColorizeSegmentCharacter",
             display_name="Segment Character",
-            category=CATEGORY,
+            category=CATEGORY + "/masks",
             description="Finds the figure of a reference or a drawing: the figure_mask that fig2fig needs, made by a "
             "network and repaired by hand-set rules. Also gives the cut-out figure.",
             search_aliases=["figure mask", "remove background", "anime mask", "cut out character", "matting"],

@@ -39,7 +39,7 @@ class ColorizePrepareSketch(Node):
         return io.Schema(
             node_id="ColorizePrepareSketch",
             display_name="Prepare Sketch",
-            category=CATEGORY,
+            category=CATEGORY + "/basic",
             description="Use it on every drawing: brings it to white lines on black and to the size to sample. "
             "Preview the sketch output to see what the model sees.",
             search_aliases=["line art", "lineart", "sketch", "invert sketch", "resize sketch", "polarity"],

@@ -19,7 +19,7 @@ class ColorizeSketchStrength(Node):
         return io.Schema(
             node_id="ColorizeSketchStrength",
             display_name="Sketch Strength per Level",
-            category=CATEGORY,
+            category=CATEGORY + "/guidance",
             description="Use it between the loader and Apply ControlNet to let the sketch decide shapes but not every "
             "stroke, or the other way round. Each level's strength is multiplied with that of Apply ControlNet.",
             search_aliases=[

@@ -51,7 +51,7 @@ class ColorizeReferenceStrength(Node):
         return io.Schema(
             node_id="ColorizeReferenceStrength",
             display_name="Reference Strength per Level",
-            category=CATEGORY,
+            category=CATEGORY + "/guidance",
             description="Use it when the reference brings more than colour: lower the levels that carry its shapes, "
             "keep those that carry its colours. Each layer's strength is overall x level x part.",
             search_aliases=["reference strength", "layer weights", "block weights", "attention strength", "semantics"],

@@ -11,7 +11,7 @@ class ColorizeApplyStyleBackground(Node):
         return io.Schema(
             node_id="ColorizeApplyStyleBackground",
             display_name="Apply Style and Background",
-            category=CATEGORY,
+            category=CATEGORY + "/reference",
             description="For v2 models: draws in the style of a picture, takes over the details of a background "
             "picture, or both. Behind Apply Reference; without pictures nothing changes.",
             search_aliases=["style transfer", "style enhance", "background enhance", "colorizediffusion v2", "warp"],

@@ -15,7 +15,7 @@ class ColorizeLoadTagger(Node):
         return io.Schema(
             node_id="ColorizeLoadTagger",
             display_name="Load Tagger",
-            category=CATEGORY,
+            category=CATEGORY + "/reference",
             description="Loads a WD tagger, which names what is in an anime picture, for Tag Reference and XL "
             "models. Tag Reference also needs its selected_tags.csv beside it; XL models do not.",
             search_aliases=["wd14", "wd tagger", "interrogate", "danbooru tags", "load tagger"],
@@ -47,7 +47,7 @@ class ColorizeTagReference(Node):
         return io.Schema(
             node_id="ColorizeTagReference",
             display_name="Tag Reference",
-            category=CATEGORY,
+            category=CATEGORY + "/reference",
             description="Use it to read what a tagger sees in a reference or a result: tags for prompts, captions and "
             "sorting, characters and rating apart.",
             search_aliases=["wd14 tagger", "interrogate", "caption", "danbooru tags", "describe image"],

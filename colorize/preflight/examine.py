@@ -33,6 +33,7 @@ FAINT = 0.5  # darkness of the darkest lines
 THIN, THICK = 0.7, 8.0  # pixels of line width at the sampled size
 SHADES = 0.35  # share of middle tones that line art does not have
 COLOURED, COLOURLESS = 0.15, 0.03  # share of coloured pixels in a sketch; mean saturation of a reference
+DARK = 0.15  # mean brightness of a reference below which it is a night picture
 LONG, VERY_LONG = 1.5, 2.0  # long side over short side of a reference that is squashed to a square: note, warning
 MARGINS = 0.3  # share of the canvas around a padded drawing
 SOLID = 0.25  # share of the drawing in solid black areas
@@ -353,6 +354,10 @@ def _colour_findings(name: str, picture: torch.Tensor) -> list[Finding]:
                 "Swap the pictures of sketch and reference, or choose a coloured reference.",
             )
         ]
+    light = images.luminance(picture[None]).mean().item()
+    if light < DARK:
+        text = f"{name} is dark (mean brightness {light:.0%}): the result will be dark, and colours will be confused."
+        return [Finding("warning", "reference", text, "Brighten it first, or choose a picture in daylight.")]
     if saturation < COLOURLESS:
         text = f"{name} has hardly any colour (mean saturation {saturation:.0%}); the result will be grey too."
         return [Finding("warning", "reference", text, "Choose a coloured reference unless grey is meant.")]

@@ -19,6 +19,7 @@ UPDATE = os.environ.get("COLORIZE_UPDATE_SNAPSHOTS") == "1"
 # Their options are the files of the machine.
 FILE_WIDGETS = {"ckpt_name", "encoder_name", "card_name", "extractor_name", "segmenter_name", "tagger_name"}
 
+SHELVES = ("basic", "masks", "reference", "editing", "guidance", "flats", "AnimeDiffusion", "tools")  # of the menu
 IDS = [
     "ColorizeLoadCheckpoint",
     "ColorizeLoadLineExtractor",
@@ -112,9 +113,9 @@ def test_ids_are_frozen(info):
 
 def test_every_text_is_there(info):
     for node_id, node in info.items():
-        assert node["category"] == "Colorize Diffusion" and node["display_name"] and len(node["description"]) > 40, (
-            node_id
-        )
+        root, shelf = node["category"].split("/")
+        assert root == "Colorize Diffusion" and shelf in SHELVES, node_id
+        assert node["display_name"] and len(node["description"]) > 40, node_id
         assert node["search_aliases"], node_id
         assert all(node["output_tooltips"]) and all(node["output_name"]), node_id
         for name, (_, options) in inputs_of(node).items():
@@ -142,7 +143,7 @@ def test_english_texts_are_those_of_the_nodes(info):
 def test_translations_are_complete(info, language):
     translated = json.loads((LOCALES / language / "nodeDefs.json").read_text(encoding="utf-8"))
     main = json.loads((LOCALES / language / "main.json").read_text(encoding="utf-8"))
-    assert "Colorize Diffusion" in main["nodeCategories"]
+    assert {"Colorize Diffusion", *SHELVES} <= set(main["nodeCategories"])
 
     def compare(ours, theirs, where):
         assert set(ours) == set(theirs), f"{language} {where}"

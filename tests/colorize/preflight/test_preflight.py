@@ -150,6 +150,7 @@ def test_sizes():
         (drawing(), "problem", "looks like a line drawing"),
         (torch.full((1, 300, 300, 3), 0.4), "problem", "one flat colour"),
         (torch.rand(1, 300, 300, 1), "warning", "hardly any colour"),
+        (colourful(300, 300) * 0.15, "warning", "is dark"),
         (colourful(300, 900), "warning", "900x300; the encoder squashes it"),
         (colourful(300, 500), "note", "500x300; the encoder squashes it"),
         (colourful(100, 100), "note", "100x100, smaller than the 224 pixels"),
