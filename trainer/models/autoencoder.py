@@ -11,6 +11,7 @@ from torch import nn
 from colorize.tiny_vae import TinyVAE
 from trainer.config import ConfigError
 from trainer.draws import Draws
+from trainer.models.usable import refuses_other_files
 
 SCALE = 0.18215  # latents of Stable Diffusion 1 and 2 are multiplied by this before noise is added
 XL_SCALE = 0.13025  # those of Stable Diffusion XL
@@ -65,6 +66,7 @@ def latents_of(moments: torch.Tensor, channels: int, draws: Draws | None = None,
     return mean * scale
 
 
+@refuses_other_files("The autoencoder of the file")
 def from_tensors(state_dict: Mapping[str, torch.Tensor], source: str) -> Autoencoder:
     """Find and build the autoencoder among the tensors of a file; `source` names the file in errors."""
     tensors = {k.removeprefix(PREFIX): v for k, v in state_dict.items() if k.startswith(PREFIX)} or dict(state_dict)

@@ -22,6 +22,7 @@ from colorize.unet.unet import UNet, unet_config_from_state_dict
 from trainer.config import ConfigError
 from trainer.models import autoencoder, checkpoint
 from trainer.models.autoencoder import Autoencoder
+from trainer.models.usable import refuses_other_files
 
 MASKED = {"masked": "masked vanilla"}
 """The command line's short name -> that of colorize/modes.py."""
@@ -166,6 +167,7 @@ class Colorizer(Modal):
         return self.autoencoder.decode(latents)
 
 
+@refuses_other_files("The file of the model")
 def networks_from(
     tensors: dict[str, torch.Tensor],
     metadata: dict[str, str],
@@ -201,6 +203,7 @@ def background_encoder_from(tensors: dict[str, torch.Tensor], device: torch.devi
         raise ConfigError(f"The file has only parts of v1.5: {error}") from None
 
 
+@refuses_other_files("The file of the reference encoder")
 def read_encoder(path: str) -> ReferenceEncoder:
     """Read a reference encoder in float32."""
     tensors, metadata = checkpoint.read_tensors(Path(path))

@@ -21,6 +21,7 @@ from trainer.draws import Draws
 from trainer.models import autoencoder, checkpoint
 from trainer.models.autoencoder import Autoencoder
 from trainer.models.colorizer import read_encoder
+from trainer.models.usable import refuses_other_files
 from trainer.models.xl_colorizer import read_tagger, tagger_tokens, tagger_width
 
 Network = TypeVar("Network", bound=torch.nn.Module)
@@ -75,6 +76,7 @@ class FrozenAutoencoder(OnDemand[Autoencoder]):
 class FrozenReferenceEncoder(OnDemand[ReferenceEncoder]):
     """A ReferenceEncoder by its methods; its sizes are read from the file's header alone."""
 
+    @refuses_other_files("The file of the reference encoder")
     def __init__(self, path: str, device: torch.device, channels_last: bool):
         super().__init__(lambda: read_encoder(path), device, channels_last)
         sizes = load_reference_encoder(*tensor_shapes(Path(path)), device="meta")
@@ -87,6 +89,7 @@ class FrozenReferenceEncoder(OnDemand[ReferenceEncoder]):
 class FrozenTagger(OnDemand[WDTagger]):
     """A WD tagger's patch features; its sizes are read from the file's header alone."""
 
+    @refuses_other_files("The file of the tagger")
     def __init__(self, path: str, device: torch.device):
         super().__init__(lambda: read_tagger(path), device, channels_last=False)
         tensors, _ = tensor_shapes(Path(path))

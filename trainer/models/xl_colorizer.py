@@ -23,6 +23,7 @@ from trainer.config import ConfigError
 from trainer.models import autoencoder, checkpoint
 from trainer.models.autoencoder import XL_SCALE, Autoencoder
 from trainer.models.colorizer import Colorizer, Modal, Regions, guided_latents, read_encoder
+from trainer.models.usable import refuses_other_files
 
 
 @dataclass
@@ -193,6 +194,7 @@ def networks_from(
         raise ConfigError(f"The file is not of the XL layout: {error}") from None
 
 
+@refuses_other_files("The background plugin of the file")
 def plugin_from(tensors: Mapping[str, torch.Tensor], unet: UNet) -> ReferenceNet | None:
     """The background plugin of a file, float32; None when it has none."""
     if not any(key.startswith(names.BACKGROUND_ENCODER) for key in tensors):
