@@ -71,8 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--packages", metavar="DIR", help="folder of the fetched packages (default: packages beside --output)"
     )
     parser.add_argument("--avatars", type=int, default=3000, metavar="N", help="samples of DiceBear's characters")
-    parser.add_argument("--figures", type=int, default=1000, metavar="N", help="samples of painted figures")
-    parser.add_argument("--procedural", type=int, default=2000, metavar="N", help="samples of procedural characters")
+    parser.add_argument("--figures", type=int, default=1500, metavar="N", help="samples of painted figures")
+    parser.add_argument("--procedural", type=int, default=4500, metavar="N", help="samples of procedural characters")
     parser.add_argument("--seed", type=int, default=0, help="which set (default 0)")
     parser.add_argument(
         "--split", choices=("train", "heldout"), default="train", help="heldout shares no character with train"
