@@ -1,15 +1,21 @@
-"""The pictures of a run."""
+"""The pictures of a run: its data set, its batches in their order, and what is held out."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+import torch
 
 from trainer.cache.encodings import CachedParts
 from trainer.config import Config
 from trainer.data.face_folder import FaceDataset
-from trainer.data.folder import FolderDataset
+from trainer.data.folder import FolderDataset, PositionSampler
+from trainer.run.validation import Validation
 from trainer.stages import table
+from trainer.workers import leave_interrupts_to_parent
 
 
 def build_dataset(config: Config) -> FolderDataset:
@@ -40,3 +46,42 @@ def build_dataset(config: Config) -> FolderDataset:
         cached=CachedParts(config, row.encodings(config)) if data.cache_folder else None,
         unreadable=output / "unreadable.jsonl" if output.is_dir() else None,
     )
+
+
+def held_out_samples(config: Config, rank: int, processes: int) -> Validation:
+    """The fixed samples of data.holdout: the same for every seed of a run."""
+    data, report = config.data.held_out(), config.report
+    dataset = build_dataset(dataclasses.replace(config, data=data, run=dataclasses.replace(config.run, seed=0)))
+    return Validation(
+        dataset.plain(squares=True),
+        report.validate_count,
+        report.validate_bins,
+        config.optimizer.batch,
+        rank,
+        processes,
+    )
+
+
+def batches_from(
+    dataset: FolderDataset, config: Config, first: int, rank: int, processes: int, device: torch.device
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches of one process from micro step `first` to the end of the run, read ahead by data.workers processes."""
+    adam, workers = config.optimizer, config.data.workers
+    sampler = PositionSampler(first, config.run.steps * adam.accumulate, adam.batch, rank, processes)
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        # spawn on every system: a fork of a process that has used torch's threads, or a GPU, can hang
+        multiprocessing_context="spawn" if workers else None,
+        pin_memory=device.type == "cuda",
+        # a batch that is still to come must come, so that the step in progress ends and is saved (`Interrupt`)
+        worker_init_fn=leave_interrupts_to_parent,
+    )
+    return iter(loader)
+
+
+def positions_of(micro_step: int, batch: int, rank: int, processes: int) -> range:
+    """Numbers of the samples of one process's batch in the stream of the data; those PositionSampler reads."""
+    first = (micro_step * processes + rank) * batch
+    return range(first, first + batch)

@@ -1,4 +1,4 @@
-"""The parts of a run between its steps: resuming, saving, validating, sampling, exporting."""
+"""The parts of a run, and what happens between its steps: resuming, saving, validating, sampling, exporting."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import functools
 import json
 import logging
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from trainer.config import Config, ConfigError, Model
 from trainer.draws import Draws
 from trainer.models import checkpoint
 from trainer.models.precision import arithmetic
+from trainer.pictures import Batch
+from trainer.run.datasets import positions_of
 from trainer.run.ema import EMA
 from trainer.run.report import Reporter
 from trainer.run.validation import Validation
@@ -41,7 +44,7 @@ def check_same_model(config: Config, folder: Path, written_with: dict[str, Any])
 
 @dataclass
 class Run:
-    """The parts of a run between its steps: saving, validating, sampling, exporting."""
+    """Everything that a step needs, and what happens between the steps."""
 
     config: Config
     accelerator: Accelerator
@@ -49,8 +52,15 @@ class Run:
     """the stage as accelerate prepared it"""
     stage: Stage
     """the stage itself: whoever calls another method than forward calls this one's"""
+    parameters: dict[str, nn.Parameter]
+    """those that are trained, by name"""
     optimizer: torch.optim.Optimizer
     ema: EMA | None
+    batches: Iterator[dict[str, torch.Tensor]]
+    """of this process, from `start` on"""
+    start: int
+    """steps that were done before"""
+    reporter: Reporter
     samples: Validation
     """what sample sheets show"""
     validation: Validation | None
@@ -95,18 +105,29 @@ class Run:
         if accelerator.scaler is not None and "scaler" in state:
             accelerator.scaler.load_state_dict(state["scaler"])
 
-    def combine(self, values: torch.Tensor, how: str = "mean") -> torch.Tensor:
-        """Mean or sum of a tensor over all processes; every process must call it."""
-        if self.accelerator.num_processes == 1:
-            return values
-        return self.accelerator.reduce(values.to(self.accelerator.device), how)
+    def losses(self, batch: Batch, step: int, part: int) -> dict[str, torch.Tensor]:
+        """Loss terms by name of micro step `part` of step number `step` (from 0)."""
+        return losses(self.config, self.accelerator, self.wrapped, batch, step, part)
 
-    def validate(self, step: int, reporter: Reporter) -> bool:
+    def tell(self, step: int, terms: Mapping[str, torch.Tensor], rate: float, norm: torch.Tensor, surely: bool) -> None:
+        """Report the step that ended as number `step` (from 1). RuntimeError when a value since the last line was not
+        finite; it is looked at when a line is due, and `surely` before anything is saved or validated."""
+        try:
+            self.reporter.step(step, terms, rate, norm, self.accelerator.device)
+            if surely:
+                self.reporter.means()
+        except FloatingPointError as error:
+            raise RuntimeError(
+                f"Up to step {step} these became infinite or not a number: {error}. The run is kept up to its last "
+                "checkpoint. Lower optimizer.lr, or use system.precision = 'bf16' or 'fp32'."
+            ) from None
+
+    def validate(self, step: int) -> bool:
         """Measure and report the averaged weights; whether they are the best so far."""
         device = self.accelerator.device
         with averaged(self.stage, self.ema), arithmetic(self.config, device):
-            values = self.validation.run(self.stage, device, functools.partial(self.combine, how="sum"))
-        reporter.validation(step, values)
+            values = self.validation.run(self.stage, device, functools.partial(combine, self.accelerator, how="sum"))
+        self.reporter.validation(step, values)
         loss = values["validation"]
         better = math.isfinite(loss) and (self.best is None or loss < self.best["validation"])
         if better:
@@ -133,14 +154,14 @@ class Run:
             checkpoint.save(self.output, parts, state, keep)
         self.accelerator.wait_for_everyone()
 
-    def sample(self, step: int, reporter: Reporter) -> None:
+    def sample(self, step: int) -> None:
         """Write a sample sheet: the first held-out samples, or of the training set where none are held out."""
         if not self.accelerator.is_main_process:
             return
         device = self.accelerator.device
         rows = self.samples.rows(range(self.config.report.sample_count), device)
         with averaged(self.stage, self.ema), arithmetic(self.config, device):
-            reporter.sheet(step, self.stage.sheet(rows, Draws.plain(0)))
+            self.reporter.sheet(step, self.stage.sheet(rows, Draws.plain(0)))
 
     def export(self) -> Path:
         """Write the file the nodes load; every process must call it."""
@@ -155,6 +176,26 @@ class Run:
                 checkpoint.write_tensors(exported.with_stem(exported.stem + suffix), tensors, metadata)
         self.accelerator.wait_for_everyone()
         return exported
+
+
+def combine(accelerator: Accelerator, values: torch.Tensor, how: str = "mean") -> torch.Tensor:
+    """Mean or sum of a tensor over all processes; every process must call it."""
+    if accelerator.num_processes == 1:
+        return values
+    return accelerator.reduce(values.to(accelerator.device), how)
+
+
+def losses(
+    config: Config, accelerator: Accelerator, stage: nn.Module, batch: Batch, step: int, part: int
+) -> dict[str, torch.Tensor]:
+    """Loss terms by name of micro step `part` of step number `step` (from 0); stage: as it is, or as prepared."""
+    adam, device = config.optimizer, accelerator.device
+    numbers = positions_of(
+        step * adam.accumulate + part, adam.batch, accelerator.process_index, accelerator.num_processes
+    )
+    with arithmetic(config, device):
+        moved = {name: values.to(device, non_blocking=True) for name, values in batch.items()}
+        return stage(moved, Draws(config.run.seed, step, numbers), step / config.run.steps)
 
 
 class averaged:
@@ -173,5 +214,5 @@ class averaged:
     def __enter__(self) -> None:
         self._swap()
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         self._swap()

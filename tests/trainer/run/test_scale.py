@@ -14,7 +14,8 @@ import torch
 
 from trainer import config as configuration
 from trainer.models import checkpoint
-from trainer.run import loop
+from trainer.run import datasets, loop
+from trainer.run.interrupt import Interrupt
 
 from .launch import command, finish, start
 
@@ -142,7 +143,7 @@ def _save_and_die(output: Path, deaths: int) -> None:
 
 def test_a_repeated_signal_of_a_launcher_does_not_cut_the_save_off():
     """Ctrl-C reaches a process from the terminal and again from its launcher; later ones are the user's."""
-    interrupt = loop.Interrupt(SimpleNamespace(num_processes=1))
+    interrupt = Interrupt(SimpleNamespace(num_processes=1))
     assert not interrupt.raised()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
         interrupt._note(number, None)
@@ -164,7 +165,7 @@ class Interrupted(torch.utils.data.Dataset):
 def test_ctrl_c_does_not_end_the_loader_processes(values):
     """Regression: the step in progress waited for a batch of a process that was gone, and nothing was saved."""
     values["data"] |= {"workers": 1}
-    batches = loop.batches_from(Interrupted(), configuration.build(values), 2, 0, 1, torch.device("cpu"))
+    batches = datasets.batches_from(Interrupted(), configuration.build(values), 2, 0, 1, torch.device("cpu"))
     assert next(batches)["index"].tolist() == [4, 5]
 
 
@@ -174,7 +175,7 @@ def test_a_run_may_be_started_from_a_thread():
 
     def enter():
         try:
-            with loop.Interrupt(SimpleNamespace(num_processes=1)) as interrupt:
+            with Interrupt(SimpleNamespace(num_processes=1)) as interrupt:
                 assert not interrupt.previous
         except BaseException as error:  # an exception of a thread is not the test's
             failures.append(error)

@@ -14,7 +14,7 @@ from colorize.unet.unet import UNet, UNetConfig
 from trainer import config as configuration
 from trainer.config import ConfigError, Optimizer, System
 from trainer.draws import Draws
-from trainer.run import loop, memory, report, throughput, zero
+from trainer.run import loop, memory, prepare, report, throughput, zero
 from trainer.stages import activations
 
 from .launch import ROOT
@@ -206,10 +206,10 @@ def test_zero_needs_its_package_and_its_file(values, monkeypatch):
     values["system"] |= {"deepspeed": "zero2"}
     monkeypatch.setattr(zero.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install deepspeed"):
-        loop.make_accelerator(configuration.build(values))
+        prepare.make_accelerator(configuration.build(values))
     values["system"] |= {"deepspeed": "zero7"}
     with pytest.raises(ConfigError, match="one of: zero2"):
-        loop.make_accelerator(configuration.build(values))
+        prepare.make_accelerator(configuration.build(values))
 
 
 def test_the_loop_imports_without_what_is_optional():

@@ -9,7 +9,7 @@ from trainer import config as configuration
 from trainer.__main__ import main
 from trainer.commands.convert import find_checkpoint
 from trainer.models import checkpoint
-from trainer.run import loop
+from trainer.run import datasets, loop
 from trainer.run.validation import Validation
 from trainer.stages.table import build_stage
 
@@ -106,7 +106,7 @@ def test_entanglement_is_a_curve_of_the_validation(values, pictures, v1_file, st
         values["report"] |= {"validate_entanglement": asked}
         config, cpu = configuration.build(values), torch.device("cpu")
         torch.manual_seed(0)
-        found.append(loop.held_out_samples(config, 0, 1).run(build_stage(config, cpu), cpu))
+        found.append(datasets.held_out_samples(config, 0, 1).run(build_stage(config, cpu), cpu))
     names = {"entanglement", "structure", "leakage"}
     assert not names & found[0].keys() and names <= found[1].keys() and found[1] == found[2]
     assert found[1]["entanglement"] == pytest.approx(found[1]["structure"] + found[1]["leakage"])

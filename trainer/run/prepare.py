@@ -1,0 +1,150 @@
+"""What stands between a configuration and the first step of its run."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+
+from trainer.config import Config, ConfigError
+from trainer.data.folder import FolderDataset
+from trainer.models import checkpoint
+from trainer.run import init_from, throughput, zero
+from trainer.run.datasets import batches_from, build_dataset, held_out_samples
+from trainer.run.ema import EMA
+from trainer.run.report import Reporter
+from trainer.run.run import Run, combine, losses
+from trainer.run.validation import Validation
+from trainer.stages.stage import Stage
+from trainer.stages.table import build_stage
+
+log = logging.getLogger("trainer")
+
+
+def prepare(config: Config) -> Run:
+    """The parts of a run where its last checkpoint left it, or at its beginning."""
+    if config.system.threads:
+        torch.set_num_threads(config.system.threads)
+    accelerator = make_accelerator(config)
+    device, rank, processes = accelerator.device, accelerator.process_index, accelerator.num_processes
+    saved = _checkpoints(config, accelerator)
+    start = checkpoint.step_of(saved[-1]) if saved else 0
+    torch.manual_seed(config.run.seed)  # random initialisation
+    dataset = build_dataset(config)
+    for problem in dataset.problems:
+        log.warning("data: %s", problem)
+    stage = build_stage(config, device)
+    if config.model.init_from and not saved:
+        output = Path(config.run.output) if accelerator.is_main_process else None
+        init_from.start(stage, config.model.init_from, output)
+    parameters = trained_parameters(stage, config)
+    stage.to(device)
+
+    batches = batches_from(dataset, config, start * config.optimizer.accumulate, rank, processes, device)
+    utilisation = None
+    if (peak := throughput.peak_flops(config.system, device)) and start < config.run.steps:
+        first = next(batches)
+        utilisation = _utilisation(config, accelerator, stage, first, start, peak)
+        batches = itertools.chain([first], batches)
+    if config.system.compile:
+        throughput.compile_networks(stage, config.system.compile)
+
+    adam = config.optimizer
+    optimizer = throughput.new_optimizer(parameters.values(), adam, device)
+    accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=stage.rests)
+    wrapped, optimizer = accelerator.prepare(stage, optimizer)
+    run = Run(
+        config,
+        accelerator,
+        wrapped,
+        stage,
+        parameters,
+        optimizer,
+        EMA(parameters, adam.ema, "cpu" if adam.ema_device == "cpu" else None) if adam.ema else None,
+        batches,
+        start,
+        _reporter(config, accelerator, start, utilisation),
+        *_shown(config, dataset, rank, processes),
+    )
+    _continue(run, saved)
+    return run
+
+
+def make_accelerator(config: Config) -> Accelerator:
+    """Accelerate for one process or many; with DeepSpeed when the configuration names it."""
+    plugin = zero.plugin(config) if config.system.deepspeed else None
+    precision = {"fp32": "no"}.get(config.system.precision, config.system.precision)
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise ConfigError("system.precision = 'fp16' needs a GPU; use bf16 or fp32 here.")
+    return Accelerator(
+        mixed_precision=precision,
+        gradient_accumulation_steps=config.optimizer.accumulate,
+        deepspeed_plugin=plugin,
+    )
+
+
+def trained_parameters(stage: Stage, config: Config) -> dict[str, torch.nn.Parameter]:
+    """Parameters by name that the optimiser owns; those under optimizer.freeze are switched off."""
+    for name, parameter in stage.named_parameters():
+        if name.startswith(config.optimizer.freeze):
+            parameter.requires_grad_(False)
+    return {name: p for name, p in stage.named_parameters() if p.requires_grad}
+
+
+def _checkpoints(config: Config, accelerator: Accelerator) -> list[Path]:
+    """The checkpoints in the run's folder, oldest first, after what an interruption left behind is gone."""
+    output = Path(config.run.output)
+    if accelerator.is_main_process:
+        output.mkdir(parents=True, exist_ok=True)
+        checkpoint.sweep(output)
+    accelerator.wait_for_everyone()
+    return checkpoint.folders(output)
+
+
+def _utilisation(
+    config: Config, accelerator: Accelerator, stage: Stage, batch: dict[str, torch.Tensor], step: int, peak: float
+) -> Callable[[float], float]:
+    """Share of the device's peak FLOP/s that a step of so many seconds uses; counted on a batch."""
+    one = functools.partial(losses, config, accelerator, stage, batch, step, 0)
+    flops = config.optimizer.accumulate * throughput.count_model_flops(lambda: sum(one().values()))
+    stage.zero_grad()
+    log.info("%.2f model TFLOPs per step and process; peak of the device %.0f TFLOP/s", flops / 1e12, peak / 1e12)
+    return lambda seconds: flops / (seconds * peak)
+
+
+def _reporter(
+    config: Config, accelerator: Accelerator, start: int, utilisation: Callable[[float], float] | None
+) -> Reporter:
+    adam = config.optimizer
+    return Reporter(
+        Path(config.run.output),
+        start,
+        config.run.steps,
+        adam.batch * adam.accumulate * accelerator.num_processes,
+        config.report.log_every,
+        accelerator.is_main_process,
+        functools.partial(combine, accelerator),
+        utilisation,
+    )
+
+
+def _shown(config: Config, dataset: FolderDataset, rank: int, processes: int) -> tuple[Validation, Validation | None]:
+    """What sample sheets show, and what is validated: held-out pictures, where the run validates."""
+    report = config.report
+    validation = held_out_samples(config, rank, processes) if report.validate_every else None
+    return validation or Validation(dataset.plain(squares=True), report.sample_count, 1, 1), validation
+
+
+def _continue(run: Run, saved: list[Path]) -> None:
+    """Take the last checkpoint's state, and write what the run is."""
+    if saved:
+        run.resume(saved[-1])
+    if run.accelerator.is_main_process:
+        checkpoint.note_best(run.output, run.best)
+        checkpoint.write_text(run.output / "config.json", json.dumps(run.config.to_dict(), indent=1))
