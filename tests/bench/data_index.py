@@ -18,11 +18,11 @@ OPEN = """
 import resource, sys, time
 from pathlib import Path
 import numpy as np
-from trainer.data import buckets, index, sources
+from trainer.data import buckets, index, index_files, sources
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 before, began = peak(), time.perf_counter()
 root = Path(sys.argv[1])
-listed = index.from_files([root / "data_index" / "all.json"], index.cache_folder(root))
+listed = index_files.from_files([root / "data_index" / "all.json"], index.cache_folder(root))
 rows = listed.rows(min_score=5.5, min_side=768).astype(np.int32)
 opened = time.perf_counter() - began
 canvases = buckets.table(1024, 32, 1.8)

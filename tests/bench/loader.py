@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from trainer.data.folder import FolderDataset, PositionSampler
+from trainer.data.buckets import PositionSampler
+from trainer.data.folder import FolderDataset
 
 BAR = 200
 SHARDS = 4

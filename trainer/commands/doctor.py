@@ -26,8 +26,9 @@ from colorize.pictures import masks
 from colorize.pictures.line_measures import FLAT, measure_lines
 from trainer.config import ConfigError
 from trainer.data.decode import PICTURE_ERRORS, open_picture, read_rgb, why
-from trainer.data.folder import Groups
-from trainer.data.index import group_of, hash64, item_key, name_group, read_json, read_parquet
+from trainer.data.index import group_of, hash64, item_key, name_group
+from trainer.data.index_files import read_json, read_parquet
+from trainer.data.listing import Groups
 from trainer.data.sources import FolderSource, ShardSource, sketch_styles
 from trainer.prepare.layout import Picture, Set, open_set
 from trainer.workers import process_pool

@@ -8,7 +8,7 @@ resumed run and any number of processes see the same batches.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -193,3 +193,21 @@ class ReleasedOrder:
     def another(self, spot: Spot, draw: np.random.Generator) -> int:
         """A picture of the same batch, which fits its canvas."""
         return int(draw.choice(self._epoch[1][np.nonzero(self._epoch[1] == spot.row)[0][0]]))
+
+
+Order = PermutedOrder | BucketOrder | ReleasedOrder
+
+
+class PositionSampler(torch.utils.data.Sampler):
+    """Batches of positions from `start` micro steps on, to `stop`; each process takes its own share of every batch."""
+
+    def __init__(self, start: int, stop: int, batch: int, rank: int = 0, processes: int = 1):
+        self.steps, self.batch, self.rank, self.processes = range(start, stop), batch, rank, processes
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
+            first = (step * self.processes + self.rank) * self.batch
+            yield list(range(first, first + self.batch))

@@ -13,29 +13,23 @@ import hashlib
 import io
 import json
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
-from trainer.config import Augment, ConfigError
+from trainer.config import Augment
 from trainer.data import buckets, decode, deform, index
 from trainer.data.augment import border, lines, masks
-from trainer.data.decode import cover, read_rgb
 from trainer.data.decoded import DecodedStore
-from trainer.data.sources import FolderSource, ShardSource, Unreadable, open_source, sketch_styles
-
-__all__ = ["FolderDataset", "Item", "PositionSampler", "cover", "read_rgb"]
+from trainer.data.listing import LABEL_PARTS, Groups, Items, group_problems, list_pictures
+from trainer.data.reading import REFERENCE_PARTS, resized
+from trainer.data.sources import Unreadable, open_source, sketch_styles
 
 log = logging.getLogger("trainer")
 
-# Parts of a sample that show the reference, and the part of the chosen picture they are in references of the set.
-REFERENCE_PARTS = {"reference": "color", "reference_mask": "mask", "reference_regions": "regions"}
-LABEL_PARTS = ("regions", "reference_regions")
 # Parts that show the reference of another picture, for losses that compare references.
 OTHER_PARTS = {"other_reference": "reference", "other_reference_mask": "reference_mask"}
 VALUES = ("score", "size", "crop")
@@ -43,119 +37,6 @@ VALUES = ("score", "size", "crop")
 the canvas (3,); top, left, height and width of the cut as fractions of the resized picture (4,)."""
 REPLACEMENTS = 32
 """Other pictures that are tried in place of one that cannot be read."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """One training picture."""
-
-    stem: str
-    """The name its files share: their path without suffix."""
-    group: int
-    """hash that the pictures of its group share"""
-    size: tuple[int, int]
-    """width, height in pixels; 0 = not known"""
-    score: float
-    extra: Mapping[str, Any]
-    """tags and references, where an index gives them"""
-
-
-class Names(Sequence):
-    """Names of chosen rows of an index."""
-
-    def __init__(self, listed: index.Index, rows: np.ndarray):
-        self.listed, self.rows = listed, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, number: int) -> str:
-        return self.listed.name(int(self.rows[number]))
-
-
-class Items(Sequence):
-    """The pictures of a data set; an `Item` is made when it is asked for."""
-
-    def __init__(self, listed: index.Index, rows: np.ndarray, groups: str = "folders"):
-        self.listed, self.rows, self.names = listed, rows, Names(listed, rows)
-        self.groups = listed["name_group" if groups == "names" else "group"]
-        """Hash of the group of every row of the index."""
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, number: int) -> Item:
-        row = int(self.rows[number])
-        stem = self.listed.name(row)
-        size = int(self.listed["width"][row]), int(self.listed["height"][row])
-        return Item(stem, int(self.groups[row]), size, self.listed.score(row), self.listed.extra(row))
-
-
-class Groups:
-    """Which pictures belong together. len() is the number of groups."""
-
-    def __init__(self, hashes: np.ndarray):
-        _, of, self._counts = np.unique(hashes, return_inverse=True, return_counts=True)
-        self._of = of.astype(np.int32)
-        self._members = np.argsort(self._of, kind="stable").astype(np.int32)
-        self._starts = np.cumsum(self._counts) - self._counts
-
-    def __len__(self) -> int:
-        return len(self._counts)
-
-    def members(self, number: int) -> np.ndarray:
-        """The pictures of the group that a picture is in, itself among them, ascending."""
-        group = self._of[number]
-        return self._members[self._starts[group] : self._starts[group] + self._counts[group]]
-
-    def alone(self) -> np.ndarray:
-        """Pictures that are the only one of their group."""
-        return np.flatnonzero(self._counts[self._of] == 1)
-
-    def largest(self) -> np.ndarray:
-        """The pictures of the group that has most, ascending; of several the one with the first picture."""
-        return self.members(int(self._counts[self._of].argmax()))
-
-    def summary(self, names: Sequence[str]) -> str:
-        """Number, largest and singles in words; names: of all pictures."""
-        largest = self.largest()
-        return (
-            f"{len(self)} groups, the largest of {len(largest)} pictures (e.g. {names[int(largest[0])]}), "
-            f"{len(self.alone())} pictures alone"
-        )
-
-
-@dataclass
-class _Missing:
-    """How many pictures lack a part, with one of them."""
-
-    counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    examples: dict[str, str] = field(default_factory=dict)
-
-    def keep(self, keys: Sequence[str], parts: Mapping[str, Sequence[str]], has: Callable[[str], np.ndarray]):
-        """Which of the keys have every part, (N,) booleans. has(folder) says which keys a folder holds."""
-        keep = np.ones(len(keys), bool)
-        for part, folders in parts.items():
-            lacking = keep & ~np.logical_or.reduce([has(folder) for folder in folders])
-            if lacking.any():
-                self.counts[part] += int(lacking.sum())
-                self.examples.setdefault(part, keys[int(np.flatnonzero(lacking)[0])])
-                keep &= ~lacking
-        return keep
-
-    def problems(self, root: Path) -> list[str]:
-        """One line per part. ConfigError when label maps are missing: only the demo data has them."""
-        for part in LABEL_PARTS:
-            if part in self.counts:
-                raise ConfigError(
-                    f"{self.counts[part]} pictures have no label map in {root / part}, e.g. {self.examples[part]}; "
-                    "only data of `python -m trainer demo-data` has them (the same command again adds what an older "
-                    "set lacks)."
-                )
-        return [
-            f"{count} pictures have no file in {part}/, e.g. {self.examples[part]}; they are left out"
-            for part, count in self.counts.items()
-        ]
 
 
 class FolderDataset(torch.utils.data.Dataset):
@@ -208,16 +89,18 @@ class FolderDataset(torch.utils.data.Dataset):
         self.augment, self.unreadable = augment or Augment(), unreadable
         self.cached = cached
         self.centred = self.centred or cache or cached is not None
-        self.problems: list[str] = []
         root = Path(folder)
         self.source = open_source(root)
         self.styles = sketch_styles(root, styles) if "sketch" in self.needs else []
-        listed, rows = self._list(root, index_files, min_score, min_side, bool(bucket_step or self.values))
+        measure = bool(bucket_step or self.values)
+        listed, rows, self.problems = list_pictures(
+            self.source, self._parts(), index_files, min_score, min_side, measure
+        )
         self.items = Items(listed, rows, groups)
         self._groups: Groups | None = None
         self._numbers: tuple[np.ndarray, np.ndarray] | None = None
         if reference == "group":
-            self.problems += _group_problems(self.groups, self.items.names, groups)
+            self.problems += group_problems(self.groups, self.items.names, groups)
         self.order = self._order(bucket_step, bucket_ratio, bucket_order, batch, bucket_sides)
         self._kept: dict[tuple, torch.Tensor] | None = {} if cache else None
         self._decoded = None
@@ -241,41 +124,7 @@ class FolderDataset(torch.utils.data.Dataset):
         parts |= dict.fromkeys(self._source_part(part) for part in self.needs)
         return {part: self.styles if part == "sketch" else [part] for part in parts}
 
-    def _list(
-        self, root: Path, files: Sequence[str], min_score: float, min_side: int, measure: bool
-    ) -> tuple[index.Index, np.ndarray]:
-        """The index and the rows of it that can be trained on."""
-        source, parts = self.source, self._parts()
-        if files:
-            listed = index.from_files(index.find_files(root, files), index.cache_folder(root), source.shards)
-        elif source.shards:
-            listed = _list_shards(source, parts, measure)
-        else:
-            listed = _list_folder(source, parts, measure)
-        self.problems += listed.problems
-        rows = listed.rows(min_score, min_side)
-        if (out := len(listed) - len(rows)) and (files or min_side):
-            self.problems.append(f"{out} pictures are below data.min_score or data.min_side, or have no sketch")
-        if files and not source.shards:
-            missing, hashes = _Missing(), listed["key"][rows]
-            rows = rows[missing.keep(Names(listed, rows), parts, lambda part: source.has(part, hashes))]
-            self.problems += missing.problems(root)
-        empty = [part for part, folders in parts.items() if not any(source.count(folder) for folder in folders)]
-        if not len(rows) or empty:
-            counts = ", ".join(f"{part}/ {sum(map(source.count, folders))}" for part, folders in parts.items())
-            masks_text = (
-                " A mask is white on the figure, black elsewhere; the demo-data command adds those of its own sets."
-                if any(part.endswith("mask") for part in empty)
-                else ""
-            )
-            filtered = f" {self.problems[-1]}." if self.problems and not empty else ""
-            raise ConfigError(
-                f"{root} holds no usable pictures: {counts} {'shards' if source.shards else 'files'}; files of one "
-                f"picture share their name.{filtered}{masks_text}"
-            )
-        return listed, rows.astype(np.int32)
-
-    def _order(self, step: int, ratio: float, order: str, batch: int, sides: str):
+    def _order(self, step: int, ratio: float, order: str, batch: int, sides: str) -> buckets.Order:
         if not step:
             return buckets.PermutedOrder(len(self), (self.size, self.size), self.seed)
         width, height = (self.items.listed[name][self.items.rows] for name in ("width", "height"))
@@ -475,42 +324,25 @@ class FolderDataset(torch.utils.data.Dataset):
         if self._kept is not None and zoom == 1 and (number, part) in self._kept:
             return self._kept[number, part]
         store = self._decoded if zoom == 1 else None
-        resized = store.get(part, number) if store is not None else None
-        if resized is None:
+        pixels = store.get(part, number) if store is not None else None
+        if pixels is None:
             with opener() as file:
                 try:
-                    resized = self._resized(file, kind, canvas, zoom)
+                    pixels = resized(file, kind, canvas, self.size, zoom, self.picture_filter, self.luma)
                 except decode.PICTURE_ERRORS as error:
                     folder = style if kind == "sketch" else self._source_part(kind)
                     file_name = self.source.describe(folder, self.items.names[number])
                     raise Unreadable(file_name, decode.why(error)) from None
             if store is not None:
-                store.put(part, number, resized)
+                store.put(part, number, pixels)
         if kind not in REFERENCE_PARTS:
-            left, top = decode.corner(resized.shape[1::-1], canvas, place)
-            resized = resized[top : top + canvas[0], left : left + canvas[1]]
-        tensor = torch.from_numpy(np.ascontiguousarray(resized))
+            left, top = decode.corner(pixels.shape[1::-1], canvas, place)
+            pixels = pixels[top : top + canvas[0], left : left + canvas[1]]
+        tensor = torch.from_numpy(np.ascontiguousarray(pixels))
         tensor = tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)
         if self._kept is not None and zoom == 1:
             self._kept[number, part] = tensor
         return tensor
-
-    def _resized(self, file: BinaryIO, kind: str, canvas: buckets.Canvas, zoom: float) -> np.ndarray:
-        """A file's pixels, covering the canvas `zoom` times, or squashed for references: (H, W) or (H, W, 3)."""
-
-        def target(size: tuple[int, int]) -> tuple[int, int]:
-            if kind in REFERENCE_PARTS:  # squashed, as the reference encoder will see it
-                return self.size, self.size
-            return decode.covering(size, canvas, zoom)
-
-        if kind in LABEL_PARTS:
-            return decode.read_resized(file, target, decode.NEAREST, "labels")
-        if kind.endswith("mask"):
-            return decode.read_resized(file, target, decode.BILINEAR, "L")
-        pixels = decode.read_resized(file, target, self.picture_filter, "sketch" if kind == "sketch" else "RGB")
-        if kind != "sketch" or pixels.ndim == 2:
-            return pixels
-        return decode.luma(pixels) if self.luma else decode.mean_of_channels(pixels)
 
     def _change(self, batch: dict[str, torch.Tensor], position: int) -> None:
         """Augmentations of what is there: the reference's mask, and the sketch. Each has random numbers of its own."""
@@ -545,109 +377,15 @@ class FolderDataset(torch.utils.data.Dataset):
         return {name: torch.tensor(values[name], dtype=torch.float32) for name in self.values}
 
 
-def _group_problems(groups: Groups, names: Sequence[str], by: str) -> list[str]:
-    """What is odd about groups that give references, one line each."""
-    alone, problems = groups.alone(), []
-    if len(alone):
-        hint = (
-            '; put the pictures of one character into a folder of color/, give them a "group" in the index, or set '
-            'data.groups = "names" where their names are anna_01, anna_02, ...'
-            if by == "folders"
-            else ""
-        )
-        problems.append(
-            f"{len(alone)} of {len(names)} pictures are alone in their group and their own reference, "
-            f"e.g. {names[int(alone[0])]}{hint}"
-        )
-    if len(groups) == 1 and len(names) > 1:
-        problems.append(
-            f"all {len(names)} pictures are one group, so any is a reference of any other: right for one character, "
-            "wrong for pictures of several"
-        )
-    return problems
-
-
 def _key_rows(keys: Mapping[str, bytes]) -> dict[str, torch.Tensor]:
     """Keys of parts as a batch carries them, (16,) uint8."""
     return {f"{part}_key": torch.frombuffer(bytearray(key), dtype=torch.uint8) for part, key in keys.items()}
 
 
-def _measured(source: FolderSource | ShardSource, key: str) -> dict[str, int]:
-    """An index entry with the size of a picture, from its header; empty when it cannot be read."""
-    try:
-        with source.open("color", key) as file, decode.open_picture(file) as image:
-            return {"width": image.size[0], "height": image.size[1]}
-    except decode.PICTURE_ERRORS:
-        return {}
+class FaceDataset(FolderDataset):
+    """Pictures for AnimeDiffusion, cut as its released loader does: the shorter side becomes `size` (Pillow's bilinear
+    filter), then the middle square. No flips, no colour changes."""
 
-
-def _list_folder(source: FolderSource, parts: Mapping[str, Sequence[str]], measure: bool) -> index.Index:
-    """The index of plain folders: pictures that have every part. With sizes it is kept on disk."""
-    named = [*parts["color"], *parts.get("sketch", ())]
-    keys = sorted({key for folder in named for key in source.keys(folder)})
-    hashes = np.array([index.hash64(key) for key in keys], np.uint64)
-    missing = _Missing()
-    keep = missing.keep(keys, parts, lambda folder: source.has(folder, hashes))
-    problems = missing.problems(source.root)
-    kept = [key for key, kept in zip(keys, keep) if kept]
-    if not measure:
-        writer = index.Writer()
-        for key in kept:
-            writer.add_key(key, {})
-        return writer.index("", problems)
-    state = hashlib.sha256(("\n".join(kept) + source.fingerprint(parts["color"])).encode()).hexdigest()
-    log.info("reading the sizes of %d pictures", len(kept))
-    entries = ((key, _measured(source, key)) for key in kept)
-    return index.build(index.cache_folder(source.root), state, entries, problems, keyed=True)
-
-
-def _list_shards(source: ShardSource, parts: Mapping[str, Sequence[str]], measure: bool) -> index.Index:
-    """The index of shards, made once per state of theirs: members that have every part."""
-    folders = sorted({folder for alternatives in parts.values() for folder in alternatives})
-    what = f"{source.fingerprint(folders)} {sorted(parts)} {measure}"
-    problems: list[str] = []
-    return index.build(
-        index.cache_folder(source.root),
-        hashlib.sha256(what.encode()).hexdigest(),
-        _shard_entries(source, parts, measure, problems),
-        problems,
-        keyed=True,
-        shards=True,
-    )
-
-
-def _shard_entries(
-    source: ShardSource, parts: Mapping[str, Sequence[str]], measure: bool, problems: list[str]
-) -> Iterator[tuple[str, dict[str, int]]]:
-    missing, misplaced = _Missing(), 0
-    for file in source.files("color"):
-        try:
-            found = source.keys_of(file)
-        except Unreadable as error:
-            problems.append(f"{error}; its pictures are left out")
-            continue
-        keys = [key for key in found if index.shard_of(key) == file.stem]
-        if len(keys) < len(found) and not misplaced:
-            problems.append(f"{file} has members that do not lie in {file.stem}/, which are left out: pack them so")
-        misplaced += len(found) - len(keys)
-        hashes = np.array([index.hash64(key) for key in keys], np.uint64)
-        others = {part: folders for part, folders in parts.items() if part != "color"}
-        keep = missing.keep(keys, others, lambda part, f=file, h=hashes: source.has(part, f.stem, h))
-        for key in (key for key, kept in zip(keys, keep) if kept):
-            yield key, _measured(source, key) if measure else {}
-    problems += missing.problems(source.root)
-
-
-class PositionSampler(torch.utils.data.Sampler):
-    """Batches of positions from `start` micro steps on, to `stop`; each process takes its own share of every batch."""
-
-    def __init__(self, start: int, stop: int, batch: int, rank: int = 0, processes: int = 1):
-        self.steps, self.batch, self.rank, self.processes = range(start, stop), batch, rank, processes
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self):
-        for step in self.steps:
-            first = (step * self.processes + self.rank) * self.batch
-            yield list(range(first, first + self.batch))
+    picture_filter = decode.BILINEAR
+    centred = True
+    luma = True

@@ -12,8 +12,6 @@ import torch
 from colorize.animediffusion.sampling import NoiseSource, Predictor, sample_ddim
 from colorize.animediffusion.schedule import AnimeSchedule
 
-REDUCTIONS = ("mean", "sum")
-
 
 def squared_error(answer: torch.Tensor, wanted: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
     """Squared error in float32: the mean, or (released phase 1) the sum over batch, channels and pixels."""

@@ -7,7 +7,7 @@ result is still there. A file that is not in the journal was not made by `prepar
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from trainer.config import ConfigError
@@ -66,10 +66,6 @@ class Journal:
         yield from self._database.execute(
             "SELECT key, width, height, problem FROM pictures WHERE part = ? ORDER BY key", (part,)
         )
-
-    def forget_pictures(self, part: str, keys: Iterable[str]) -> None:
-        """Of files that are gone."""
-        self._database.executemany("DELETE FROM pictures WHERE part = ? AND key = ?", ((part, key) for key in keys))
 
     # -- results --
 

@@ -11,8 +11,8 @@ import torch
 
 from trainer.cache.encodings import CachedParts
 from trainer.config import Config
-from trainer.data.face_folder import FaceDataset
-from trainer.data.folder import FolderDataset, PositionSampler
+from trainer.data.buckets import PositionSampler
+from trainer.data.folder import FaceDataset, FolderDataset
 from trainer.run.validation import Validation
 from trainer.stages import table
 from trainer.workers import leave_interrupts_to_parent

@@ -9,7 +9,8 @@ from PIL import Image
 
 from trainer.config import ConfigError
 from trainer.data import buckets, decode
-from trainer.data.folder import FolderDataset, PositionSampler
+from trainer.data.buckets import PositionSampler
+from trainer.data.folder import FolderDataset
 
 RELEASED_XL = {(1024, 1024)} | {
     canvas
@@ -221,7 +222,7 @@ def test_size_and_crop_say_what_is_shown(shapes):
 def test_sizes_are_measured_once_and_again_when_a_file_changes(shapes, monkeypatch):
     first = FolderDataset(str(shapes), 128, "self", **BUCKETS)
     with monkeypatch.context() as patch:
-        patch.setattr("trainer.data.folder._measured", lambda *given: pytest.fail("measured again"))
+        patch.setattr("trainer.data.listing._measured", lambda *given: pytest.fail("measured again"))
         assert FolderDataset(str(shapes), 128, "self", **BUCKETS)[5]["index"] == first[5]["index"]
     Image.new("RGB", (40, 400)).save(shapes / "color" / "00.png")
     assert FolderDataset(str(shapes), 128, "self", **BUCKETS).items[0].size == (40, 400)

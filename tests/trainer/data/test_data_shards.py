@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from trainer.config import ConfigError
-from trainer.data import index, sources
-from trainer.data.folder import FolderDataset, PositionSampler
+from trainer.data import index, index_files, sources
+from trainer.data.buckets import PositionSampler
+from trainer.data.folder import FolderDataset
 from trainer.data.sources import Unreadable
 
 PARTS = ("color", "sketch", "reference", "mask", "reference_mask")
@@ -221,7 +222,7 @@ ENTRIES = {
 def listed(tmp_path):
     file = tmp_path / "all.json"
     file.write_text(json.dumps(ENTRIES, ensure_ascii=False), encoding="utf-8")
-    return index.from_files([file], tmp_path / "cache")
+    return index_files.from_files([file], tmp_path / "cache")
 
 
 def test_a_loader_process_maps_the_index_instead_of_getting_a_copy(tmp_path):
@@ -292,28 +293,28 @@ def test_blocks_cut_anywhere_give_the_same_entries(tmp_path, monkeypatch, block)
     file = tmp_path / "all.json"
     for indent in (None, 2):
         file.write_text(json.dumps(many, indent=indent), encoding="utf-8")
-        monkeypatch.setattr(index, "_BLOCK", block)
-        monkeypatch.setattr(index, "_LONGEST_ENTRY", 10**6)
-        assert dict(index.read_json(file)) == many
+        monkeypatch.setattr(index_files, "_BLOCK", block)
+        monkeypatch.setattr(index_files, "_LONGEST_ENTRY", 10**6)
+        assert dict(index_files.read_json(file)) == many
 
 
 def test_of_equal_paths_the_first_counts(tmp_path):
     for number, width in enumerate((10, 20)):
         (tmp_path / f"{number}.json").write_text(json.dumps({"0/a.png": {"width": width}, f"0/{number}.png": {}}))
-    listed = index.from_files([tmp_path / "0.json", tmp_path / "1.json"], tmp_path / "cache")
+    listed = index_files.from_files([tmp_path / "0.json", tmp_path / "1.json"], tmp_path / "cache")
     assert [listed.name(row) for row in listed.rows()] == ["0/a", "0/0", "0/1"] and listed["width"][0] == 10
 
 
 def test_an_index_is_made_once_and_again_when_its_file_changes(tmp_path, monkeypatch):
     file, cache = tmp_path / "all.json", tmp_path / "cache"
     file.write_text(json.dumps(ENTRIES))
-    index.from_files([file], cache)
+    index_files.from_files([file], cache)
     folders = set(cache.iterdir())
     with monkeypatch.context() as patch:
-        patch.setattr(index, "read_json", lambda path: pytest.fail("read again"))
-        assert len(index.from_files([file], cache)) == 4
+        patch.setattr(index_files, "read_json", lambda path: pytest.fail("read again"))
+        assert len(index_files.from_files([file], cache)) == 4
     file.write_text(json.dumps({**ENTRIES, "0001/e.png": {}}))
-    assert len(index.from_files([file], cache)) == 5
+    assert len(index_files.from_files([file], cache)) == 5
     assert len(set(cache.iterdir()) - folders) == 1
 
 
@@ -330,16 +331,16 @@ def test_an_index_is_made_once_and_again_when_its_file_changes(tmp_path, monkeyp
 def test_a_bad_index_is_refused_and_leaves_nothing(tmp_path, text, message):
     (tmp_path / "bad.json").write_text(text)
     with pytest.raises(ConfigError, match=message):
-        index.from_files([tmp_path / "bad.json"], tmp_path / "cache")
+        index_files.from_files([tmp_path / "bad.json"], tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_damage_in_the_middle_of_a_large_index_ends_early(tmp_path, monkeypatch):
-    monkeypatch.setattr(index, "_BLOCK", 1000)
+    monkeypatch.setattr(index_files, "_BLOCK", 1000)
     entries = json.dumps({f"{n}.png": {"width": n} for n in range(2000)})
     (tmp_path / "bad.json").write_text(entries.replace('"100.png"', '"100.png'))
     with pytest.raises(ConfigError, match="behind byte"):
-        list(index.read_json(tmp_path / "bad.json"))
+        list(index_files.read_json(tmp_path / "bad.json"))
 
 
 def test_an_index_that_is_not_there_names_those_that_are(shards):
@@ -368,22 +369,22 @@ def test_parquet_gives_what_json_gives(tmp_path):
         }
     )
     parquet.write_table(table, tmp_path / "all.parquet")
-    listed = index.from_files([tmp_path / "all.parquet"], tmp_path / "cache")
+    listed = index_files.from_files([tmp_path / "all.parquet"], tmp_path / "cache")
     assert listed["width"].tolist() == [10, 20] and listed["usable"].tolist() == [1, 0]
     assert listed.extra(0) == {"references": ["0/b.png"]} and listed.extra(1) == {"tags": "1girl"}
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no table")
     with pytest.raises(ConfigError, match="no whole parquet file"):
-        index.from_files([tmp_path / "bad.parquet"], tmp_path / "cache")
+        index_files.from_files([tmp_path / "bad.parquet"], tmp_path / "cache")
     parquet.write_table(pyarrow.table({"path": ["a"]}), tmp_path / "other.parquet")
     with pytest.raises(ConfigError, match="no column image_path"):
-        index.from_files([tmp_path / "other.parquet"], tmp_path / "cache")
+        index_files.from_files([tmp_path / "other.parquet"], tmp_path / "cache")
 
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     (tmp_path / "all.parquet").write_bytes(b"")
     with pytest.raises(ConfigError, match="pip install pyarrow"):
-        index.from_files([tmp_path / "all.parquet"], tmp_path / "cache")
+        index_files.from_files([tmp_path / "all.parquet"], tmp_path / "cache")
 
 
 def test_listed_references_are_drawn_from_the_index(pictures, tmp_path):

@@ -10,7 +10,9 @@ from PIL import Image
 
 from trainer.config import ConfigError
 from trainer.data import deform
-from trainer.data.folder import FolderDataset, PositionSampler, cover, read_rgb
+from trainer.data.buckets import PositionSampler
+from trainer.data.decode import cover, read_rgb
+from trainer.data.folder import FolderDataset
 from trainer.pictures import model_sketch
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from trainer.commands.prepare import read_table
 from trainer.config import ConfigError
-from trainer.data import index, sources
+from trainer.data import index_files, sources
 from trainer.data.folder import FolderDataset
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -45,26 +45,26 @@ DEEP = "[" * 100_000 + "]" * 100_000
 def test_entries_of_nonsense_are_told(tmp_path, entry, message):
     (tmp_path / "a.json").write_text('{"0001/a.png": ' + entry + "}")
     with pytest.raises(ConfigError, match=message):
-        index.from_files([tmp_path / "a.json"], tmp_path / "cache")
+        index_files.from_files([tmp_path / "a.json"], tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*"))  # nothing half made stays
 
 
 def test_half_a_surrogate_pair_is_no_path(tmp_path):
     (tmp_path / "a.json").write_text('{"0001/\\ud800.png": {}}')
     with pytest.raises(ConfigError, match="names a picture '0001/.*which is no text"):
-        index.from_files([tmp_path / "a.json"], tmp_path / "cache")
+        index_files.from_files([tmp_path / "a.json"], tmp_path / "cache")
 
 
 def test_entries_in_entries_take_no_half_minute(tmp_path, monkeypatch):
-    monkeypatch.setattr(index, "_BLOCK", 2**17)
-    monkeypatch.setattr(index, "_LONGEST_ENTRY", 2**22)
-    monkeypatch.setattr(index, "_FAILED_BYTES", 2**23)
+    monkeypatch.setattr(index_files, "_BLOCK", 2**17)
+    monkeypatch.setattr(index_files, "_LONGEST_ENTRY", 2**22)
+    monkeypatch.setattr(index_files, "_FAILED_BYTES", 2**23)
     (tmp_path / "a.json").write_text(
         '{"a": {' + ",".join(f'"{n}": {{"x": {{"y": 1}}, "z": 2}}' for n in range(200_000))
     )
     started = time.process_time()
     with pytest.raises(ConfigError, match="nested in each other"):
-        list(index.read_json(tmp_path / "a.json"))
+        list(index_files.read_json(tmp_path / "a.json"))
     assert time.process_time() - started < 5
 
 
