@@ -93,10 +93,11 @@ def weights(folder: Path, averaged: bool, trust: bool = False) -> dict[str, torc
 
 def run(args: argparse.Namespace) -> None:
     """Build the stage the checkpoint belongs to, and write what it exports."""
-    from trainer.stages.table import build_stage
+    from trainer.stages import table
 
     folder = find_checkpoint(Path(args.source), args.best)
-    stage = build_stage(run_config(folder), torch.device("cpu"))
+    config = run_config(folder)
+    stage = table.row(config).build(config, torch.device("cpu"))  # what an older trainer ran is not checked again
     state = weights(folder, averaged=not args.no_ema, trust=args.trust)
     if missing := stage.state_dict().keys() - state.keys():
         raise ConfigError(f"{folder} lacks {len(missing)} tensors of the model, e.g. {min(missing)}.")
