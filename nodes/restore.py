@@ -5,21 +5,27 @@ import torch
 from comfy_api.v0_0_2 import io
 
 from ..colorize.pictures import images
+from ..colorize.pictures.line_removal import without_model_lines
 from ..colorize.pictures.transparency import check_drawing
 from .sockets import CATEGORY, FrameSocket, Node, transparency_input
 
 
 def restore_size(image, frame, lines=None, lines_mask=None, polarity="auto", line_opacity=1.0):
     """Result and frame -> comfy pictures of the drawing's size: (B, H, W, 3) with the lines, (B, H, W, 3) without them,
-    (N, H, W, 4) the lines alone as straight RGBA; all in 0..1."""
+    (N, H, W, 4) the lines alone as straight RGBA; all in 0..1. With lines the model's own, softer ones are taken away
+    from below them."""
     images.check_image(image)
-    colours = images.restore(image[..., :3].movedim(-1, 1).float(), frame)
+    result = image[..., :3].movedim(-1, 1).float()
+    colours = images.restore(result, frame)
     picture, layer = colours, torch.ones_like(colours[:1])
     if lines is not None:
         images.check_image(lines, "lines")
         check_drawing(lines, lines_mask, polarity, "lines")
         layer = images.line_layer(lines, lines_mask, polarity)
-        picture = images.overlay_lines(picture, layer, line_opacity)
+        images.check_line_layer(picture, layer)
+        freed = images.restore(without_model_lines(result, layer, frame), frame)
+        picture = images.overlay_lines(torch.lerp(colours, freed, float(line_opacity)), layer, line_opacity)
+        colours = freed
     return picture.movedim(1, -1), colours.movedim(1, -1), images.ink_layer(layer).movedim(1, -1)
 
 

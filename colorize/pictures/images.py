@@ -362,6 +362,12 @@ def ink_layer(lines: torch.Tensor) -> torch.Tensor:
 
 def overlay_lines(picture: torch.Tensor, lines: torch.Tensor, opacity: float = 1.0) -> torch.Tensor:
     """Multiply (B, 3, H, W) in 0..1 with a line layer (1 or B, 3, H, W); opacity 0 changes nothing."""
+    check_line_layer(picture, lines)
+    return picture * (1 - opacity * (1 - lines))
+
+
+def check_line_layer(picture: torch.Tensor, lines: torch.Tensor) -> None:
+    """Raise ValueError unless a line layer (1 or B, 3, H, W) has the size of pictures (B, 3, H, W)."""
     if picture.shape[-2:] != lines.shape[-2:]:
         raise ValueError(
             f"The lines are {lines.shape[-1]}x{lines.shape[-2]} pixels, the picture "
@@ -373,4 +379,3 @@ def overlay_lines(picture: torch.Tensor, lines: torch.Tensor, opacity: float = 1
             f"There are {lines.shape[0]} line drawings for {picture.shape[0]} pictures. Connect one, or one per "
             "picture."
         )
-    return picture * (1 - opacity * (1 - lines))

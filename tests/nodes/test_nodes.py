@@ -72,12 +72,12 @@ def test_restore_size(pack, prepare):
     plain, colours, empty = pack.run("ColorizeRestoreSize", image=result, frame=frame)
     assert torch.equal(plain, colours) and empty.shape == (1, 90, 70, 4) and not empty[..., 3].any()
     lined, colours, layer = pack.run("ColorizeRestoreSize", image=result, frame=frame, lines=image)
-    assert torch.equal(plain, colours) and layer.shape == (1, 90, 70, 4)
+    assert colours.shape == plain.shape and layer.shape == (1, 90, 70, 4)
     multiplied = colours * (1 - layer[..., 3:] * (1 - layer[..., :3]))
     assert torch.allclose(multiplied, lined, atol=1 / 255)
     none = pack.run("ColorizeRestoreSize", image=result, frame=frame, lines=image, line_opacity=0.0)[0]
     assert plain.shape == lined.shape == (1, 90, 70, 3)
-    assert lined[image < 0.5].eq(0).all() and torch.equal(lined[image > 0.5], plain[image > 0.5])
+    assert lined[image < 0.5].eq(0).all() and torch.equal(lined[image > 0.5], colours[image > 0.5])
     assert torch.equal(none, plain)
     enlarged = pack.run("ColorizeRestoreSize", image=torch.rand(3, 256, 256, 4), frame=frame, lines=image)[0]
     assert enlarged.shape == (3, 90, 70, 3)
