@@ -28,6 +28,7 @@ from colorize.pictures.flatten import flatten
 from colorize.pictures.palette import palette_of
 from colorize.pictures.regions import RegionMap, find_regions
 from trainer.config import ConfigError
+from trainer.data.decode import open_picture
 from trainer.metrics import flats as measures
 from trainer.metrics.flats import Truth
 from trainer.metrics.intervals import interval
@@ -156,7 +157,7 @@ def _soft(one: Character, index: int, folder: Path | None, colour) -> np.ndarray
     path = folder / f"{index:05d}.png" if folder else None
     if path is not None and path.is_file():
         try:
-            return np.asarray(Image.open(path).convert("RGB"))
+            return np.asarray(open_picture(path).convert("RGB"))
         except OSError as error:
             raise ConfigError(f"{path} cannot be read ({error}); remove it, and it is made anew.") from None
     result = colour(index, one)
