@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from trainer.art import packages, painted, palettes, scenes
+from trainer.art import packages, painted, palettes, scenes, writing
 from trainer.art.avatars import MARKS, REGIONS, Avatar
 from trainer.config import ConfigError
 
@@ -146,3 +146,12 @@ def test_a_missing_client_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="`npm` is not installed"):
         packages.fetch(["@dicebear/core"], tmp_path)
+
+
+def test_procedural_samples_are_written_once(tmp_path):
+    plan = writing.Plan(tmp_path, tmp_path / "packages", seed=0, split="heldout")
+    assert writing.write(plan, "procedural", [0, 3]) == 2
+    for part in ("color", "sketch", "mask", "reference", "reference_mask"):
+        assert (tmp_path / part / "procedural-000003.png").is_file()
+    assert Image.open(tmp_path / "color/procedural-000003.png").size == (320, 256)
+    assert writing.write(plan, "procedural", [0, 3]) == 0
