@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
 
-def leave_interrupts_to_parent(*_) -> None:
+def leave_interrupts_to_parent(*_: object) -> None:
     """Ctrl-C reaches all processes of a terminal: the parent decides what is still finished, and stops the others."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -31,6 +31,7 @@ import os
 import re
 from concurrent.futures import as_completed
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -113,6 +114,13 @@ def write_demo_data(
         "regions": list(REGION_NAMES),
     }
     _start(folder, manifest, count)
+    _write_missing(folder, count, manifest, workers, progress)
+    return folder
+
+
+def _write_missing(folder: Path, count: int, manifest: dict[str, Any], workers: int, progress: bool) -> None:
+    """Draw those of `count` characters that are not there."""
+    poses = manifest["poses"]
     todo = [n for n in range(1, count + 1) if not all(path.exists() for path in _paths(folder, n, poses))]
     with tqdm(
         total=count * poses, initial=(count - len(todo)) * poses, unit="picture", disable=not progress, desc=str(folder)
@@ -123,7 +131,6 @@ def write_demo_data(
                 bar.update(poses)
         elif todo:
             _write_in_parallel(folder, todo, manifest, workers, bar)
-    return folder
 
 
 def _check(count: int, seed: int, poses: int, workers: int) -> None:

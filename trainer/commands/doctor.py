@@ -7,35 +7,26 @@ is 1 when something would break a run or teach it the wrong thing. Nothing is ch
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from PIL import Image
-from tqdm import tqdm
 
-from colorize.pictures import masks
-from colorize.pictures.line_measures import FLAT, measure_lines
 from trainer.config import ConfigError
-from trainer.data.decode import PICTURE_ERRORS, open_picture, read_rgb, why
 from trainer.data.index import group_of, hash64, item_key, name_group
 from trainer.data.index_files import read_json, read_parquet
 from trainer.data.listing import Groups
 from trainer.data.sources import FolderSource, ShardSource, sketch_styles
 from trainer.prepare.layout import Picture, Set, open_set
-from trainer.workers import process_pool
+from trainer.prepare.measures import Measure, measure_all
 
 LEVELS = ("problem", "warning", "note")
 """problem: a run fails, or learns the wrong thing. warning: it suffers. note: good to know."""
-MEASURED_SIDE = 512  # pixels; larger files are measured on a reduced copy
 EXAMPLES = 5  # files named in a finding
 SHORT_SIDE_PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 ASPECTS = {"1:2": 0.5, "9:16": 9 / 16, "2:3": 2 / 3, "3:4": 0.75, "1:1": 1.0, "4:3": 4 / 3, "3:2": 1.5, "16:9": 16 / 9,
@@ -43,8 +34,6 @@ ASPECTS = {"1:2": 0.5, "9:16": 9 / 16, "2:3": 2 / 3, "3:4": 0.75, "1:1": 1.0, "4
 SAME_PROPORTIONS = 0.02  # relative; a sketch may be rounded to another pixel
 NEAR = 3  # bits in 64 by which perceptual hashes of near duplicates may differ
 CROWDED = 4000  # pictures that share a quarter of their hash: too common to compare each with each
-GREY_SHARE = 0.01  # of a mask's pixels; more than an antialiased outline leaves
-BLOCK = 256  # files handed out at once, per process
 
 
 @dataclass(frozen=True)
@@ -97,106 +86,6 @@ class Diagnosis:
             lines += [f"    e.g. {', '.join(finding.examples)}"] if finding.examples else []
             lines.append(f"    fix: {finding.fix}")
         return lines + ([] if self.findings else ["no findings"])
-
-
-# -- one file ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What one file shows."""
-
-    key: str
-    problem: str = ""
-    """Why it cannot be read; the rest is then empty."""
-    size: tuple[int, int] = (0, 0)
-    """width, height in pixels"""
-    content: int = 0
-    """64 bits of a hash of the file's bytes; of color/"""
-    look: int = 0
-    """64 bits that similar pictures share, see `look_of`; of color/"""
-    marks: tuple[str, ...] = ()
-    """Of a sketch: "inverted", "blank", "coloured". Of a mask: "empty", "full", "inverted", "grey"."""
-
-
-def look_of(image: Image.Image) -> int:
-    """Difference hash: 8 x 8 signs of the horizontal slope of a 9 x 8 grey copy (box filtered)."""
-    small = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), np.int16)
-    return int.from_bytes(np.packbits(small[:, 1:] > small[:, :-1]).tobytes(), "big")
-
-
-def sketch_marks(image: Image.Image) -> tuple[str, ...]:
-    """What is wrong with a sketch, an RGB picture of at most MEASURED_SIDE pixels."""
-    lines = measure_lines(torch.from_numpy(np.array(image))[None].float() / 255)[0]
-    if lines.spread < FLAT:
-        return ("blank",)
-    found = ["inverted"] if lines.polarity == "light_on_dark" else []
-    return (*found, "coloured") if lines.coloured > 0.05 else tuple(found)
-
-
-def mask_marks(values: np.ndarray) -> tuple[str, ...]:
-    """What is wrong with a mask (H, W) uint8."""
-    figure = torch.from_numpy(values > 127).float()[None]
-    share = figure.mean().item()
-    found = [name for name, is_so in (("empty", share == 0), ("full", share == 1)) if is_so]
-    if masks.looks_inverted(figure):
-        found.append("inverted")
-    if ((values > 8) & (values < 247)).mean() > GREY_SHARE:
-        found.append("grey")
-    return tuple(found)
-
-
-def measure(source: FolderSource | ShardSource, part: str, key: str) -> Measure:
-    """Read one file of a part and look at it."""
-    kind = part.partition("/")[0].partition("_")[0] if part != "reference_mask" else "mask"
-    try:
-        with source.open(part, key) as file:
-            content = file.read()
-            file.seek(0)
-            if kind == "mask":
-                with open_picture(file) as opened:
-                    return Measure(key, size=opened.size, marks=mask_marks(np.asarray(opened.convert("L"))))
-            image = read_rgb(file)
-    except PICTURE_ERRORS as error:
-        return Measure(key, problem=why(error))
-    size = image.size
-    if kind == "sketch":
-        image.thumbnail((MEASURED_SIDE, MEASURED_SIDE))
-        return Measure(key, size=size, marks=sketch_marks(image))
-    hashed = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
-    return Measure(key, size=size, content=hashed, look=look_of(image))
-
-
-_source: FolderSource | ShardSource | None = None  # of a process of the pool
-
-
-def _start(source: FolderSource | ShardSource) -> None:
-    global _source
-    torch.set_num_threads(1)
-    _source = source
-
-
-def _measure(arguments: tuple[str, str]) -> Measure:
-    return measure(_source, *arguments)
-
-
-def measure_all(data: Set, part: str, keys: Sequence[str], workers: int, progress: bool) -> Iterator[Measure]:
-    """All files of a part, in the order of the keys."""
-    with tqdm(total=len(keys), unit="file", desc=f"{part}/", disable=not progress, dynamic_ncols=True) as bar:
-        if workers == 1 or len(keys) < 2 * workers:
-            for key in keys:
-                yield measure(data.source, part, key)
-                bar.update()
-            return
-        pool = process_pool(workers, _start, (data.source,))
-        try:
-            rest = iter(keys)
-            while block := list(islice(rest, BLOCK * workers)):  # a set of millions is not queued at once
-                for found in pool.map(_measure, [(part, key) for key in block], chunksize=8):
-                    yield found
-                    bar.update()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 # -- a data set --------------------------------------------------------------------------------------------------------

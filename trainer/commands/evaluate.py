@@ -91,12 +91,7 @@ def run(args: argparse.Namespace) -> None:
         data=args.data,
         modes=tuple(dict.fromkeys(args.mode)),
         scales=tuple(dict.fromkeys(args.guidance)),
-        count=args.count,
-        steps=args.steps,
-        seed=args.seed,
-        batch=args.batch,
-        precision=args.precision,
-        cut_out=args.cut_out,
+        **{key: getattr(args, key) for key in ("count", "steps", "seed", "batch", "precision", "cut_out")},
     )
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -113,8 +108,7 @@ def run(args: argparse.Namespace) -> None:
             Image.fromarray(np.concatenate(sheet)).save(output / f"{name}{suffix}.png")
             yield protocol, values, size
 
-    notes: list[str] = []
-    against = Path(args.against).name
+    against, notes = Path(args.against).name, list[str]()
     # First, so that it is out of memory and every table can be printed when the model itself is measured.
     theirs = {p.name: values for p, values, _ in measured(args.against, "-against")} if against else {}
     results, texts, size = [], [], None

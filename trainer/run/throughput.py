@@ -125,7 +125,9 @@ def _networks(modules: Iterable[nn.Module]) -> Iterable[nn.Module]:
             yield module
 
 
-def new_optimizer(parameters: Iterable[nn.Parameter], settings: Optimizer, device: torch.device):
+def new_optimizer(
+    parameters: Iterable[nn.Parameter], settings: Optimizer, device: torch.device
+) -> torch.optim.Optimizer:
     """AdamW of the configured kind. ConfigError where it cannot run here."""
     options = {"lr": settings.lr, "betas": tuple(settings.betas), "weight_decay": settings.weight_decay}
     if settings.kind == "adamw8bit":

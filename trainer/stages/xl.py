@@ -181,7 +181,9 @@ class XLStage(Stage):
 class XLBackboneStage(XLStage):
     """Trains `model.diffusion_model`, `control_encoder` and `proj`; all encoders stay frozen."""
 
-    def networks(self, encoder, tagger):
+    def networks(
+        self, encoder: FrozenReferenceEncoder, tagger: FrozenTagger
+    ) -> tuple[UNet, XLSketchEncoder, TokenProjection]:
         model = self.config.model
         if model.init:
             tensors, metadata = checkpoint.read_tensors(Path(model.init))

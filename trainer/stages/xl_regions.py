@@ -21,8 +21,11 @@ from torch import nn
 
 from colorize import modes, names
 from colorize.background.reference_net import ReferenceNet, plugin_input
+from colorize.reference.token_projection import TokenProjection
+from colorize.sketch.xl_encoder import XLSketchEncoder
 from colorize.unet.region_lora import XL_KINDS, to_module_names, to_official_names
 from colorize.unet.split_attention import Split, SplitOptions
+from colorize.unet.unet import UNet
 from trainer.config import ConfigError
 from trainer.draws import Draws
 from trainer.losses.bleach import background_reference, draw_bleached, whiten_background
@@ -31,7 +34,7 @@ from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
 from trainer.models import checkpoint
 from trainer.models.autoencoder import XL_SCALE
 from trainer.models.colorizer import Regions, latent_masks
-from trainer.models.frozen import borrowed
+from trainer.models.frozen import FrozenReferenceEncoder, FrozenTagger, borrowed
 from trainer.models.xl_colorizer import embedded, networks_from, plugin_from
 from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
 
@@ -49,7 +52,9 @@ class XLRegionStage(XLStage):
     plugin = False
     options = SplitOptions(kinds=("fg", "bg"), strengths=(1.0, 1.0), threshold=modes.MASK_THRESHOLD)
 
-    def networks(self, encoder, tagger):
+    def networks(
+        self, encoder: FrozenReferenceEncoder, tagger: FrozenTagger
+    ) -> tuple[UNet, XLSketchEncoder, TokenProjection]:
         model = self.config.model
         self.tensors, metadata = checkpoint.read_tensors(Path(model.init))
         figure, background = region_ranks(model)
