@@ -97,7 +97,7 @@ def pictures(server: Server, name: str) -> None:
         sketch = Image.open(shown["Sketch"])
         picture = words_thumbnail(references[0], words) if edits else inputs_thumbnail(sketch, references)
     else:
-        result = Image.open(io.BytesIO(job.run(server, workflow, Status())))
+        result = Image.open(io.BytesIO(job.run(server, workflow, Status()).picture))
         picture = thumbnail(Image.open(shown.get("Sketch") or shown["Picture"]), references[0], result)
     picture.save(template(name).with_suffix(".jpg"), quality=90)
     if name != SHOWN:

@@ -7,6 +7,8 @@ as reference, and flattened at the drawing's size. Printed, as means with 95 % b
     regions, pieces                share of the area in a region (a piece) whose commonest material is its own
     palette                        share of the area that has the palette entry nearest to the true colour
     hints                          error of the flats after 0, 1, ... --hints dots of the true colour
+--sheet FILE shows the first SHEET_ROWS characters: drawing, reference, soft result, flats, locked flats, and the layers
+together (locked flats, one shadow tone, lines).
 --results DIR reads DIR/00000.png, 00001.png, ... in place of the model's results, and writes those that are missing.
 """
 
@@ -25,8 +27,10 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from colorize.pictures.flatten import flatten
+from colorize.pictures.layers import composite, stack
 from colorize.pictures.palette import palette_of
 from colorize.pictures.regions import RegionMap, find_regions
+from colorize.pictures.shade import shade
 from trainer.config import ConfigError
 from trainer.data.decode import open_picture
 from trainer.metrics import flats as measures
@@ -35,6 +39,7 @@ from trainer.metrics.intervals import interval
 from trainer.world import Appearance, LineStyle, pose_layout, render, seeds_of, true_flats
 
 INK = 180  # grey level of a drawing below which a pixel is line
+SHEET_ROWS, SHEET_SIDE = 4, 320
 PARTS = ("all", "figure", "background")
 
 
@@ -90,6 +95,21 @@ def measure(one: Character, soft: np.ndarray, hints: int = 0) -> dict[str, float
     return row
 
 
+def sheet_row(one: Character, soft: np.ndarray) -> np.ndarray:
+    """(SHEET_SIDE, 6 * SHEET_SIDE, 3) uint8: what went in, what came out."""
+    regions = find_regions(torch.from_numpy(one.sketch.copy()).float()[None, ..., None] / 255).maps[0]
+    picture = soft.astype(np.float32) / 255
+    locked = flatten(regions, picture, palette_of(one.reference / 255))
+    lines = np.repeat(one.sketch[..., None].astype(np.float32) / 255, 3, axis=2)
+    layers = composite(stack(locked, lines, shade(locked, picture, 1)))[..., :3]
+    drawing = np.repeat(one.sketch[..., None], 3, axis=2)
+    shown = (drawing, one.reference, soft, flatten(regions, picture).picture, locked.picture, layers)
+    size = (SHEET_SIDE, SHEET_SIDE)
+    return np.concatenate(
+        [np.asarray(Image.fromarray(p).resize(size, Image.Resampling.LANCZOS)) for p in shown], axis=1
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", help="v1 or v1.5 model (.safetensors); not needed where --results has all")
     parser.add_argument("--encoder", help="its reference encoder (.safetensors)")
@@ -100,6 +120,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=2.0)
     parser.add_argument("--hints", type=int, default=0, metavar="N", help="also with 1 to N hints (default 0)")
+    parser.add_argument("--sheet", metavar="FILE", help="write a picture of the first characters there")
     parser.add_argument("--json", metavar="FILE", help="write all rows there")
 
 
@@ -111,10 +132,14 @@ def run(args: argparse.Namespace) -> None:
         )
     folder = Path(args.results) if args.results else None
     colour = _colouriser(args)
-    rows = []
+    rows, shown = [], []
     for index in tqdm(range(args.count), unit="character", desc="evaluate-flats"):
         one = character(index, args.size)
-        rows.append(measure(one, _soft(one, index, folder, colour), args.hints))
+        soft = _soft(one, index, folder, colour)
+        rows.append(measure(one, soft, args.hints))
+        if args.sheet and index < SHEET_ROWS:
+            shown.append(sheet_row(one, soft))
+            Image.fromarray(np.concatenate(shown)).save(args.sheet)
     for name in rows[0]:
         values = np.array([row[name] for row in rows], np.float64)
         values = values[np.isfinite(values)]
