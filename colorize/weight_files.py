@@ -136,7 +136,7 @@ def reads_strange_sizes(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]
             except torch.OutOfMemoryError:
                 raise
             except (LookupError, ArithmeticError, AttributeError, AssertionError, TypeError, RuntimeError) as error:
-                first = str(error).strip().partition("\n")[0][:200]
+                first = " ".join(str(error).split())[:200]  # with the names that torch lists on lines of their own
                 raise ValueError(
                     f"The sizes of its tensors make no {what} ({type(error).__name__}: {first}). The file is damaged, "
                     "or holds another network: download it again."

@@ -232,7 +232,7 @@ def test_parts(run, encode, text_encoder):
     ("change", "message"),
     [
         (dict(target="  "), "The prompt is empty. Write one or a few English words"),
-        (dict(target_scale=float("nan")), "target_scale is nan; choose a number between 0 and 15"),
+        (dict(target_scale=float("nan")), "target_scale is nan, which is no number"),
         (dict(target_scale=-1.0), "target_scale is -1.0; choose"),
         (dict(strength_ratio=99.0), "strength_ratio is 99.0; choose"),
         (dict(threshold_half=0.1), "thresholds are 0.5, 0.55, 0.1, 0.95; expected four numbers"),

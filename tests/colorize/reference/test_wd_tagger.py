@@ -50,7 +50,7 @@ def test_wrong_files(tagger):
     weights = tagger.model.state_dict()
     with pytest.raises(ValueError, match="no Swin V2 tagger in timm's layout in this file; it holds conv.weight"):
         WDTagger.from_state_dict({"conv.weight": torch.ones(1)})
-    with pytest.raises(ValueError, match="lacks 1 tensors, for example norm.bias"):
+    with pytest.raises(ValueError, match="1 tensors are missing in the file, for example norm.bias"):
         WDTagger.from_state_dict({k: v for k, v in weights.items() if k != "norm.bias"}, METADATA)
     with pytest.raises(ValueError, match=r"norm.bias has the shape \(3,\), expected \(64,\)"):
         WDTagger.from_state_dict(weights | {"norm.bias": torch.ones(3)}, METADATA)

@@ -213,7 +213,7 @@ def adapter_step(golden, check):
     with torch.enable_grad():
         banks = plugin(given, y)
         dropped = ours("trainer.losses.reference_drop").drop_references(context, lost["01_bernoulli"])
-        options = ours("trainer.stages.xl_regions").OPTIONS["xl_plugin"]
+        options = ours("trainer.stages.xl_regions").XLPluginStage.options
         split = split_module.Split(dropped.chunk(2, dim=1), mask, options, ours_level)
         diffusion = ours("trainer.losses.diffusion")
         noise = diffusion.add_offset(golden.inputs["noise"], lost["02_randn"], step.trainer["offset_noise_level"])

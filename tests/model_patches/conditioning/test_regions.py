@@ -79,7 +79,10 @@ def test_incomplete_v1_5_files_say_what_is_missing(pack, folders, regions_file, 
     weights = tiny.checkpoint_v1_5(vae=False)
     cases = {
         "no_lora": ({k: v for k, v in weights.items() if ".lora_" not in k}, "no region weights"),
-        "half_recovery": ({k: v for k, v in weights.items() if "layers.1.3" not in k}, "missing under 'transformer.'"),
+        "half_recovery": (
+            {k: v for k, v in weights.items() if "layers.1.3" not in k},
+            "Under 'transformer.': 4 tensors are missing",
+        ),
         "no_up": ({k: v for k, v in weights.items() if "lora_up_bg" not in k}, "U-Net tensors are missing"),
     }
     for name, (content, message) in cases.items():

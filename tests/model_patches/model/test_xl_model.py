@@ -296,9 +296,9 @@ def test_maps_go_behind_blocks_0_3_6_8(loaded_xl, weights):
 def test_level_strengths(pack, loaded_xl):
     """Four levels, four sliders."""
     levels = {"high": 0.5, "middle": 2.0, "low": 0.0, "bottom": 3.0}
-    plain = loaded_xl.control_net.copy().set_cond_hint(torch.ones(1, 3, 64, 64))
+    plain = loaded_xl.control_net.copy().set_cond_hint(torch.eye(64).expand(1, 3, 64, 64))
     (control,) = pack.run("ColorizeSketchStrength", control_net=loaded_xl.control_net, **levels)
-    scaled, full = by_block(control.copy().set_cond_hint(torch.ones(1, 3, 64, 64))), by_block(plain)
+    scaled, full = by_block(control.copy().set_cond_hint(torch.eye(64).expand(1, 3, 64, 64))), by_block(plain)
     for block, strength in zip((0, 3, 6, 8), levels.values(), strict=True):
         assert torch.allclose(scaled[block], full[block] * strength, atol=1e-6)
 
@@ -338,7 +338,7 @@ def test_odd_sizes_are_refused(xl_graph, loaded_xl):
 
 
 def test_copies_of_the_control(loaded_xl):
-    control = loaded_xl.control_net.copy().set_cond_hint(torch.ones(1, 3, 64, 64))
+    control = loaded_xl.control_net.copy().set_cond_hint(torch.eye(64).expand(1, 3, 64, 64))
     twin = control.deepclone_multigpu(torch.device("cpu"))
     assert twin.encoder is not control.encoder and twin.is_xl
     assert torch.equal(by_block(twin)[8], by_block(control)[8])
