@@ -233,7 +233,17 @@ def test_the_number_of_a_validation_curve(v1_file, frozen):
     ],
 )
 def test_numbers_that_cannot_be_meant(change, message):
-    good = {"count": 2, "steps": 1, "batch": 1, "deform": 0.5, "guidance": [2.0], "cut_out": False, "mode": ["vanilla"]}
+    good = {
+        "data": "pairs",
+        "set": None,
+        "count": 2,
+        "steps": 1,
+        "batch": 1,
+        "deform": 0.5,
+        "guidance": [2.0],
+        "cut_out": False,
+        "mode": ["vanilla"],
+    }
     good["protocol"] = ["regions"]
     evaluate.check(argparse.Namespace(**good))
     with pytest.raises(ConfigError, match=message):
