@@ -80,7 +80,7 @@ def remove_stale(cache: Path, keep: Path, now: float | None = None) -> list[Path
         with locked(cache / (folder.name + ".lock"), wait=False) as free:
             if not free:
                 continue  # somebody is building it
-            if read_marker(folder) is None:
+            if not (folder / MARKER).exists():  # what stands in it may be another release's way of writing it
                 remove(folder)
                 removed.append(folder)
             else:

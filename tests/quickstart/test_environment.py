@@ -239,6 +239,14 @@ def test_recently_used_ones_stay(tmp_path):
     assert environment.remove_stale(tmp_path, keep) == [] and all(folder.exists() for folder in others)
 
 
+def test_one_that_another_release_made_is_no_half_made_one(tmp_path):
+    """Its marker reads otherwise; somebody may be working in it."""
+    keep, other = fake_environment(tmp_path, "0", 0), fake_environment(tmp_path, "1", 0.5)
+    environment.write_marker(other, {"groups": [""]})
+    assert environment.read_marker(other) is None
+    assert environment.remove_stale(tmp_path, keep) == [] and other.exists()
+
+
 def test_old_one_goes_even_among_the_newest_two(tmp_path):
     keep, old = fake_environment(tmp_path, "0", 0), fake_environment(tmp_path, "1", 31)
     assert environment.remove_stale(tmp_path, keep) == [old]
