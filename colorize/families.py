@@ -1,8 +1,7 @@
 """Which kind of checkpoint is this? Decided from tensor names and sizes, never from the file's name.
 
-`detect` reads a whole checkpoint for our loader and raises a message for the user; `is_v1_unet`, `is_v2_unet` and
-`is_xl_unet` are the strict tests with which ComfyUI's own loaders recognise our files. Pure Python: no ComfyUI, no
-tensor mathematics.
+`detect` reads a whole checkpoint for our loader and raises a message for the user; the strict tests by which ComfyUI's
+loaders recognise our files are recognition.py. Pure Python: no ComfyUI, no tensor mathematics.
 
 Only names, ranks and first dimensions are read wherever that is enough, because quantised tensors have packed widths.
 """
@@ -85,7 +84,7 @@ class Family:
 
 
 @dataclass(frozen=True)
-class Kind:
+class FileLayout:
     """One row of the table of known checkpoints: each text in `has` starts some key, or is inside one after a "*"."""
 
     name: str
@@ -94,20 +93,22 @@ class Kind:
 
 
 # The first row that fits wins, so the more specific layouts stand above v1.
-KINDS = (
-    Kind("animediffusion", "AnimeDiffusion", ("*encoder_block.0.conv1.2.weight", "*bottom_block.1.attention.1.weight")),
-    Kind(
+LAYOUTS = (
+    FileLayout(
+        "animediffusion", "AnimeDiffusion", ("*encoder_block.0.conv1.2.weight", "*bottom_block.1.attention.1.weight")
+    ),
+    FileLayout(
         "xl-plugin",
         "ColorizeDiffusion XL with plugin",
         (names.BACKGROUND_ENCODER + "middle_block.", names.SKETCH_ENCODER + "proj_ins.", names.UNET),
     ),
-    Kind("xl", "ColorizeDiffusion XL", (names.SKETCH_ENCODER + "proj_ins.", names.UNET)),
-    Kind("v2", "ColorizeDiffusion v2", (names.BACKGROUND_ENCODER, names.STYLE_ENCODER)),
-    Kind("v2", "ColorizeDiffusion v2", (names.UNET + names.WARPS,)),
-    Kind("v1.5", "ColorizeDiffusion v1.5", (names.THRESHOLD, names.UNET)),
-    Kind("v1.5", "ColorizeDiffusion v1.5", (names.RECOVERY + "layers.", names.UNET)),
-    Kind("v1.5", "ColorizeDiffusion v1.5", ("*" + names.FIGURE_LORA, names.UNET)),
-    Kind("v1", "ColorizeDiffusion v1", (names.SKETCH_ENCODER + "zero_blocks.", names.UNET + "input_blocks.")),
+    FileLayout("xl", "ColorizeDiffusion XL", (names.SKETCH_ENCODER + "proj_ins.", names.UNET)),
+    FileLayout("v2", "ColorizeDiffusion v2", (names.BACKGROUND_ENCODER, names.STYLE_ENCODER)),
+    FileLayout("v2", "ColorizeDiffusion v2", (names.UNET + names.WARPS,)),
+    FileLayout("v1.5", "ColorizeDiffusion v1.5", (names.THRESHOLD, names.UNET)),
+    FileLayout("v1.5", "ColorizeDiffusion v1.5", (names.RECOVERY + "layers.", names.UNET)),
+    FileLayout("v1.5", "ColorizeDiffusion v1.5", ("*" + names.FIGURE_LORA, names.UNET)),
+    FileLayout("v1", "ColorizeDiffusion v1", (names.SKETCH_ENCODER + "zero_blocks.", names.UNET + "input_blocks.")),
 )
 
 # Files that people put into the same folder by mistake: (a key starts with this, what the file is, what to do).
@@ -135,14 +136,14 @@ def _label(file_name: str | None) -> str:
     return f"The file {PurePath(file_name).name!r}" if file_name else "This checkpoint"
 
 
-def find_kind(keys: Iterable[str]) -> Kind | None:
+def find_layout(keys: Iterable[str]) -> FileLayout | None:
     """The row of the table that fits these tensor names, or None."""
     keys = list(keys)
 
     def found(text: str) -> bool:
         return any(text[1:] in key for key in keys) if text.startswith("*") else _starts(keys, text)
 
-    return next((kind for kind in KINDS if all(found(text) for text in kind.has)), None)
+    return next((layout for layout in LAYOUTS if all(found(text) for text in layout.has)), None)
 
 
 def detect(
@@ -159,19 +160,19 @@ def detect(
     """
     metadata = metadata or {}
     label = _label(file_name)
-    kind = find_kind(state_dict)
-    if kind is None:
+    layout = find_layout(state_dict)
+    if layout is None:
         raise CheckpointError(_unknown(state_dict, label))
-    if kind.name == "animediffusion":
+    if layout.name == "animediffusion":
         raise CheckpointError(f"{label} is an AnimeDiffusion checkpoint. Load it with Load AnimeDiffusion.")
-    if kind.name == "v1.5" and not any(names.FIGURE_LORA in key for key in state_dict):
+    if layout.name == "v1.5" and not any(names.FIGURE_LORA in key for key in state_dict):
         raise CheckpointError(
             f"{label} is incomplete: it has parts of a v1.5 checkpoint but no region weights (no tensor name contains "
             f"'{names.FIGURE_LORA}'). Download or convert it again."
         )
-    if kind.name == "v2":
+    if layout.name == "v2":
         _check_v2(state_dict, label)
-    config = _sizes(state_dict, kind.name in XL_NAMES, label)
+    config = _sizes(state_dict, layout.name in XL_NAMES, label)
     polarity = metadata.get(names.POLARITY, SKETCH_POLARITY)
     if polarity != SKETCH_POLARITY:
         raise CheckpointError(
@@ -180,13 +181,13 @@ def detect(
         )
     prediction, source = prediction_type(state_dict, metadata, file_name, prediction_override)
     return Family(
-        name=kind.name,
-        title=kind.title,
+        name=layout.name,
+        title=layout.title,
         prediction_type=prediction,
         prediction_source=source,
         num_head_channels=_head_width(state_dict, metadata, label),
         sketch_polarity=polarity,
-        has_figure_weights=kind.name in XL_NAMES and any(names.XL_FIGURE_LORA in key for key in state_dict),
+        has_figure_weights=layout.name in XL_NAMES and any(names.XL_FIGURE_LORA in key for key in state_dict),
         **config,
     )
 
@@ -329,86 +330,3 @@ def head_width_marker(state_dict: Mapping[str, Any]) -> int | None:
         return None
     value = marker.item()
     return int(value) if isinstance(value, (int, float)) and 1 <= value < 2**31 and value == int(value) else -1
-
-
-def _prefix_of_unet(state_dict: Mapping[str, Any], given: str | None) -> str:
-    """What stands before the U-Net's names: as `given` (ComfyUI from 0.28 on says it), else read from the names."""
-    if given is not None:
-        return given
-    return names.UNET if _starts(state_dict, names.UNET) else ""
-
-
-def is_v1_unet(
-    unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | None, unet_prefix: str | None = None
-) -> bool:
-    """Whether ComfyUI should give this U-Net to our class: true for v1 and v1.5 files only, never for stock models.
-
-    unet_config: what ComfyUI's detection read from the U-Net. A v1 U-Net is a Stable Diffusion 2 U-Net with
-    convolutional projections; that shape alone is ambiguous, so the file must also carry a mark of ours: the sketch
-    encoder, the head width marker, or the exact sizes of the released files, which no stock model has.
-    """
-    if state_dict is None or not _is_v1_shape(unet_config):
-        return False
-    unet_prefix = _prefix_of_unet(state_dict, unet_prefix)
-    foreign = (*names.V2_PARTS, names.UNUSED)
-    if any(key.startswith(unet_prefix + name) for key in state_dict for name in foreign):
-        return False
-    kind = find_kind(state_dict)
-    if kind is not None:
-        return kind.name in ("v1", "v1.5")
-    released = dict(context_dim=1024, model_channels=320, channel_mult=[1, 2, 4, 4])
-    return names.HEAD_WIDTH in state_dict or all(unet_config.get(k) == v for k, v in released.items())
-
-
-def is_v2_unet(
-    unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | None, unet_prefix: str | None = None
-) -> bool:
-    """Whether ComfyUI should give this U-Net to our v2 class: a v1 U-Net with the modules that only v2 has."""
-    if state_dict is None or not _is_v1_shape(unet_config):
-        return False
-    unet_prefix = _prefix_of_unet(state_dict, unet_prefix)
-    return all(any(key.startswith(unet_prefix + name) for key in state_dict) for name in names.V2_PARTS)
-
-
-def _is_v1_shape(unet_config: Mapping[str, Any]) -> bool:
-    shape = dict(
-        in_channels=4,
-        out_channels=4,
-        num_res_blocks=[2, 2, 2, 2],  # the sketch enters after input blocks 0, 3, 6, 9 and 11
-        transformer_depth_middle=1,
-        use_linear_in_transformer=False,
-        adm_in_channels=None,
-        use_temporal_attention=False,
-        use_temporal_resblock=False,
-    )
-    if any(unet_config.get(key, "absent") != value for key, value in shape.items()):
-        return False
-    return {0, 1}.issuperset(unet_config.get("transformer_depth", [2]))
-
-
-def is_xl_unet(
-    unet_config: Mapping[str, Any], state_dict: Mapping[str, Any] | None, unet_prefix: str | None = None
-) -> bool:
-    """Whether ComfyUI should give this U-Net to our XL class: true for XL files only, never for stock SDXL models.
-
-    An XL U-Net is a Stable Diffusion XL U-Net with a small label embedding. Besides that shape the file must carry a
-    mark of ours: the sketch encoder, the head width marker, or the exact sizes of the released files.
-    """
-    if state_dict is None:
-        return False
-    shape = dict(
-        in_channels=4,
-        out_channels=4,
-        num_classes="sequential",
-        num_res_blocks=[2, 2, 2],  # the sketch enters after input blocks 0, 3, 6 and 8
-        use_linear_in_transformer=True,
-        use_temporal_attention=False,
-        use_temporal_resblock=False,
-    )
-    if any(unet_config.get(key, "absent") != value for key, value in shape.items()):
-        return False
-    kind = find_kind(state_dict)
-    if kind is not None:
-        return kind.name in XL_NAMES
-    released = dict(context_dim=2048, model_channels=320, adm_in_channels=512, channel_mult=[1, 2, 4])
-    return names.HEAD_WIDTH in state_dict or all(unet_config.get(k) == v for k, v in released.items())

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 
-class ResidualBlock(nn.Module):
-    def __init__(self, width: int):
+class TinyBlock(nn.Module):
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.conv = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
@@ -31,7 +31,7 @@ class SoftClamp(nn.Module):
 
 
 def _blocks(count: int, width: int) -> list[nn.Module]:
-    return [ResidualBlock(width) for _ in range(count)]
+    return [TinyBlock(width) for _ in range(count)]
 
 
 class TinyVAE(nn.Module):
@@ -41,7 +41,7 @@ class TinyVAE(nn.Module):
     latents = raw / vae_scale + vae_shift, with the raw latents of about unit variance.
     """
 
-    def __init__(self, latent_channels: int = 4, width: int = 64, device: torch.device | str | None = None):
+    def __init__(self, latent_channels: int = 4, width: int = 64, device: torch.device | str | None = None) -> None:
         super().__init__()
 
         def down() -> nn.Module:

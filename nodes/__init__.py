@@ -7,6 +7,9 @@ import os
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
+from ..model_patches import core
+from ..model_patches.inputs import extractors
+from ..model_patches.model.registration import register
 from . import example_pictures
 from .animediffusion import (
     ColorizeAnimeDiffusionConditioning,
@@ -53,13 +56,9 @@ class ColorizeDiffusionExtension(ComfyExtension):
         pictures of the templates beside the user's own."""
         import folder_paths
 
-        from ..model_patches import core
-        from ..model_patches.inputs import extractors
-        from ..model_patches.model import model as unet
-
         for remark in filter(None, (core.age_remark(), core.waiting_remark())):
             logging.warning(remark)
-        unet.register()
+        register()
         extractors.register_folder()
         for kind in BUNDLED_MODEL_KINDS:
             folder_paths.add_model_folder_path(kind, os.path.join(PACK_FOLDER, "models", kind))

@@ -7,6 +7,10 @@ import torch
 from comfy_api.v0_0_2 import io
 
 from ..colorize.pictures import images
+from ..model_patches.animediffusion import inputs
+from ..model_patches.animediffusion.inputs import LINE_KINDS
+from ..model_patches.animediffusion.model import load_animediffusion
+from ..model_patches.animediffusion.sampling import METHODS, NOISES, STARTS, Walk, sample
 from .sockets import CATEGORY, FrameSocket, Node, transparency_input
 
 STEP = 8  # pixels; the published network halves a picture three times
@@ -52,16 +56,12 @@ class ColorizeLoadAnimeDiffusion(Node):
 
     @classmethod
     def execute(cls, ckpt_name):
-        from ..model_patches.animediffusion.model import load_animediffusion
-
         return io.NodeOutput(*load_animediffusion(folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)))
 
 
 class ColorizeAnimeDiffusionConditioning(Node):
     @classmethod
     def define_schema(cls):
-        from ..model_patches.animediffusion.inputs import LINE_KINDS
-
         return io.Schema(
             node_id="ColorizeAnimeDiffusionConditioning",
             display_name="AnimeDiffusion Conditioning",
@@ -153,8 +153,6 @@ class ColorizeAnimeDiffusionConditioning(Node):
         polarity="auto",
         mask=None,
     ):
-        from ..model_patches.animediffusion import inputs as inputs
-
         drawn, frame = inputs.place_lines(sketch, mask, height, width, fit, lines, line_sigma, polarity)
         shown = inputs.place_reference(reference, height, width, reference_fit)
         conditioning = inputs.conditioning(drawn, shown)
@@ -168,8 +166,6 @@ class ColorizeAnimeDiffusionConditioning(Node):
 class ColorizeAnimeDiffusionSampler(Node):
     @classmethod
     def define_schema(cls):
-        from ..model_patches.animediffusion.sampling import METHODS, NOISES, STARTS
-
         return io.Schema(
             node_id="ColorizeAnimeDiffusionSampler",
             display_name="AnimeDiffusion Sampler",
@@ -261,8 +257,6 @@ class ColorizeAnimeDiffusionSampler(Node):
         at_once=8,
     ):
         import latent_preview
-
-        from ..model_patches.animediffusion.sampling import Walk, sample
 
         walk = Walk(method, steps, eta, start, seed, batch_noise, at_once)
         samples = latent["samples"]

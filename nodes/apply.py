@@ -7,6 +7,7 @@ from ..colorize.modes import MODES
 from ..colorize.pictures.figure_masks import check_mask, on_canvas
 from ..colorize.unet.size_embedding import SCORE
 from ..model_patches.conditioning.conditioning import VARIANTS, ReferenceSettings, condition
+from ..model_patches.model.model import ColorizeModel
 from .sockets import CATEGORY, ColorizerSocket, FrameSocket, Node, ReferenceSocket, share_input
 
 
@@ -176,8 +177,6 @@ class ColorizeApplyReference(Node):
         size=0,
         aesthetic_score=SCORE,
     ):
-        from ..model_patches.model.model import ColorizeModel
-
         check_match(getattr(model, "model", None), ColorizeModel, colorizer, reference)
         if figure_mask is not None:
             figure_mask = on_canvas(check_mask(figure_mask, "figure_mask"), frame)

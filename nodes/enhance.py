@@ -4,6 +4,11 @@ from dataclasses import replace
 
 from comfy_api.v0_0_2 import io
 
+from ..colorize.counts import check_count
+from ..model_patches.model.model import ColorizeModel
+from ..model_patches.reference_pass import reference_pass
+from ..model_patches.reference_pass.adain import AdaIN
+from ..model_patches.reference_pass.attention_injection import Injection
 from .sockets import CATEGORY, Node
 
 STRONGEST_SKETCH = 2.0
@@ -34,8 +39,6 @@ def _window():
 
 def _model(model):
     """The MODEL, or a ValueError that says what to connect."""
-    from ..model_patches.model.model import ColorizeModel
-
     if not isinstance(getattr(model, "model", None), ColorizeModel):
         raise ValueError(
             f"The model is {type(getattr(model, 'model', None)).__name__}, not a ColorizeDiffusion model. Connect the "
@@ -118,9 +121,6 @@ class ColorizeAttentionInjection(Node):
         reference_sketch=None,
         control_net=None,
     ):
-        from ..model_patches.reference_pass import reference_pass
-        from ..model_patches.reference_pass.attention_injection import Injection
-
         latents = reference_pass.read_latent(_model(model), reference_latent)
         _check_sketch(sketch_scale, reference_sketch, control_net, len(latents))
         injection = Injection(reference_pass.Source(latents), fidelity, variant, start_percent, end_percent)
@@ -144,11 +144,7 @@ def _check_sketch(scale, sketch, control_net, latents):
             f"sketch_scale is {scale:g}, but {missing} is not connected. Connect the lines of the reference (Prepare "
             "Sketch) and control_net of Load ColorizeDiffusion Checkpoint, or set sketch_scale to 0."
         )
-    if len(sketch) not in (1, latents):
-        raise ValueError(
-            f"There are {len(sketch)} reference sketches for {latents} reference latents. Use one, or as many as "
-            "latents (Repeat Image Batch and Image From Batch change the number)."
-        )
+    check_count("reference sketches", len(sketch), latents, "reference latents")
 
 
 class ColorizeAdaIN(Node):
@@ -180,9 +176,6 @@ class ColorizeAdaIN(Node):
 
     @classmethod
     def execute(cls, model, reference_latent, strength=0.5, start_percent=0.0, end_percent=1.0):
-        from ..model_patches.reference_pass import reference_pass
-        from ..model_patches.reference_pass.adain import AdaIN
-
         source = reference_pass.Source(reference_pass.read_latent(_model(model), reference_latent))
         adain = AdaIN(source, strength, start_percent, end_percent)
         return io.NodeOutput(model.clone() if adain.off else reference_pass.attach(model, adain))

@@ -2,14 +2,14 @@
 
 from comfy_api.v0_0_2 import io, ui
 
+from ..colorize.pictures import entanglement_meter
+from ..colorize.pictures.images import POLARITIES
 from .sockets import CATEGORY, Node
 
 
 class ColorizeEntanglementMeter(Node):
     @classmethod
     def define_schema(cls):
-        from ..colorize.pictures.images import POLARITIES
-
         return io.Schema(
             node_id="ColorizeEntanglementMeter",
             display_name="Entanglement Meter",
@@ -58,8 +58,6 @@ class ColorizeEntanglementMeter(Node):
 
     @classmethod
     def execute(cls, sketch, result, reference, without_reference=None, polarity="auto"):
-        from ..colorize.pictures import entanglement_meter
-
         readings, heat_map = entanglement_meter.read(sketch, result, reference, without_reference, polarity)
         text = entanglement_meter.report(readings)
         leakage = sum(reading.leakage for reading in readings) / len(readings)

@@ -2,6 +2,7 @@
 
 from comfy_api.v0_0_2 import io
 
+from ..model_patches.model.dual_guidance import DualGuider
 from .sockets import CATEGORY, Node
 
 
@@ -53,6 +54,4 @@ class ColorizeDualGuidance(Node):
 
     @classmethod
     def execute(cls, model, positive, negative, reference_scale=4.0, sketch_scale=1.0):
-        from ..model_patches.model.dual_guidance import DualGuider
-
         return io.NodeOutput(DualGuider(model, positive, negative, reference_scale, sketch_scale))

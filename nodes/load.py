@@ -3,6 +3,7 @@
 import folder_paths
 from comfy_api.v0_0_2 import io
 
+from ..model_patches.checkpoint.loading import load_checkpoint
 from .sockets import CATEGORY, ColorizerSocket, Node
 
 
@@ -55,7 +56,5 @@ class ColorizeLoadCheckpoint(Node):
 
     @classmethod
     def execute(cls, ckpt_name, prediction_type="auto"):
-        from ..model_patches.checkpoint.loading import load_checkpoint
-
         path = folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)
         return io.NodeOutput(*load_checkpoint(path, prediction_type))

@@ -4,8 +4,10 @@ import folder_paths
 from comfy_api.v0_0_2 import io, ui
 
 from ..colorize.pictures import images
+from ..colorize.reference.correlation import preview
 from ..colorize.reference.edits import LARGEST_RATIO, LARGEST_SCALE, PARTS, Edit, manipulate_global, manipulate_local
 from ..colorize.reference.manipulation import RATIO, THRESHOLDS, VARIANTS
+from ..model_patches.reference.text import load_text_encoder
 from .sockets import CATEGORY, Node, ReferenceSocket
 
 TextEncoderSocket = io.Custom("REFERENCE_TEXT_ENCODER")  # model_patches.reference.text.LoadedTextEncoder
@@ -133,8 +135,6 @@ class ColorizeLoadTextEncoder(Node):
 
     @classmethod
     def execute(cls, encoder_name):
-        from ..model_patches.reference.text import load_text_encoder
-
         found = (folder_paths.get_full_path(folder, encoder_name) for folder in TEXT_FOLDERS)
         path = next((path for path in found if path), None)
         if path is None:
@@ -355,8 +355,6 @@ class ColorizeCorrelationPreview(Node):
         part="reference",
         image=None,
     ):
-        from ..colorize.reference.correlation import preview
-
         chosen = (threshold_away, threshold_start, threshold_half, threshold_full)
         pictures, thresholds, text = preview(
             reference,

@@ -2,6 +2,7 @@
 
 from comfy_api.v0_0_2 import io
 
+from ..model_patches.conditioning.background_plugin import read_background, with_banks
 from .sockets import CATEGORY, ColorizerSocket, Node, conditioning_outputs, share_input
 
 
@@ -46,7 +47,5 @@ class ColorizeApplyBackgroundPlugin(Node):
 
     @classmethod
     def execute(cls, colorizer, vae, positive, negative, image, latent, figure_mask=None, mask_threshold=0.5):
-        from ..model_patches.conditioning.background_plugin import read_background, with_banks
-
         banks = read_background(colorizer, vae, positive, image, latent, figure_mask, mask_threshold)
         return io.NodeOutput(with_banks(positive, banks), with_banks(negative, banks))

@@ -3,6 +3,10 @@
 from comfy_api.v0_0_2 import io, ui
 
 from ..colorize.modes import MODES
+from ..colorize.preflight.examine import Inputs, examine, report
+from ..colorize.preflight.preview import preview
+from ..model_patches import core
+from ..model_patches.model.model import ColorizeModel
 from .sockets import CATEGORY, ColorizerSocket, Node, ReferenceSocket, share_input
 
 
@@ -86,13 +90,8 @@ class ColorizePreflight(Node):
         mask_threshold=0.05,
         reference_mask_threshold=0.5,
     ):
-        from ..colorize.preflight import examine as preflight
-        from ..colorize.preflight.preview import preview
-        from ..model_patches import core
-        from ..model_patches.model.model import ColorizeModel
-
         inner = getattr(model, "model", model)
-        inputs = preflight.Inputs(
+        inputs = Inputs(
             sketch=_on_cpu(sketch),
             sketch_mask=_on_cpu(sketch_mask),
             figure_mask=_on_cpu(figure_mask),
@@ -110,8 +109,8 @@ class ColorizePreflight(Node):
             encoded=reference,
             core_remark=core.age_remark(),
         )
-        findings = preflight.examine(inputs)
-        text = preflight.report(findings)
+        findings = examine(inputs)
+        text = report(findings)
         problems = sum(finding.level == "problem" for finding in findings)
         picture = preview(inputs, findings)
         shown = ui.PreviewImage(picture, cls=cls).as_dict() | ui.PreviewText(text).as_dict()

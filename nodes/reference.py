@@ -5,6 +5,7 @@ from comfy_api.v0_0_2 import io
 
 from ..colorize.pictures import images
 from ..colorize.pictures.figure_masks import check_mask
+from ..model_patches.reference.encoder import load_encoder
 from .sockets import (
     CATEGORY,
     Node,
@@ -44,8 +45,6 @@ class ColorizeLoadReferenceEncoder(Node):
 
     @classmethod
     def execute(cls, encoder_name):
-        from ..model_patches.reference.encoder import load_encoder
-
         return io.NodeOutput(load_encoder(folder_paths.get_full_path_or_raise("clip_vision", encoder_name)))
 
 

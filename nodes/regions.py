@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from comfy_api.v0_0_2 import io
 
+from ..colorize.counts import check_counts
 from ..colorize.pictures.figure_masks import check_mask, on_canvas
 from ..colorize.reference.types import Region
 from .sockets import CATEGORY, FrameSocket, Node, ReferenceSocket
@@ -25,9 +26,7 @@ def add_region(reference, region_reference, mask, strength=1.0, frame=None):
         )
     mask = on_canvas(check_mask(mask, "mask"), frame, "mask")
     counts = {"references": reference.count, "references of the region": region_reference.count, "masks": len(mask)}
-    if len(set(counts.values()) - {1}) > 1:
-        found = ", ".join(f"{count} {name}" for name, count in counts.items())
-        raise ValueError(f"There are {found}. Use one of each, or as many as sketches.")
+    check_counts(counts)
     if not bool(mask.any()):
         logging.warning(
             "The mask of an added region is empty: this figure will not appear. 1 must be the figure; Load Image gives "

@@ -3,6 +3,16 @@
 import comfy.model_management
 from comfy_api.v0_0_2 import io
 
+from ..colorize.pictures.mask_edits import MaskEdits, edit
+from ..colorize.pictures.masks import WORKING_SIZE
+from ..model_patches.inputs.segment import (
+    ROUTES,
+    cut_out,
+    figure_masks,
+    load_segmenter,
+    segmenter_files,
+    segmenter_path,
+)
 from .sockets import CATEGORY, Node, provider_input, transparency_input
 
 SegmenterSocket = io.Custom(
@@ -13,9 +23,6 @@ SegmenterSocket = io.Custom(
 class ColorizeLoadSegmenter(Node):
     @classmethod
     def define_schema(cls):
-        from ..colorize.pictures.masks import WORKING_SIZE
-        from ..model_patches.inputs.segment import ROUTES, segmenter_files
-
         return io.Schema(
             node_id="ColorizeLoadSegmenter",
             display_name="Load Segmenter",
@@ -61,8 +68,6 @@ class ColorizeLoadSegmenter(Node):
 
     @classmethod
     def execute(cls, segmenter_name, made_for="pictures", working_size=1024, provider="auto"):
-        from ..model_patches.inputs.segment import load_segmenter, segmenter_path
-
         return io.NodeOutput(load_segmenter(segmenter_path(segmenter_name), made_for, working_size, provider))
 
 
@@ -168,9 +173,6 @@ class ColorizeSegmentCharacter(Node):
         ground="white",
         mask=None,
     ):
-        from ..colorize.pictures.mask_edits import MaskEdits, edit
-        from ..model_patches.inputs.segment import cut_out, figure_masks
-
         edits = MaskEdits(threshold, edges, keep_largest, fill_holes, grow, feather)
         figure = edit(figure_masks(segmenter, image, mask), edits)
         device = comfy.model_management.intermediate_device()

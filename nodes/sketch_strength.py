@@ -4,6 +4,7 @@ import math
 
 from comfy_api.v0_0_2 import io
 
+from ..model_patches.model.sketch_control import SketchControl
 from .sockets import CATEGORY, Node
 
 STRONGEST = 3.0
@@ -46,8 +47,6 @@ class ColorizeSketchStrength(Node):
 
     @classmethod
     def execute(cls, control_net, high=1.0, middle=1.0, low=1.0, bottom=1.0):
-        from ..model_patches.model.sketch_control import SketchControl
-
         if not isinstance(control_net, SketchControl):
             raise ValueError(
                 f"The control_net is {type(control_net).__name__}, not the sketch encoder of a ColorizeDiffusion "

@@ -6,6 +6,8 @@ import math
 
 from comfy_api.v0_0_2 import io
 
+from ..model_patches.checkpoint.onnx_session import PROVIDERS
+
 CATEGORY = "Colorize Diffusion"
 
 ColorizerSocket = io.Custom("COLORIZER")  # model_patches.checkpoint.colorizer.Colorizer
@@ -107,8 +109,6 @@ def conditioning_outputs():
 
 def provider_input():
     """The choice of what computes an .onnx file."""
-    from ..model_patches.checkpoint.onnx_session import PROVIDERS
-
     return io.Combo.Input(
         "provider",
         options=list(PROVIDERS),

@@ -2,6 +2,7 @@
 
 from comfy_api.v0_0_2 import io
 
+from ..model_patches.conditioning.style_background import Pictures, StyleSettings, read_pictures, with_features
 from .sockets import CATEGORY, ColorizerSocket, Node, ReferenceSocket, conditioning_outputs, share_input
 
 
@@ -99,10 +100,7 @@ class ColorizeApplyStyleBackground(Node):
         mask_threshold=0.5,
         variant="paper",
     ):
-        from ..model_patches.conditioning.style_background import GuideSettings, read_pictures, with_guides
-
-        settings = GuideSettings(mask_threshold, background_factor, merge, variant)
-        guides = read_pictures(
-            colorizer, vae, positive, reference, latent, style_image, background, figure_mask, settings
-        )
-        return io.NodeOutput(with_guides(positive, guides), with_guides(negative, guides, empty=True))
+        settings = StyleSettings(mask_threshold, background_factor, merge, variant)
+        pictures = Pictures(style_image, background, figure_mask)
+        seen = read_pictures(colorizer, vae, positive, reference, latent, pictures, settings)
+        return io.NodeOutput(with_features(positive, seen), with_features(negative, seen, empty=True))

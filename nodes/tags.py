@@ -2,6 +2,9 @@
 
 from comfy_api.v0_0_2 import io
 
+from ..colorize.reference.tag_lists import ORDERS, THRESHOLDS, TagOptions, line, select
+from ..colorize.reference.wd_tagger import PREPARATIONS
+from ..model_patches.reference.tagger import load_tagger, tagger_files, tagger_path
 from .sockets import CATEGORY, Node, TaggerSocket, provider_input, transparency_input
 
 TagFeaturesSocket = io.Custom("COLORIZE_TAG_FEATURES")  # model_patches.reference.tagger.TagFeatures
@@ -10,8 +13,6 @@ TagFeaturesSocket = io.Custom("COLORIZE_TAG_FEATURES")  # model_patches.referenc
 class ColorizeLoadTagger(Node):
     @classmethod
     def define_schema(cls):
-        from ..model_patches.reference.tagger import tagger_files
-
         return io.Schema(
             node_id="ColorizeLoadTagger",
             display_name="Load Tagger",
@@ -33,17 +34,12 @@ class ColorizeLoadTagger(Node):
 
     @classmethod
     def execute(cls, tagger_name, provider="auto"):
-        from ..model_patches.reference.tagger import load_tagger, tagger_path
-
         return io.NodeOutput(load_tagger(tagger_path(tagger_name), provider))
 
 
 class ColorizeTagReference(Node):
     @classmethod
     def define_schema(cls):
-        from ..colorize.reference.tag_lists import ORDERS, THRESHOLDS
-        from ..colorize.reference.wd_tagger import PREPARATIONS
-
         return io.Schema(
             node_id="ColorizeTagReference",
             display_name="Tag Reference",
@@ -159,8 +155,6 @@ class ColorizeTagReference(Node):
         preparation="author",
         mask=None,
     ):
-        from ..colorize.reference.tag_lists import TagOptions, line, select
-
         options = TagOptions(
             threshold=threshold,
             character_threshold=character_threshold,

@@ -107,7 +107,7 @@ def check_encoder(file: Path, wanted: Checkpoint) -> None:
         return
     tensors, metadata = header("--encoder", file)
     if not any(mark in tensors for mark in TOWER_MARKS):
-        kind = families().find_kind(tensors)
+        kind = families().find_layout(tensors)
         told = f"a {kind.title} checkpoint: give it with --checkpoint" if kind else "no vision encoder"
         raise QuickstartError(
             f"--encoder: {file.name} is {told}. The encoder of the official models is OpenCLIP ViT-H/14 "

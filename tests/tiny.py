@@ -15,7 +15,8 @@ from colorize.reference.recovery import BackgroundEncoder, RecoveryTransformer, 
 from colorize.reference.vision import ReferenceEncoder
 from colorize.sketch.encoder import SketchEncoder
 from colorize.tiny_vae import TinyVAE
-from colorize.unet.unet import UNet, UNetConfig
+from colorize.unet.config import UNetConfig
+from colorize.unet.unet import UNet
 
 CONFIG = UNetConfig(model_channels=64, channel_mult=(1, 1, 1, 2), num_head_channels=32, context_dim=48)
 TOKENS = 1 + 4 * 4

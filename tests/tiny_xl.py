@@ -11,8 +11,9 @@ from colorize.reference.token_projection import TokenProjection
 from colorize.reference.wd_tagger import WDTagger
 from colorize.sketch.xl_encoder import XLSketchEncoder
 from colorize.tiny_vae import TinyVAE
+from colorize.unet.config import XL
 from colorize.unet.region_lora import XL_KINDS, to_module_names, to_official_names
-from colorize.unet.unet import XL, UNet
+from colorize.unet.unet import UNet
 from tests.tiny import prefixed, randomised
 
 CONFIG = dataclasses.replace(

@@ -11,6 +11,7 @@ Symbols: x_t noisy colours (B, 3, H, W), eps the predicted noise, g_t = gamma_t.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -72,7 +73,7 @@ def sample_ddim(
     for index, (t, t_next) in enumerate(descending(schedule, steps)):
         drawn = noise(index) if eta else None
 
-        def step(x: torch.Tensor, t: int = t, t_next: int = t_next, drawn=drawn) -> torch.Tensor:
+        def step(x: torch.Tensor, t: int = t, t_next: int = t_next, drawn: Any = drawn) -> torch.Tensor:
             return ddim_step(schedule, x, predict(x, _rows(x, t)), t, t_next, eta, drawn)
 
         x = checkpoint(step, x, use_reentrant=False) if checkpointing else step(x)

@@ -21,7 +21,7 @@ class AnimeSchedule(NoiseSchedule):
     tables of its checkpoints differ from exact ones by up to a percent.
     """
 
-    def __init__(self, steps: int = 1000):
+    def __init__(self, steps: int = 1000) -> None:
         scale = 1000 / steps
         self.set_betas(torch.linspace(scale * LINEAR_START, scale * LINEAR_END, steps, dtype=torch.float32))
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from .. import names
-from ..unet.unet import timestep_embedding
+from ..unet.layers import timestep_embedding
 from ..weight_files import metadata_number, reads_strange_sizes
 
 MAX_PERIOD = 1000.0
@@ -55,7 +56,7 @@ class AnimeUNetConfig:
     cbam: bool = False  # channel and spatial attention in the decoder (class default of the released code: on)
     dropout: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.channel_mult or self.channel_mult[0] != 1:
             raise ValueError(
                 f"channel_mult must begin with 1 (the output layer has that width), not {self.channel_mult}."
@@ -89,7 +90,7 @@ def time_features(t: torch.Tensor, width: int) -> torch.Tensor:
 class ChannelAttention(nn.Module):
     """Factor 0..1 per channel, from the largest and the mean value of the map (CBAM, Woo et al. 2018, eq. 2)."""
 
-    def __init__(self, channels: int, operations=nn, **options):
+    def __init__(self, channels: int, operations: Any = nn, **options: Any) -> None:
         super().__init__()
         self.fc = nn.Sequential(
             operations.Linear(channels, channels // 16, bias=False, **options),
@@ -105,7 +106,7 @@ class ChannelAttention(nn.Module):
 class SpatialAttention(nn.Module):
     """Factor 0..1 per pixel, from the largest and the mean value over the channels (CBAM, eq. 3)."""
 
-    def __init__(self, operations=nn, **options):
+    def __init__(self, operations: Any = nn, **options: Any) -> None:
         super().__init__()
         self.conv = operations.Conv2d(2, 1, 7, padding=3, bias=False, **options)
 
@@ -117,7 +118,7 @@ class SpatialAttention(nn.Module):
 class CBAM(nn.Module):
     """Channel attention, then spatial attention."""
 
-    def __init__(self, channels: int, operations=nn, **options):
+    def __init__(self, channels: int, operations: Any = nn, **options: Any) -> None:
         super().__init__()
         self.channel_attention = ChannelAttention(channels, operations, **options)
         self.spatial_attention = SpatialAttention(operations, **options)
@@ -131,8 +132,15 @@ class ResidualBlock(nn.Module):
     """Two convolutions; the time embedding (B, E) is added between them, or nothing when it is None."""
 
     def __init__(
-        self, inputs: int, outputs: int, time_width: int, dropout: float, cbam: bool = False, operations=nn, **options
-    ):
+        self,
+        inputs: int,
+        outputs: int,
+        time_width: int,
+        dropout: float,
+        cbam: bool = False,
+        operations: Any = nn,
+        **options: Any,
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Sequential(
             operations.GroupNorm(GROUPS, inputs, **options),
@@ -161,7 +169,7 @@ class ResidualBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Self-attention over all pixels, added to the input; no projection of the answer."""
 
-    def __init__(self, channels: int, heads: int, operations=nn, **options):
+    def __init__(self, channels: int, heads: int, operations: Any = nn, **options: Any) -> None:
         super().__init__()
         self.heads = heads
         self.attention = nn.Sequential(
@@ -201,8 +209,8 @@ class AnimeUNet(nn.Module):
         config: AnimeUNetConfig | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        operations=nn,
-    ):
+        operations: Any = nn,
+    ) -> None:
         super().__init__()
         self.config = config = config or AnimeUNetConfig()
         options = dict(operations=operations, device=device, dtype=dtype)

@@ -16,7 +16,9 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from ..unet.unet import Block, UNet, UNetConfig, unet_config_from_state_dict, unet_weights
+from ..unet.config import UNetConfig, unet_config_from_state_dict, unet_weights
+from ..unet.layers import Block
+from ..unet.unet import UNet
 from ..weight_files import reads_strange_sizes
 
 VARIANTS = ("paper", "released")
@@ -28,7 +30,13 @@ class PictureEncoder(UNet):
     A background encoder answers tokens (B, S_i, C_i), row by row; a style encoder vectors (B, 2 C_i).
     """
 
-    def __init__(self, config: UNetConfig, style: bool = False, device=None, dtype: torch.dtype | None = None):
+    def __init__(
+        self,
+        config: UNetConfig,
+        style: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         """config: of the colouring U-Net with the width of y, or of `unet_config_from_state_dict`."""
         self.style = style
         super().__init__(replace(config, region_ranks=None, v2=False), device, dtype)

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from .. import names
-from ..unet.unet import UNet, UNetConfig, unet_config_from_state_dict, unet_weights
+from ..unet.config import UNetConfig, unet_config_from_state_dict, unet_weights
+from ..unet.unet import UNet
 from ..weight_files import reads_strange_sizes
 
 INPUT_CHANNELS = 6  # latent 4, figure mask of the sketch, figure mask of the background picture
@@ -30,7 +31,9 @@ class ReferenceNet(UNet):
     The decoder ends with the first block without attention, as in the released files.
     """
 
-    def __init__(self, config: UNetConfig, device: torch.device | str | None = None, dtype: torch.dtype | None = None):
+    def __init__(
+        self, config: UNetConfig, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> None:
         """config: of the colouring U-Net, or of `unet_config_from_state_dict`; context_dim and ranks do not count."""
         super().__init__(replace(config, context_dim=0, region_ranks=None), device, dtype)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..counts import check_count
 from . import entanglement, images
 from .figure_masks import SAME_PROPORTIONS
 
@@ -20,7 +21,7 @@ PALENESS = 0.55  # white in the picture below the leaked edges
 
 
 @dataclass(frozen=True)
-class Reading:
+class MeterReading:
     """What the meter shows of one picture; all 0..1 but the leakage, which chance can make a little negative."""
 
     leakage: float
@@ -38,7 +39,7 @@ def read(
     reference: torch.Tensor,
     without_reference: torch.Tensor | None = None,
     polarity: str = "auto",
-) -> tuple[list[Reading], torch.Tensor]:
+) -> tuple[list[MeterReading], torch.Tensor]:
     """Comfy pictures (B or 1, H, W, C) -> a reading per result, and heat maps (B, h, w, 3) in 0..1.
 
     Sketch and run without reference show the same area as the result; the reference is squashed to it, as its tokens
@@ -49,10 +50,7 @@ def read(
     count, (height, width) = len(pictures), pictures.shape[-2:]
 
     def fitted(values: torch.Tensor, name: str, same_area: bool) -> torch.Tensor:
-        if len(values) not in (1, count):
-            raise ValueError(
-                f"{name} has {len(values)} pictures, result has {count}. Connect one, or as many as results."
-            )
+        check_count(f"pictures in {name}", len(values), count, "results")
         rows, columns = values.shape[-2:]
         if same_area and not math.isclose(columns * height, rows * width, rel_tol=SAME_PROPORTIONS):
             raise ValueError(
@@ -72,8 +70,9 @@ def read(
         base = fitted(base, "without_reference", True)
         found["structure"] = entanglement.structure_distance(pictures, base)
         found["without"] = entanglement.leakage(base, shown, ink)
-    rows = zip(*(found[name].tolist() if name in found else [None] * count for name in Reading.__dataclass_fields__))
-    return [Reading(*row) for row in rows], heat_map(pictures, entanglement.leaked_edges(pictures, shown, ink))
+    names = MeterReading.__dataclass_fields__
+    rows = zip(*(found[name].tolist() if name in found else [None] * count for name in names))
+    return [MeterReading(*row) for row in rows], heat_map(pictures, entanglement.leaked_edges(pictures, shown, ink))
 
 
 def heat_map(pictures: torch.Tensor, leaked: torch.Tensor) -> torch.Tensor:
@@ -84,7 +83,7 @@ def heat_map(pictures: torch.Tensor, leaked: torch.Tensor) -> torch.Tensor:
     return (pale + (colour - pale) * leaked.clamp(0, 1)).movedim(1, -1)
 
 
-def report(readings: list[Reading]) -> str:
+def report(readings: list[MeterReading]) -> str:
     """What the readings say, a paragraph per picture."""
     lines = []
     for number, reading in enumerate(readings, 1):

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from ..counts import check_count
+
 POLARITIES = ("auto", "dark_on_light", "light_on_dark", "transparent")
 FITS = ("pad", "crop", "stretch")
 PIXELS_PER_LATENT = 8  # of every VAE the families use, along each side
@@ -374,8 +376,4 @@ def check_line_layer(picture: torch.Tensor, lines: torch.Tensor) -> None:
             f"{picture.shape[-1]}x{picture.shape[-2]}. "
             "Connect the same drawing to lines that was given to Prepare Sketch."
         )
-    if lines.shape[0] not in (1, picture.shape[0]):
-        raise ValueError(
-            f"There are {lines.shape[0]} line drawings for {picture.shape[0]} pictures. Connect one, or one per "
-            "picture."
-        )
+    check_count("line drawings", lines.shape[0], picture.shape[0], advice="Connect one, or one per picture.")

@@ -39,7 +39,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Unit(nn.Module):
     """3x3 convolution, batch normalisation, ReLU; size unchanged."""
 
-    def __init__(self, inputs: int, outputs: int, dilation: int = 1):
+    def __init__(self, inputs: int, outputs: int, dilation: int = 1) -> None:
         super().__init__()
         self.conv_s1 = nn.Conv2d(inputs, outputs, 3, padding=dilation, dilation=dilation)
         self.bn_s1 = nn.BatchNorm2d(outputs)
@@ -55,7 +55,7 @@ class NestedU(nn.Module):
     depth 0 the block is flat: four units of growing dilation, no change of size (RSU4F).
     """
 
-    def __init__(self, depth: int, inputs: int, middle: int, outputs: int):
+    def __init__(self, depth: int, inputs: int, middle: int, outputs: int) -> None:
         super().__init__()
         self.flat = depth == 0
         depth = depth or len(FLAT_DILATIONS)
@@ -89,7 +89,7 @@ class ISNet(nn.Module):
     widths: stage -> (middle, outputs); what goes in follows from the stages before.
     """
 
-    def __init__(self, widths: Mapping[str, tuple[int, int]] | None = None, stem: int = 64):
+    def __init__(self, widths: Mapping[str, tuple[int, int]] | None = None, stem: int = 64) -> None:
         super().__init__()
         widths = widths or PUBLISHED_WIDTHS
         self.conv_in = nn.Conv2d(3, stem, 3, stride=2, padding=1)

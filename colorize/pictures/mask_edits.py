@@ -35,7 +35,7 @@ class MaskEdits:
     feather: int = 0
     """Width in pixels of the soft rim, centred on the edge; 0 = none."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.edges not in EDGES:
             raise ValueError(f"edges is {self.edges!r}; choose one of {', '.join(EDGES)}.")
         for name, low, high in (("threshold", 0, 1), ("fill_holes", 0, 100)):

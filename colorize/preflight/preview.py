@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from ..pictures import images, masks
 from ..pictures.figure_masks import check_mask
 from ..pictures.line_measures import MEASURED_SIDE
-from .examine import Finding, Inputs
+from .finding import Finding, Inputs
 
 PANEL = 448  # pixels, side of a picture in the preview
 LINE = 18  # pixels, height of a line of text

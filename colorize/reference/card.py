@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -315,7 +316,7 @@ def _read_mark(value: torch.Tensor, name: str) -> torch.Tensor:
     return value.float().flatten()
 
 
-def _number(value, highest: float, lowest: float = 0) -> float:
+def _number(value: Any, highest: float, lowest: float = 0) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not lowest <= value <= highest:
         raise ValueError(f"{value!r:.40} is no number from {lowest:g} to {highest:g}")
     return float(value)
@@ -334,7 +335,7 @@ def _levels(values: Mapping) -> LevelStrengths:
     return LevelStrengths(**numbers, layers=tuple(_number(value, STRONGEST) for value in layers))
 
 
-def _words(values) -> tuple[str, ...]:
+def _words(values: Any) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise TypeError(f"expected a list of words, not {values!r:.100}")
     if len(values) > MOST_WORDS or any(len(word) > LONGEST_WORD or CONTROL.search(word) for word in values):

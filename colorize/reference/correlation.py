@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from ..counts import check_count
 from . import manipulation
 from .edits import TextSide, check_part, vectors
 from .manipulation import THRESHOLDS
@@ -198,7 +200,9 @@ def _heat_map(m: torch.Tensor, thresholds: tuple[float, ...], picture: Image.Ima
     return Image.blend(pale, cells.resize(pale.size, Image.Resampling.NEAREST), OPACITY)
 
 
-def _draw_panel(pen: ImageDraw.ImageDraw, found: Correlation, prompt: str, thresholds, left: int, height: int) -> None:
+def _draw_panel(
+    pen: ImageDraw.ImageDraw, found: Correlation, prompt: str, thresholds: Any, left: int, height: int
+) -> None:
     """Prompt, histogram with the thresholds, legend."""
     small, large = _font(13), _font(18)
     legend = manipulation.BANDS * 22
@@ -235,7 +239,7 @@ def _draw_panel(pen: ImageDraw.ImageDraw, found: Correlation, prompt: str, thres
         row += 22
 
 
-def _font(size: int):
+def _font(size: int) -> Any:
     try:
         return ImageFont.load_default(size)
     except TypeError:  # Pillow before 10.1 has one size only
@@ -247,11 +251,11 @@ def _latin(text: str) -> str:
     return text.encode("latin-1", "replace").decode("latin-1")
 
 
-def _text(pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, font) -> None:
+def _text(pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, font: Any) -> None:
     pen.text(place, _latin(text), fill="black", font=font)
 
 
-def _shortened(pen: ImageDraw.ImageDraw, text: str, font, width: int) -> str:
+def _shortened(pen: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> str:
     text = _latin(text.replace("\n", " "))
     if pen.textlength(text, font=font) <= width:
         return text
@@ -277,11 +281,9 @@ def preview(
     part: "reference" or "background", the tokens to look at. Raises ValueError.
     """
     check_part(reference, part)
-    if picture is not None and len(picture) not in (1, reference.count):
-        raise ValueError(
-            f"There are {len(picture)} pictures for {reference.count} references. Connect to image what Encode "
-            "Reference got."
-        )
+    if picture is not None:
+        advice = "Connect to image what Encode Reference got."
+        check_count("pictures", len(picture), reference.count, "references", advice)
     (control,) = vectors(text_encoder, reference, prompt)
     local = reference.background_tokens if part == "background" else reference.local_tokens
     found = measure(reference.tokens, local, control)

@@ -12,6 +12,7 @@ norms folded into its convolutions). EfficientNet: Tan and Le 2019; "lite0" has 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +47,7 @@ class SameConv(nn.Conv2d):
 class InvertedBlock(nn.Module):
     """Widen, convolve every channel by itself, narrow; with the input added where sizes agree."""
 
-    def __init__(self, inner: int, outer: int, kernel: int, stride: int, expansion: int):
+    def __init__(self, inner: int, outer: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         wide = inner * expansion
         self.expand = nn.Conv2d(inner, wide, 1) if expansion > 1 else None
@@ -63,7 +64,7 @@ class InvertedBlock(nn.Module):
 class EfficientNetLite(nn.Module):
     """EfficientNet-lite0 without its head: picture (B, 3, H, W) in [-1, 1] -> the answers of the stages of TAPS."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.stem = SameConv(3, STEM, 3, 2)
         blocks, width, self._ends = [], STEM, []
@@ -90,7 +91,7 @@ class FeatureReferenceEncoder(ReferenceEncoder):
     size with sides that are multiples of 32 gives one token per 16 x 16 pixels.
     """
 
-    def __init__(self, tower_size: int, patch_size: int, width: int, *sizes: int, **options):
+    def __init__(self, tower_size: int, patch_size: int, width: int, *sizes: int, **options: Any) -> None:
         if patch_size * 2 != STRIDE:
             raise ValueError(f"A tower with features has patches of {STRIDE // 2} pixels, not {patch_size}.")
         super().__init__(tower_size, patch_size, width, *sizes, **options)

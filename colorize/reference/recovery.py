@@ -18,7 +18,7 @@ from torch import nn
 
 from .. import names
 from ..unet.attention import MultiHeadAttention
-from ..unet.unet import timestep_embedding
+from ..unet.layers import timestep_embedding
 from ..weight_files import check_fits, count_numbered, reads_strange_sizes
 
 Weights = Mapping[str, torch.Tensor]
@@ -34,7 +34,7 @@ class RecoveryTransformer(nn.Module):
     are, and there is no norm after the last layer (released code).
     """
 
-    def __init__(self, dim: int, layers: int, token_length: int, heads: int | None = None):
+    def __init__(self, dim: int, layers: int, token_length: int, heads: int | None = None) -> None:
         super().__init__()
         heads = heads or max(1, dim // HEAD_WIDTH)
         if dim % heads:
@@ -77,7 +77,7 @@ class RecoveryTransformer(nn.Module):
 class ScalarEmbedder(nn.Module):
     """A number, such as a mask threshold, as one token: sinusoid [cos, sin] of the raw value, linear, SiLU, linear."""
 
-    def __init__(self, embed_dim: int, out_dim: int):
+    def __init__(self, embed_dim: int, out_dim: int) -> None:
         super().__init__()
         self.embed_dim = embed_dim
         self.embed_layer = nn.Sequential(nn.Linear(embed_dim, out_dim), nn.SiLU(), nn.Linear(out_dim, out_dim))
@@ -101,7 +101,7 @@ class ScalarEmbedder(nn.Module):
 class BackgroundEncoder(nn.Module):
     """Recovery transformer and threshold embedding together, under the names of a checkpoint."""
 
-    def __init__(self, transformer: RecoveryTransformer, thresh_embedder: ScalarEmbedder):
+    def __init__(self, transformer: RecoveryTransformer, thresh_embedder: ScalarEmbedder) -> None:
         super().__init__()
         self.transformer = transformer
         self.thresh_embedder = thresh_embedder

@@ -75,7 +75,7 @@ class TagOptions:
     keep_kaomoji: bool = True
     """Faces such as ^_^ keep their underscore."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, known in (("rule", THRESHOLDS), ("order", ORDERS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,7 @@ class TextEncoder(nn.Module):
         context_length: int = 77,
         mlp_ratio: float = 4.0,
         device: torch.device | str | None = None,
-    ):
+    ) -> None:
         super().__init__()
         from open_clip.transformer import TextTransformer
 
@@ -94,7 +95,7 @@ class TextEncoder(nn.Module):
 
 
 @functools.cache
-def _tokenizer():
+def _tokenizer() -> Any:
     from open_clip.tokenizer import SimpleTokenizer
 
     return SimpleTokenizer()

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
 from .. import names
 from ..unet.attention import MultiHeadAttention, usual_head_width
-from ..unet.unet import FeedForward
+from ..unet.layers import FeedForward
 from ..weight_files import check_fits, reads_strange_sizes
 
 Weights = Mapping[str, torch.Tensor]
@@ -39,8 +40,8 @@ class TokenProjection(nn.Module):
         head_width: int | None = None,  # of the attention; None: see usual_head_width
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        operations=nn,  # supplies Linear and LayerNorm; ComfyUI passes its casting layers
-    ):
+        operations: Any = nn,  # supplies Linear and LayerNorm; ComfyUI passes its casting layers
+    ) -> None:
         super().__init__()
         options = dict(device=device, dtype=dtype)
         joined = clip_width + tagger_width
@@ -95,7 +96,14 @@ class TokenProjection(nn.Module):
 class RecoveryProjection(TokenProjection):
     """A token projection with a transformer block for background tokens ("RecoveryClusterConcat"; unpublished)."""
 
-    def __init__(self, clip_width=1280, tagger_width=1024, output_width=2048, head_width=None, **options):
+    def __init__(
+        self,
+        clip_width: int = 1280,
+        tagger_width: int = 1024,
+        output_width: int = 2048,
+        head_width: int | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(clip_width, tagger_width, output_width, head_width, **options)
         self.transformer = RecoveryBlock(output_width, head_width or usual_head_width(output_width), **options)
 
@@ -107,7 +115,14 @@ class RecoveryProjection(TokenProjection):
 class RecoveryBlock(nn.Module):
     """Self-attention and gated feed-forward, pre-normalised and residual: (B, L, D) -> (B, L, D)."""
 
-    def __init__(self, width: int, head_width: int, device=None, dtype=None, operations=nn):
+    def __init__(
+        self,
+        width: int,
+        head_width: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        operations: Any = nn,
+    ) -> None:
         super().__init__()
         options = dict(device=device, dtype=dtype)
         self.attn1 = MultiHeadAttention(width, head_width, operations=operations, **options)
@@ -124,8 +139,15 @@ class LogitProjection(TokenProjection):
     """A token projection that reads tag logits (B, L, K) instead of features ("LogitClusterConcat"; unpublished)."""
 
     def __init__(
-        self, classes: int, clip_width=1280, tagger_width=1024, output_width=2048, head_width=None, layers=4, **options
-    ):
+        self,
+        classes: int,
+        clip_width: int = 1280,
+        tagger_width: int = 1024,
+        output_width: int = 2048,
+        head_width: int | None = None,
+        layers: int = 4,
+        **options: Any,
+    ) -> None:
         super().__init__(clip_width, tagger_width, output_width, head_width, **options)
         self.mlp = AdaptiveMLP(classes, tagger_width, layers, **options)
 
@@ -139,7 +161,15 @@ class LogitProjection(TokenProjection):
 class AdaptiveMLP(nn.Module):
     """(B, L, K) -> (B, L, W): linear layers one after the other, all their answers joined, projected and normalised."""
 
-    def __init__(self, inputs: int, width: int, layers: int = 4, device=None, dtype=None, operations=nn):
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        layers: int = 4,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        operations: Any = nn,
+    ) -> None:
         super().__init__()
         options = dict(device=device, dtype=dtype)
         first = nn.Sequential(operations.Linear(inputs, width, **options))
@@ -171,7 +201,7 @@ def from_state_dict(
     head_width: int | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-    operations=nn,
+    operations: Any = nn,
 ) -> TokenProjection:
     """The token projection whose tensors stand under `prefix`, loaded (strict): one of the three kinds above.
 

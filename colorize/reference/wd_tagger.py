@@ -44,7 +44,7 @@ class WDTagger(nn.Module):
         window: int = WINDOW,
         patch_size: int = 4,
         mlp_ratio: float = 4.0,
-    ):
+    ) -> None:
         super().__init__()
         from timm.models.swin_transformer_v2 import SwinTransformerV2
 

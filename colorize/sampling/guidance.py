@@ -7,6 +7,7 @@ Legend: c the full conditions; u_r no reference, same sketch, scale s_r; u_s sam
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -43,7 +44,7 @@ def dual_as_single(
     return uncond, (reference_scale + sketch_scale) / 2
 
 
-def join_rows(conditions: Sequence):
+def join_rows(conditions: Sequence) -> Any:
     """Equal conditions, one per row group of guidance, as one batch: tensors are joined along their first axis.
 
     Each is a tensor, or a mapping, list or tuple of such (context, control maps, mask); anything else (a scale, None)

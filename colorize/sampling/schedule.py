@@ -24,7 +24,7 @@ class NoiseSchedule:
     Tensors `betas`, `alphas_cumprod`, `sigmas` have shape (steps,); `to(device)` moves them.
     """
 
-    def __init__(self, steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012):
+    def __init__(self, steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> None:
         self.set_betas(torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64) ** 2)
 
     def set_betas(self, betas: torch.Tensor) -> None:

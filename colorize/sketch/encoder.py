@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,8 +43,8 @@ class SketchEncoder(nn.Module):
         in_channels: int = 3,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        operations=nn,  # supplies Conv2d; ComfyUI passes its casting layers
-    ):
+        operations: Any = nn,  # supplies Conv2d; ComfyUI passes its casting layers
+    ) -> None:
         super().__init__()
         options = dict(device=device, dtype=dtype)
 
@@ -66,7 +67,12 @@ class SketchEncoder(nn.Module):
     @classmethod
     @reads_strange_sizes("sketch encoder")
     def from_state_dict(
-        cls, state_dict: Mapping[str, torch.Tensor], prefix: str = "", device=None, dtype=None, operations=nn
+        cls,
+        state_dict: Mapping[str, torch.Tensor],
+        prefix: str = "",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        operations: Any = nn,
     ) -> SketchEncoder:
         """Build the encoder whose widths the tensors under `prefix` have, and load them (strict)."""
         weights = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}

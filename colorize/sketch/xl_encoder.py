@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -71,7 +72,14 @@ class MultiScaleAttention(MultiHeadAttention):
     cosine_only = False
     """Compute what the released application does in half precision: tables rounded, without their sine."""
 
-    def __init__(self, width: int, head_width: int, device=None, dtype=None, operations=nn):
+    def __init__(
+        self,
+        width: int,
+        head_width: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        operations: Any = nn,
+    ) -> None:
         super().__init__(width, head_width, device=device, dtype=dtype, operations=operations)
         self.head_width = head_width
         self.q_norm = operations.RMSNorm(width, eps=1e-6, device=device, dtype=dtype)
@@ -109,8 +117,8 @@ class XLSketchEncoder(nn.Module):
         head_width: int | None = None,  # of the attention; None: see usual_head_width
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        operations=nn,  # supplies Conv2d, Linear and RMSNorm; ComfyUI passes its casting layers
-    ):
+        operations: Any = nn,  # supplies Conv2d, Linear and RMSNorm; ComfyUI passes its casting layers
+    ) -> None:
         super().__init__()
         options = dict(device=device, dtype=dtype)
 
@@ -137,9 +145,9 @@ class XLSketchEncoder(nn.Module):
         state_dict: Mapping[str, torch.Tensor],
         prefix: str = "",
         head_width: int | None = None,
-        device=None,
-        dtype=None,
-        operations=nn,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        operations: Any = nn,
     ) -> XLSketchEncoder:
         """Build the encoder whose widths the tensors under `prefix` have, and load them (strict)."""
         weights = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}

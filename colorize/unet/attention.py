@@ -5,6 +5,8 @@ Shape legend: B batch, N queries, M tokens, C width of the queries, D width of t
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -30,8 +32,8 @@ class MultiHeadAttention(nn.Module):
         heads: int | None = None,  # None: as many whole heads as fit C
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        operations=nn,  # supplies Linear; ComfyUI passes its casting layers
-    ):
+        operations: Any = nn,  # supplies Linear; ComfyUI passes its casting layers
+    ) -> None:
         super().__init__()
         self.heads = heads or max(1, width // head_width)
         inner, tokens = self.heads * head_width, token_width or width

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,7 +30,13 @@ Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
 class Warp(nn.Module):
     """Tokens t of a skip look at tokens of a background: t += attn(LN t, tokens), then t += MLP(LN t)."""
 
-    def __init__(self, width: int, device=None, dtype=None, operations=nn):
+    def __init__(
+        self,
+        width: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        operations: Any = nn,
+    ) -> None:
         super().__init__()
         options = dict(device=device, dtype=dtype)
         self.norm1, self.norm2 = operations.LayerNorm(width, **options), operations.LayerNorm(width, **options)
@@ -53,7 +60,14 @@ class Warp(nn.Module):
 class Modulation(nn.Sequential):
     """h -> h (1 + scale) + shift, with (scale, shift) = Linear(LN(style + Linear(emb)))."""
 
-    def __init__(self, emb_width: int, width: int, device=None, dtype=None, operations=nn):
+    def __init__(
+        self,
+        emb_width: int,
+        width: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        operations: Any = nn,
+    ) -> None:
         options = dict(device=device, dtype=dtype)
         super().__init__(
             operations.LayerNorm(2 * width, **options),

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .. import names
+
 KINDS = ("fg", "bg")
 PROJECTIONS = ("to_q", "to_k", "to_v")
 XL_KINDS = ("foreground", "background")  # the same kinds in the names of XL files
@@ -64,7 +66,7 @@ class RegionLinear(nn.Linear):
     Children carry the official names: lora_down_fg, lora_up_fg, lora_down_bg, lora_up_bg.
     """
 
-    def __init__(self, inputs: int, outputs: int, ranks: Ranks):
+    def __init__(self, inputs: int, outputs: int, ranks: Ranks) -> None:
         super().__init__(inputs, outputs, bias=False)
         for kind, rank in zip(KINDS, ranks, strict=True):
             if rank:
@@ -87,7 +89,15 @@ class LowRank(nn.Module):
     operations: module that provides Linear(inputs, outputs, bias, device=, dtype=).
     """
 
-    def __init__(self, inputs: int, outputs: int, rank: int, device=None, dtype=None, operations=nn):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        rank: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        operations: Any = nn,
+    ) -> None:
         super().__init__()
         self.down = operations.Linear(inputs, rank, bias=False, device=device, dtype=dtype)
         self.up = operations.Linear(rank, outputs, bias=False, device=device, dtype=dtype)
@@ -103,7 +113,7 @@ def to_module_names(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """
 
     def rename(match: re.Match) -> str:
-        return f".lora_{KINDS[_number(match[3])]}.{match[1]}.{match[2]}.weight"
+        return f"{names.REGION_LORA}{KINDS[_number(match[3])]}.{match[1]}.{match[2]}.weight"
 
     pattern = re.compile(r"\.(to_[qkv])\.lora_(down|up)_(fg|bg|foreground|background)\.weight$")
     return {pattern.sub(rename, key): value for key, value in state_dict.items()}
@@ -113,7 +123,7 @@ def to_official_names(state_dict: Mapping[str, Any], kinds: tuple[str, str] = KI
     """The inverse of `to_module_names`. kinds: KINDS, or XL_KINDS for the names of XL files."""
 
     def rename(match: re.Match) -> str:
-        return f".{match[2]}.lora_{match[3]}_{kinds[KINDS.index(match[1])]}.weight"
+        return f".{match[2]}{names.REGION_LORA}{match[3]}_{kinds[KINDS.index(match[1])]}.weight"
 
     pattern = re.compile(r"\.lora_(fg|bg)\.(to_[qkv])\.(down|up)\.weight$")
     return {pattern.sub(rename, key): value for key, value in state_dict.items()}

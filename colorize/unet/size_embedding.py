@@ -12,7 +12,7 @@ import math
 import torch
 
 from ..pictures.masks import shown_part
-from .unet import timestep_embedding
+from .layers import timestep_embedding
 
 WIDTH = 256
 """Values per number."""

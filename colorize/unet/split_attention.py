@@ -41,12 +41,16 @@ class SplitOptions:
     overshoot: bool = False
     """With `soft`: use what bicubic resizing makes below 0 and above 1 as well (released XL path)."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.kinds) != len(self.strengths) or len(self.kinds) < 2:
             raise ValueError(
                 f"{len(self.kinds)} kinds and {len(self.strengths)} strengths: a split needs one of each per region, "
                 "and at least a figure and the background."
             )
+
+
+# A bank of background tokens is read by the queries whose figure mask is not greater than this (released XL code).
+BANK_OPTIONS = SplitOptions(kinds=(None, None), strengths=(1.0, 1.0), threshold=0.05)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +134,7 @@ class Split:
         masks: torch.Tensor,  # (B, F, H, W) figure masks at the size of the latent, 1 = figure
         options: SplitOptions,
         threshold: torch.Tensor | None = None,  # (B,) one threshold per row, instead of the one of the options
-    ):
+    ) -> None:
         if not len(tokens) == masks.shape[1] + 1 == len(options.kinds):
             raise ValueError(
                 f"{len(tokens)} token sets, {masks.shape[1]} figure masks and options for {len(options.kinds)} regions "
@@ -174,7 +178,7 @@ class Split:
         return composition(masks, self.options, self._threshold)
 
 
-class Layer(Protocol):
+class RegionAttention(Protocol):
     """What split attention asks of a cross-attention layer."""
 
     def project(self, name: str, x: torch.Tensor) -> torch.Tensor:
@@ -185,7 +189,7 @@ class Layer(Protocol):
 
 
 def split_attention(
-    layer: Layer,
+    layer: RegionAttention,
     x: torch.Tensor,  # (B, N, C) normalised hidden states
     split: Split,
     size: tuple[int, int],  # H, W with H * W = N

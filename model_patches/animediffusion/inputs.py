@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ...colorize.counts import check_count
 from ...colorize.pictures import images
 from ...colorize.sketch.extractors.xdog import XDoG, xdog
 from .model import LINES, REFERENCE
@@ -55,10 +56,6 @@ def place_reference(image: torch.Tensor, height: int, width: int, fit: str) -> t
 
 def conditioning(lines: torch.Tensor, reference: torch.Tensor) -> list:
     """ComfyUI's conditioning of drawings (B, 1, H, W) and references (B or 1, 3, H, W). It holds no text tokens."""
-    counts = lines.shape[0], reference.shape[0]
-    if min(counts) != 1 and counts[0] != counts[1]:
-        raise ValueError(
-            f"There are {counts[1]} references for {counts[0]} sketches. Use one reference for all, one sketch for "
-            "several references, or as many of both (Repeat Image Batch and Image From Batch change the number)."
-        )
+    if lines.shape[0] != 1:  # one sketch may have several references
+        check_count("references", reference.shape[0], lines.shape[0], "sketches")
     return [[torch.zeros(1, 1, 1), {LINES: lines, REFERENCE: reference}]]

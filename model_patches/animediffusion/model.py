@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+from typing import Any
 
 import comfy.conds
 import comfy.latent_formats
@@ -34,6 +35,7 @@ from ...colorize.animediffusion.unet import (
     network_prefix,
     network_tensors,
 )
+from ...colorize.counts import check_count
 from ...colorize.families import CheckpointError
 from ..checkpoint.files import check_finite, read_weights
 
@@ -48,16 +50,38 @@ MEMORY_FACTOR = 0.1
 class PixelUNet(AnimeUNet):
     """The noise predictor with the signature of ComfyUI's diffusion models. Any picture size."""
 
-    def __init__(self, config: AnimeUNetConfig, dtype=None, device=None, operations=None):
+    def __init__(
+        self,
+        config: AnimeUNetConfig,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        operations: Any = None,
+    ) -> None:
         super().__init__(config, device=device, dtype=dtype, operations=operations)
         self.dtype = dtype
 
-    def forward(self, x, timesteps, context=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
+    def forward(
+        self,
+        x: torch.Tensor,
+        timesteps: torch.Tensor,
+        context: torch.Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] = {},  # noqa: B006 - as inherited
+        **kwargs: Any,
+    ) -> torch.Tensor:
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
         executor = WrapperExecutor.new_class_executor(self._forward, self, wrappers)
         return executor.execute(x, timesteps, context, control, transformer_options, **kwargs)
 
-    def _forward(self, x, timesteps, context=None, control=None, transformer_options=None, **kwargs):
+    def _forward(
+        self,
+        x: torch.Tensor,
+        timesteps: torch.Tensor,
+        context: torch.Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
         """x (B, 7, H, W), timesteps (B,) -> (B, 3, H, W). Sides are padded to the multiple the network needs."""
         height, width = x.shape[-2:]
         step = self.config.multiple
@@ -68,10 +92,10 @@ class PixelUNet(AnimeUNet):
 class AnimeDiffusionModel(comfy.model_base.BaseModel):
     """The diffusion model of the family. Its conditioning comes from AnimeDiffusion Conditioning."""
 
-    def __init__(self, model_config, device=None):
+    def __init__(self, model_config: Any, device: torch.device | str | None = None) -> None:
         super().__init__(model_config, comfy.model_base.ModelType.EPS, device=device, unet_model=PixelUNet)
 
-    def extra_conds(self, **kwargs):
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         lines, reference, noise = kwargs.get(LINES), kwargs.get(REFERENCE), kwargs["noise"]
         if lines is None or reference is None:
             raise ValueError(
@@ -86,7 +110,7 @@ class AnimeDiffusionModel(comfy.model_base.BaseModel):
         parts = [_fitted(part, noise, name) for part, name in ((lines, "drawings"), (reference, "references"))]
         return {"c_concat": comfy.conds.CONDNoiseShape(torch.cat(parts, dim=1))}
 
-    def load_model_weights(self, sd, unet_prefix="", **kwargs):
+    def load_model_weights(self, sd: dict[str, torch.Tensor], unet_prefix: str = "", **kwargs: Any) -> Any:
         """Load strictly. sd: bare names."""
         try:
             check_names(sd, self.diffusion_model)
@@ -94,7 +118,9 @@ class AnimeDiffusionModel(comfy.model_base.BaseModel):
             raise CheckpointError(f"{error} Download or export it again.") from None
         return super().load_model_weights(sd, unet_prefix, **kwargs)
 
-    def state_dict_for_saving(self, unet_state_dict, *args, **kwargs):
+    def state_dict_for_saving(
+        self, unet_state_dict: dict[str, torch.Tensor], *args: Any, **kwargs: Any
+    ) -> dict[str, torch.Tensor]:
         """The tensors of Save Checkpoint; the number of heads goes along, for Load AnimeDiffusion."""
         saved = super().state_dict_for_saving(unet_state_dict, *args, **kwargs)
         return saved | {HEADS_MARKER: torch.tensor(self.diffusion_model.config.attention_heads)}
@@ -102,11 +128,7 @@ class AnimeDiffusionModel(comfy.model_base.BaseModel):
 
 def _fitted(part: torch.Tensor, noise: torch.Tensor, name: str) -> torch.Tensor:
     """A part of the condition with the batch and size of the noise (B, 3, H, W)."""
-    if part.shape[0] not in (1, noise.shape[0]):
-        raise ValueError(
-            f"There are {part.shape[0]} {name} for {noise.shape[0]} pictures. Use one, or as many as pictures (Repeat "
-            "Image Batch and Image From Batch change the number)."
-        )
+    check_count(name, part.shape[0], noise.shape[0])
     if part.shape[-2:] != noise.shape[-2:]:
         part = comfy.utils.common_upscale(part, noise.shape[-1], noise.shape[-2], "bilinear", "disabled")
     return part.expand(noise.shape[0], -1, -1, -1)
@@ -127,20 +149,22 @@ class AnimeDiffusion(comfy.supported_models_base.BASE):
         "timesteps": 1000,
     }
 
-    def __init__(self, config: AnimeUNetConfig):
+    def __init__(self, config: AnimeUNetConfig) -> None:
         super().__init__({"config": config})
         self.memory_usage_factor = MEMORY_FACTOR * config.channels / 64
 
-    def get_model(self, state_dict, prefix="", device=None):
+    def get_model(
+        self, state_dict: dict[str, torch.Tensor], prefix: str = "", device: torch.device | str | None = None
+    ) -> Any:
         return AnimeDiffusionModel(self, device=device)
 
 
-def load_animediffusion(path: str):
+def load_animediffusion(path: str) -> tuple:
     """(MODEL patcher, VAE) of an AnimeDiffusion file in any known layout. Raises families.CheckpointError."""
     return load_model_patcher(path), comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})
 
 
-def load_model_patcher(path: str, disable_dynamic: bool = False):
+def load_model_patcher(path: str, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """The MODEL, fresh from the file: ComfyUI also calls this for torch.compile and for copies on other devices."""
     name = os.path.basename(path)
     tensors, metadata = read_weights(path)
@@ -163,7 +187,7 @@ def load_model_patcher(path: str, disable_dynamic: bool = False):
     return patcher
 
 
-def _build(weights: dict[str, torch.Tensor], config: AnimeUNetConfig, disable_dynamic: bool):
+def _build(weights: dict[str, torch.Tensor], config: AnimeUNetConfig, disable_dynamic: bool) -> Any:
     """The model in a patcher, with the type and the devices ComfyUI's own loaders would choose."""
     management = comfy.model_management
     model_config = AnimeDiffusion(config)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.model_management
 import comfy.sample
@@ -45,7 +46,7 @@ class Walk:
     chunk: int = 8
     """Pictures computed at once."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, choices in (("method", METHODS), ("start", STARTS), ("noise", NOISES)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(choices)}.")
@@ -77,7 +78,7 @@ class Walk:
         return torch.stack([one(frame) for frame in frames])
 
 
-def sample(model, positive: list, latent: torch.Tensor, walk: Walk, progress: Progress) -> torch.Tensor:
+def sample(model: Any, positive: list, latent: torch.Tensor, walk: Walk, progress: Progress) -> torch.Tensor:
     """Latents in -1..1 of the shape of `latent` (B, 3, H, W), in chunks. positive: from AnimeDiffusion Conditioning.
 
     The result does not depend on the size of the chunks. Raises ValueError for inputs of another kind.
@@ -101,7 +102,7 @@ def sample(model, positive: list, latent: torch.Tensor, walk: Walk, progress: Pr
         frames = range(first, min(first + walk.chunk, count))
         done = first * walk.calls
 
-        def report(step: int, picture: torch.Tensor, *_, frames=frames, done=done) -> None:
+        def report(step: int, picture: torch.Tensor, *_: Any, frames: int = frames, done: int = done) -> None:
             progress(picture, done + (step + 1) * len(frames), count * walk.calls)
 
         results.append(_sample_chunk(model, rows(positive, frames), frames, shape, walk, report))
@@ -124,7 +125,9 @@ def rows(conditioning: list, frames: range) -> list:
     ]
 
 
-def _sample_chunk(model, positive: list, frames: range, shape: Sequence[int], walk: Walk, report) -> torch.Tensor:
+def _sample_chunk(
+    model: Any, positive: list, frames: range, shape: Sequence[int], walk: Walk, report: Callable[..., None]
+) -> torch.Tensor:
     start = walk.drawn(-1, frames, shape)
     schedule = AnimeSchedule()
     whole = range(schedule.steps - 1, -1, -1)
@@ -149,7 +152,16 @@ def _sample_chunk(model, positive: list, frames: range, shape: Sequence[int], wa
 
 @torch.no_grad()
 def _walked(
-    model, x, sigmas, extra_args=None, callback=None, disable=None, *, walk: Walk, noise, reference
+    model: Any,
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callable[..., Any] | None = None,
+    disable: bool | None = None,
+    *,
+    walk: Walk,
+    noise: torch.Tensor,
+    reference: torch.Tensor,
 ) -> torch.Tensor:
     """A sampler function of ComfyUI: x is noise times the first noise level; gives the picture at step 0."""
     schedule = AnimeSchedule().to(x.device)

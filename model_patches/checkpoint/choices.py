@@ -60,7 +60,7 @@ def _kind(path: str, size: int, _changed: int) -> str | None:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(LARGEST_HEADER, size):
             return None
-        found = families.find_kind(_names(file.read(length)))
+        found = families.find_layout(_names(file.read(length)))
     return found.name if found else ""
 
 

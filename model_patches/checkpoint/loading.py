@@ -1,20 +1,23 @@
 """From a checkpoint file to MODEL, VAE, CONTROL_NET and COLORIZER.
 
-The MODEL goes through ComfyUI's own loader, which finds our class in its table (`unet.register`); what the file's
-metadata says is handed over as marker tensors, so there is one way in and no second set of rules.
+The MODEL goes through ComfyUI's own loader, which finds our class in its table (model/registration.py); what the
+file's metadata says is handed over as marker tensors, so there is one way in and no second set of rules.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+from typing import Any
 
+import comfy.model_patcher
 import comfy.sd
 import torch
 
 from ...colorize import families, names
 from ...colorize.weight_files import reads_strange_sizes
-from ..model import model as unet
+from ..model.model import ColorizeModel
+from ..model.registration import register
 from ..model.sketch_control import SketchControl
 from .colorizer import Colorizer
 from .files import check_finite, read_weights
@@ -27,7 +30,7 @@ from .recovery import LoadedBackgroundEncoder
 USED_PREFIXES = (names.UNET, names.VAE, *names.COMPANIONS)
 
 
-def load_checkpoint(path: str, prediction: str = "auto"):
+def load_checkpoint(path: str, prediction: str = "auto") -> tuple:
     """(MODEL patcher, VAE, SketchControl, Colorizer) of a checkpoint. Raises families.CheckpointError.
 
     path: of a v1, v1.5, v2 or XL file. prediction: "auto" (metadata, markers, file name, else v), "v" or "eps".
@@ -54,20 +57,22 @@ def load_checkpoint(path: str, prediction: str = "auto"):
     return model, vae, control, Colorizer(family, name, background, projection, plugin, pictures)
 
 
-def load_model_patcher(path: str, prediction: str = "auto", disable_dynamic: bool = False):
+def load_model_patcher(
+    path: str, prediction: str = "auto", disable_dynamic: bool = False
+) -> comfy.model_patcher.ModelPatcher:
     """The MODEL alone, fresh from the file: ComfyUI calls this for torch.compile and for copies on other devices."""
     state_dict, metadata, _ = _read(path, prediction)
     return _build(state_dict, metadata, vae=False, disable_dynamic=disable_dynamic)[0]
 
 
-def load_vae_patcher(path: str, disable_dynamic: bool = False):
+def load_vae_patcher(path: str, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
     """The VAE's patcher alone, fresh from the file; see `load_model_patcher`."""
     state_dict, metadata = read_weights(path)
     weights = {k.removeprefix(names.VAE): v for k, v in state_dict.items() if k.startswith(names.VAE)}
     return comfy.sd.VAE(sd=weights, metadata=metadata).patcher
 
 
-def _read(path: str, prediction: str):
+def _read(path: str, prediction: str) -> tuple:
     """Read, recognise and check; the state dict comes back with markers for what metadata or the user decided."""
     name = os.path.basename(path)
     state_dict, metadata = read_weights(path)
@@ -81,8 +86,10 @@ def _read(path: str, prediction: str):
 
 
 @reads_strange_sizes("U-Net and VAE")
-def _build(state_dict, metadata, vae: bool = True, disable_dynamic: bool = False):
-    unet.register()
+def _build(
+    state_dict: dict[str, torch.Tensor], metadata: dict[str, str], vae: bool = True, disable_dynamic: bool = False
+) -> Any:
+    register()
     found = comfy.sd.load_state_dict_guess_config(
         state_dict,
         output_vae=vae and any(key.startswith(names.VAE) for key in state_dict),
@@ -90,7 +97,7 @@ def _build(state_dict, metadata, vae: bool = True, disable_dynamic: bool = False
         metadata=metadata,
         disable_dynamic=disable_dynamic,
     )
-    if found is None or not isinstance(found[0].model, unet.ColorizeModel):
+    if found is None or not isinstance(found[0].model, ColorizeModel):
         raise families.CheckpointError(
             "The U-Net of this checkpoint has another layout than ColorizeDiffusion v1, v1.5 and v2 (4 levels of "
             "2 blocks, convolutional projections, no class embedding) and XL (3 levels of 2 blocks, linear "
@@ -100,7 +107,7 @@ def _build(state_dict, metadata, vae: bool = True, disable_dynamic: bool = False
     return found[0], found[2] if found[2] is not None or not vae else comfy.sd.VAE(sd={})
 
 
-def _remember_origin(model, vae, path: str, prediction: str) -> None:
+def _remember_origin(model: Any, vae: Any, path: str, prediction: str) -> None:
     model.cached_patcher_init = (load_model_patcher, (path, prediction))
     if getattr(vae, "patcher", None) is not None:
         vae.patcher.cached_patcher_init = (load_vae_patcher, (path,))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
+from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -31,7 +33,7 @@ def installed_builds() -> list[str]:
     return found
 
 
-def import_onnxruntime(file_name: str):
+def import_onnxruntime(file_name: str) -> ModuleType:
     """The module onnxruntime, or a RuntimeError that says what to install or to remove."""
     try:
         import onnxruntime
@@ -62,7 +64,7 @@ class OnnxNetwork:
     provider: what computes, in words, for reports. note: what is wrong with the set-up, or "".
     """
 
-    def __init__(self, path: str, provider: str = "auto"):
+    def __init__(self, path: str, provider: str = "auto") -> None:
         if provider not in PROVIDERS:
             raise ValueError(f"provider is {provider!r}; choose one of {', '.join(PROVIDERS)}.")
         self.file_name = os.path.basename(path)
@@ -97,7 +99,7 @@ class OnnxNetwork:
         if self.note:
             logging.warning("onnxruntime: %s", self.note)
 
-    def _open(self, onnxruntime, path: str, wanted: list[str]):
+    def _open(self, onnxruntime: ModuleType, path: str, wanted: list[str]) -> Any:
         try:
             return onnxruntime.InferenceSession(path, providers=[*wanted, CPU])
         except Exception as error:  # onnxruntime raises kinds of its own, for damaged files and for missing drivers

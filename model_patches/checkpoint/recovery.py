@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import comfy.model_management
@@ -43,7 +43,7 @@ class LoadedBackgroundEncoder:
         """Background tokens (B, L, D) from tokens (B, N, D); see colorize.reference.recovery."""
         return self._run(lambda network, values: network.background(values, threshold, recover), tokens)
 
-    def _run(self, compute, tokens: torch.Tensor) -> torch.Tensor:
+    def _run(self, compute: Callable[..., torch.Tensor], tokens: torch.Tensor) -> torch.Tensor:
         comfy.model_management.load_models_gpu([self.patcher], memory_required=32 * tokens.numel() * 4)
         with torch.no_grad():
             answer = compute(self.network, tokens.to(self.patcher.load_device, torch.float32))

@@ -1,7 +1,7 @@
 """Style and background of v2: two encoders read pictures once, and the drawing's decoder follows what they saw.
 
 The style encoder answers a vector and the background encoder tokens for every output block (picture_encoder.py and
-decoder_guide.py of networks). Both ride in the conditioning like the banks of XL's background plugin, the same in
+decoder_guide.py). Both ride in the conditioning like the banks of XL's background plugin, the same in
 positive and negative. Source: released code, observed, with two deviations: the VAE's answer is its mean (released: a
 sample, so that results depend on noise), and a background picture is always read with its own tokens (variant
 "released": not beside a style).
@@ -16,49 +16,30 @@ sample, so that results depend on noise), and a background picture is always rea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import comfy.latent_formats
+import comfy.model_patcher
 import torch
 
 from ...colorize.background.picture_encoder import background_context, merged_styles
+from ...colorize.counts import check_counts
 from ...colorize.modes import BACKGROUND, REFERENCE_THRESHOLD
 from ...colorize.pictures import images
 from ...colorize.pictures.figure_masks import check_mask, without_figure
 from ...colorize.pictures.masks import squash
 from ...colorize.reference.types import Reference
 from ...colorize.unet import size_embedding
-from ...colorize.unet.decoder_guide import DecoderGuide, figure_split
-from ...colorize.unet.split_attention import SplitOptions
 from ..checkpoint.colorizer import Colorizer
 from ..checkpoint.managed import read_rows
-from ..checkpoint.picture_encoders import NODE
-from .background_plugin import Banks, size_of
-from .conditioning import PAYLOAD, Payload, StepSettings
-
-
-@dataclass(eq=False)
-class PictureGuides(Banks):
-    """What the decoder reads: `tensors` holds the backgrounds, then the styles, in the order of the output blocks."""
-
-    backgrounds: int = 0
-    """How many of the tensors are background tokens (b, S_i, C_i); the others are style vectors (b, 2 C_i)."""
-    node: ClassVar[str] = NODE
-    title: ClassVar[str] = "style or background pictures"
-
-    def read(
-        self, rows: int, masks: torch.Tensor | None, sizes: Sequence[tuple[int, int]], options: SplitOptions
-    ) -> dict[str, Any]:
-        """The `DecoderGuide` of one step; arguments as in `Banks.read`."""
-        tensors = self.rows(rows)
-        split = None if masks is None else figure_split(masks, options.threshold, options.soft)
-        return dict(decoder=DecoderGuide(tensors[: self.backgrounds], tensors[self.backgrounds :], split))
+from ..checkpoint.picture_encoders import NODE, LoadedPictureEncoders
+from ..payload import Payload, StepSettings, StyleAndBackground
+from .latents import size_of
 
 
 @dataclass(frozen=True)
-class GuideSettings:
+class StyleSettings:
     """The widgets of Apply Style and Background."""
 
     mask_threshold: float = REFERENCE_THRESHOLD
@@ -71,22 +52,31 @@ class GuideSettings:
     """"paper", or "released": beside a style a background picture is read with the reference's tokens."""
 
 
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """The pictures of the node, (B, H, W, C) in 0..1 as ComfyUI has them."""
+
+    style: torch.Tensor | None = None
+    background: torch.Tensor | None = None
+    figure_mask: torch.Tensor | None = None
+    """(B or 1, h, w) 0..1: figures of the background picture, which become white."""
+
+
 def read_pictures(
     colorizer: Colorizer,
-    vae,
+    vae: Any,  # ComfyUI's VAE
     conditioning: list,
     reference: Reference,
     latent: dict,
-    style_image: torch.Tensor | None = None,
-    background: torch.Tensor | None = None,
-    figure_mask: torch.Tensor | None = None,
-    settings: GuideSettings = GuideSettings(),
-) -> PictureGuides | None:
-    """What the encoders see of comfy pictures (B, H, W, C) for drawings of the size of `latent`; None without any.
+    pictures: Pictures,
+    settings: StyleSettings | None = None,
+) -> StyleAndBackground | None:
+    """What the encoders see of pictures for drawings of the size of `latent`; None without any picture.
 
-    Pictures are squashed to that size bicubically without antialiasing, as in the released code. figure_mask: (B or 1,
-    h, w) 0..1, the background picture's figures, which become white. Raises ValueError, naming what is missing.
+    Pictures are squashed to that size bicubically without antialiasing, as in the released code. Raises ValueError,
+    naming what is missing.
     """
+    settings = settings or StyleSettings()
     encoders = colorizer.picture_encoders
     if encoders is None:
         raise ValueError(
@@ -94,53 +84,75 @@ def read_pictures(
             f"checkpoint (official file names begin with 'v2'), or leave {NODE} out"
             + ("; Apply Background Plugin is the one for XL with plugin." if colorizer.family.is_xl else ".")
         )
-    if style_image is None and background is None:
+    if pictures.style is None and pictures.background is None:
         return None
-    warps, size = _follows_regions(conditioning), size_of(latent)
-    own, theirs = reference.local_tokens, reference.background_tokens
-    if background is not None:
-        _check_background(warps, style_image is not None and settings.merge > 0, reference)
+    warps, merges = _follows_regions(conditioning), pictures.style is not None and settings.merge > 0
+    if pictures.background is not None:
+        _check_background(warps, merges, reference)
+    reader = _Reader(encoders, vae, reference, size_of(latent), settings)
+    styles = () if pictures.style is None else reader.styles(pictures)
+    backgrounds = reader.backgrounds(pictures) if pictures.background is not None and warps else ()
+    tensors = [*backgrounds, *styles]
+    if styles and backgrounds:
+        check_counts({"style pictures": len(styles[0]), "backgrounds": len(backgrounds[0])})
+    count = max(map(len, tensors))
+    expanded = (values.expand(count, *(-1 for _ in values.shape[1:])) for values in tensors)
+    return StyleAndBackground(tuple(expanded), backgrounds=len(backgrounds))
 
-    def seen(patcher, image, name, mask=None, tokens=own):
+
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """Shows pictures to the encoders, with the tokens of a reference."""
+
+    encoders: LoadedPictureEncoders
+    vae: Any
+    reference: Reference
+    size: tuple[int, int]
+    """Height and width of the drawings in pixels."""
+    settings: StyleSettings
+
+    def styles(self, pictures: Pictures) -> tuple[torch.Tensor, ...]:
+        """The style vectors; a background picture of its own is merged into them where that is wanted."""
+        own, theirs = self.reference.local_tokens, self.reference.background_tokens
+        styles = self._seen(self.encoders.style, pictures.style, "style_image", None, own)
+        if pictures.background is not None and self.reference.background_is_picture and self.settings.merge > 0:
+            mask = pictures.figure_mask
+            other = self._seen(self.encoders.style, pictures.background, "background", mask, theirs)
+            styles = tuple(merged_styles(styles, other, self.settings.merge))
+        return styles
+
+    def backgrounds(self, pictures: Pictures) -> tuple[torch.Tensor, ...]:
+        """The tokens of the background picture."""
+        theirs = self.reference.background_tokens if self.reference.background_is_picture else None
+        beside_style = pictures.style is not None
+        tokens = background_context(self.reference.local_tokens, theirs, beside_style, self.settings.variant)
+        given = pictures.background, "background", pictures.figure_mask, tokens
+        return tuple(
+            values * self.settings.background_factor for values in self._seen(self.encoders.background, *given)
+        )
+
+    def _seen(
+        self,
+        patcher: comfy.model_patcher.ModelPatcher,
+        image: torch.Tensor,  # (B, H, W, C) in 0..1
+        name: str,  # of the input, for messages
+        mask: torch.Tensor | None,
+        tokens: torch.Tensor,  # (B or 1, N, D)
+    ) -> tuple[torch.Tensor, ...]:
         picture = images.comfy_image_to_model(image, name=name)
         if mask is not None:
-            picture = without_figure(picture, check_mask(mask, "figure_mask"), settings.mask_threshold)
-        if len({len(picture), len(tokens)} - {1}) > 1:
-            raise ValueError(
-                f"{name} has {len(picture)} pictures, the reference {len(tokens)}. Use one of each, or as many as "
-                "sketches."
-            )
-        squashed = (squash(picture, *size) + 1) / 2  # not clamped, as released
-        scaled = comfy.latent_formats.SD15().process_in(vae.encode(squashed.movedim(1, -1)).float())
+            picture = without_figure(picture, check_mask(mask, "figure_mask"), self.settings.mask_threshold)
+        check_counts({f"pictures in {name}": len(picture), "references": len(tokens)})
+        squashed = (squash(picture, *self.size) + 1) / 2  # not clamped, as released
+        scaled = comfy.latent_formats.SD15().process_in(self.vae.encode(squashed.movedim(1, -1)).float())
         count = max(len(scaled), len(tokens))
         inputs = [scaled.expand(count, -1, -1, -1), tokens.expand(count, -1, -1)]
-        return read_rows(patcher, inputs, size_embedding.ratio_scalars(tuple(picture.shape[-2:]), size))
-
-    styles, backgrounds = [], []
-    if style_image is not None:
-        styles = seen(encoders.style, style_image, "style_image")
-        if background is not None and reference.background_is_picture and settings.merge > 0:
-            other = seen(encoders.style, background, "background", figure_mask, theirs)
-            styles = merged_styles(styles, other, settings.merge)
-    if background is not None and warps:
-        picture_tokens = theirs if reference.background_is_picture else None
-        tokens = background_context(own, picture_tokens, style_image is not None, settings.variant)
-        backgrounds = seen(encoders.background, background, "background", figure_mask, tokens)
-        backgrounds = [values * settings.background_factor for values in backgrounds]
-    tensors = [*backgrounds, *styles]
-    count = max(map(len, tensors))
-    if {len(values) for values in tensors} - {1, count}:
-        raise ValueError(
-            f"There are {len(styles[0])} style pictures and {len(backgrounds[0])} backgrounds. Use one of each, or as "
-            "many as sketches."
-        )
-    tensors = tuple(values.expand(count, *(-1 for _ in values.shape[1:])) for values in tensors)
-    return PictureGuides(tensors, backgrounds=len(backgrounds))
+        return read_rows(patcher, inputs, size_embedding.ratio_scalars(tuple(picture.shape[-2:]), self.size))
 
 
 def _follows_regions(conditioning: list) -> bool:
     """Whether a conditioning is one of fig2fig: figure and background with their own weights."""
-    payloads = [options.get(PAYLOAD) for _, options in conditioning]
+    payloads = [Payload.of(options) for _, options in conditioning]
     return any(
         p is not None and p.settings.split is not None and BACKGROUND in p.settings.split.kinds for p in payloads
     )
@@ -165,12 +177,12 @@ def _check_background(warps: bool, merges: bool, reference: Reference) -> None:
         )
 
 
-def with_guides(conditioning: list, guides: PictureGuides | None, empty: bool = False) -> list:
-    """A conditioning whose decoder follows the guides; None changes nothing. empty: it is the negative one."""
-    if guides is None:
+def with_features(conditioning: list, features: StyleAndBackground | None, empty: bool = False) -> list:
+    """A conditioning whose decoder follows what was seen; None changes nothing. empty: it is the negative one."""
+    if features is None:
         return conditioning
     answer = []
     for tokens, options in conditioning:
-        payload = options.get(PAYLOAD) or Payload(StepSettings(), empty=empty)
-        answer.append([tokens, {**options, PAYLOAD: replace(payload, banks=guides)}])
+        payload = Payload.of(options) or Payload(StepSettings(), empty=empty)
+        answer.append([tokens, {**options, **replace(payload, features=features).entry()}])
     return answer

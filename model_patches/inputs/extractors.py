@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
@@ -94,7 +95,7 @@ def load_line_extractor(path: str) -> LoadedLineExtractor:
     return LoadedLineExtractor(for_inference(network, patcher.load_device), patcher, name)
 
 
-def extract_without_network(picture: torch.Tensor, method: str, side: int = 0, **settings) -> torch.Tensor:
+def extract_without_network(picture: torch.Tensor, method: str, side: int = 0, **settings: Any) -> torch.Tensor:
     """Pictures (B, 3, H, W) in -1..1 -> model sketches (B, 1, H, W) by "standard" line art or "xdog".
 
     side: of the square whose area is worked on, in pixels; 0 = the picture's own size.

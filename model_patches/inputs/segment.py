@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
@@ -141,7 +142,7 @@ def load_segmenter(
     return LoadedSegmenter(network, managed(network), name, route, size)
 
 
-def figure_masks(segmenter, image: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+def figure_masks(segmenter: Any, image: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """Masks (B, H, W) in 0..1 on the CPU of our own segmenters and of core's BACKGROUND_REMOVAL models.
 
     image, mask: as for `LoadedSegmenter.figures`. Warns when there is no figure in a picture.

@@ -8,8 +8,11 @@ so a step takes two calls of the U-Net (two rows and one row). A scale of 1 skip
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import comfy.model_patcher
 import comfy.samplers
+import torch
 
 from ...colorize.sampling.guidance import dual_as_single
 from .sketch_control import SketchControl
@@ -18,7 +21,14 @@ from .sketch_control import SketchControl
 class DualGuider(comfy.samplers.CFGGuider):
     """Guides away from "no reference" and from "no sketch". Settings are given once; runs do not change them."""
 
-    def __init__(self, model_patcher, positive, negative, reference_scale: float, sketch_scale: float):
+    def __init__(
+        self,
+        model_patcher: comfy.model_patcher.ModelPatcher,
+        positive: list,
+        negative: list,
+        reference_scale: float,
+        sketch_scale: float,
+    ) -> None:
         """positive, negative: conditioning lists of Apply Reference after Apply ControlNet. Scales from 1 (off) on.
 
         Raises ValueError for a scale below 1, and for a sketch scale when positive has no sketch of ours.
@@ -40,7 +50,13 @@ class DualGuider(comfy.samplers.CFGGuider):
             return (self.reference_scale + self.sketch_scale) / 2
         return self.sketch_scale if guides(self.sketch_scale) else self.reference_scale
 
-    def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006 - ComfyUI's signature
+    def predict_noise(
+        self,
+        x: torch.Tensor,
+        timestep: torch.Tensor,
+        model_options: dict[str, Any] = {},  # noqa: B006 - as inherited
+        seed: int | None = None,
+    ) -> torch.Tensor:
         """Denoised latent (B, 4, h, w) of x at the noise level `timestep` (B,).
 
         The dual formula reaches ComfyUI's own sampling function as single guidance at the mean scale, so everything
@@ -55,7 +71,7 @@ class DualGuider(comfy.samplers.CFGGuider):
         no_sketch = [blanked(cond, self._blanks) for cond in self.conds["no_sketch"]]
         patched = model_options.get("sampler_calc_cond_batch_function")
 
-        def evaluate(args):
+        def evaluate(args: Any) -> torch.Tensor:
             """[cond, uncond] for single guidance."""
             # Patches expect a pair. The blank sketch keeps its reference, so it runs as a positive of its own: patches
             # that treat the two sides differently treat it like the positive.
@@ -108,7 +124,7 @@ def blanked(options: dict, blanks: dict) -> dict:
     return options if twin is None else {**options, "control": twin}
 
 
-def blank_chain(control):
+def blank_chain(control: Any) -> Any:
     """A chain of controls with every sketch of ours blank; other controls stay. `control` itself when none is ours."""
     if control is None:
         return None

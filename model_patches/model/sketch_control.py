@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import comfy.controlnet
 import comfy.model_management
@@ -19,13 +20,17 @@ import comfy.ops
 import comfy.utils
 import torch
 
+from ...colorize.counts import check_count
 from ...colorize.pictures.images import PIXELS_PER_LATENT
 from ...colorize.sketch import xl_encoder as xl_sketch_encoder
 from ...colorize.sketch.encoder import SketchEncoder
 from ...colorize.sketch.xl_encoder import XLSketchEncoder
-from ...colorize.unet.unet import HINT_BLOCKS
+from ...colorize.unet.config import HINT_BLOCKS
 
 LIGHT, PAPER_SHARE = 0.85, 0.6  # a hint with more than this share of pixels lighter than that is paper
+LATENT_ADVICE = (
+    "Use one sketch, or the LATENT of the same Prepare Sketch, which has as many pictures as there are sketches."
+)
 CACHED_SIZES = 4  # sketches of an image-to-image, hires or area pass are kept side by side
 # Working memory of the encoder per input pixel and batch row, in values: 16 channels twice at full size, less below.
 VALUES_PER_PIXEL = 64
@@ -69,10 +74,10 @@ class SketchControl(comfy.controlnet.ControlBase):
     def __init__(
         self,
         encoder: SketchEncoder | XLSketchEncoder,
-        patcher,
+        patcher: comfy.model_patcher.ModelPatcher,
         compute_dtype: torch.dtype,
         map_strengths: tuple[float, ...] | None = None,
-    ):
+    ) -> None:
         """patcher: the ModelPatcher that owns `encoder`; compute_dtype: what the encoder's layers compute in.
 
         map_strengths: a factor for each map, first to last, besides the strength of Apply ControlNet; None: all 1.
@@ -89,7 +94,13 @@ class SketchControl(comfy.controlnet.ControlBase):
         self._warned = False
 
     @classmethod
-    def from_state_dict(cls, state_dict, prefix: str = "", load_device=None, offload_device=None) -> SketchControl:
+    def from_state_dict(
+        cls,
+        state_dict: dict[str, torch.Tensor],
+        prefix: str = "",
+        load_device: torch.device | None = None,
+        offload_device: torch.device | None = None,
+    ) -> SketchControl:
         """Build the encoder found under `prefix` with ComfyUI's casting layers; devices as for a U-Net by default."""
         load_device = load_device or comfy.model_management.get_torch_device()
         offload_device = offload_device or comfy.model_management.unet_offload_device()
@@ -105,12 +116,19 @@ class SketchControl(comfy.controlnet.ControlBase):
         patcher = comfy.model_patcher.CoreModelPatcher(encoder, load_device=load_device, offload_device=offload_device)
         return cls(encoder, patcher, compute_dtype)
 
-    def set_cond_hint(self, cond_hint, *args, **kwargs):
+    def set_cond_hint(self, cond_hint: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         check_is_sketch(cond_hint)
         self._features = {}
         return super().set_cond_hint(cond_hint, *args, **kwargs)
 
-    def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+    def get_control(
+        self,
+        x_noisy: torch.Tensor,
+        t: torch.Tensor,
+        cond: dict[str, Any],
+        batched_number: int,
+        transformer_options: dict[str, Any],
+    ) -> Any:
         """Controls for one call of the U-Net: {"input": an entry a block, last first, ...}, merged with the chain's.
 
         x_noisy: (rows * batched_number, 4, h, w), the batch as often as there are conditions in this call.
@@ -125,11 +143,7 @@ class SketchControl(comfy.controlnet.ControlBase):
         features = self.features(height, width, x_noisy.device)
         rows = x_noisy.shape[0] // batched_number
         count = features[0].shape[0]
-        if count not in (1, rows):
-            raise ValueError(
-                f"There are {count} sketches for {rows} pictures. Use one sketch, or the LATENT of the same Prepare "
-                "Sketch, which has as many pictures as there are sketches."
-            )
+        check_count("sketches", count, rows, advice=LATENT_ADVICE)
         # Fresh tensors: the merge below scales them in place. One sketch broadcasts over all rows.
         maps = [feature * strength for feature, strength in zip(features, self.map_strengths, strict=True)]
         if count > 1:
@@ -168,7 +182,7 @@ class SketchControl(comfy.controlnet.ControlBase):
                 mean,
             )
 
-    def cleanup(self):
+    def cleanup(self) -> None:
         """After a run: let the maps leave the GPU but keep them, so the next sampler need not encode again."""
         keep = comfy.model_management.intermediate_device()
         self._features = {key: [map_.to(keep) for map_ in maps] for key, maps in self._features.items()}
@@ -201,7 +215,7 @@ class SketchControl(comfy.controlnet.ControlBase):
             c.cond_hint_original = torch.zeros_like(c.cond_hint_original[:1])
         return c
 
-    def deepclone_multigpu(self, load_device, autoregister=False) -> SketchControl:
+    def deepclone_multigpu(self, load_device: torch.device | None, autoregister: bool = False) -> SketchControl:
         """A copy with its own weights for another device."""
         c = self.copy()
         c.encoder = copy.deepcopy(self.encoder)
@@ -212,10 +226,10 @@ class SketchControl(comfy.controlnet.ControlBase):
             self.multigpu_clones[load_device] = c
         return c
 
-    def get_models(self):
+    def get_models(self) -> list:
         return [*super().get_models(), self.patcher]
 
-    def inference_memory_requirements(self, dtype):
+    def inference_memory_requirements(self, dtype: torch.dtype | None) -> float:
         own = 0
         if self.cond_hint_original is not None:
             batch, _, height, width = self.cond_hint_original.shape

@@ -1,4 +1,4 @@
-"""The v2 U-Net inside ComfyUI: v1's, whose decoder also reads what two encoders saw of pictures (picture_guides.py).
+"""The v2 U-Net inside ComfyUI: v1's, whose decoder also reads what two encoders saw of pictures.
 
 ComfyUI has a seam before every output block, where its skip connection can be changed, and none behind it; so every
 output block ends with an empty layer that marks the place of its modulation. The weights keep the released names.
@@ -7,15 +7,16 @@ output block ends with an empty layer that marks the place of its modulation. Th
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 
-from ...colorize import families
+from ...colorize import recognition
 from ...colorize.unet.decoder_guide import Modulation, Warp
-from ..conditioning.conditioning import PAYLOAD
-from ..reference_pass.reference_pass import with_patch
-from .model import ColorizeModel, ColorizeUNet, ColorizeV1
+from ..payload import Guide, StyleAndBackground, with_patch
+from .attention import ColorizeUNet
+from .model import ColorizeModel, ColorizeV1
 
 # As in the attention of v1: in half precision its products can leave the range.
 ATTEND = partial(optimized_attention, attn_precision=torch.float32)
@@ -24,7 +25,7 @@ ATTEND = partial(optimized_attention, attn_precision=torch.float32)
 class ModulationPlace(torch.nn.Identity):
     """Behind the last layer of output block `number`."""
 
-    def __init__(self, number: int):
+    def __init__(self, number: int) -> None:
         super().__init__()
         self.number = number
 
@@ -32,7 +33,9 @@ class ModulationPlace(torch.nn.Identity):
 class V2UNet(ColorizeUNet):
     """`ColorizeUNet` whose decoder follows a `DecoderGuide`; without one it is v1's network."""
 
-    def __init__(self, *args, device=None, operations=None, **kwargs):
+    def __init__(
+        self, *args: Any, device: torch.device | str | None = None, operations: Any = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, device=device, operations=operations, **kwargs)
         options = dict(device=device, dtype=self.dtype, operations=operations)
         emb_width = self.time_embed[-1].out_features
@@ -45,27 +48,38 @@ class V2UNet(ColorizeUNet):
             block.append(ModulationPlace(number))
         self.warp_modules, self.style_modules = torch.nn.ModuleList(warps), torch.nn.ModuleList(modulations)
 
-    def _forward(self, x, timesteps=None, context=None, y=None, control=None, transformer_options={}, **kwargs):  # noqa: B006
-        guide = transformer_options.get(PAYLOAD)
+    def _forward(
+        self,
+        x: torch.Tensor,
+        timesteps: torch.Tensor | None = None,
+        context: torch.Tensor | None = None,
+        y: torch.Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] = {},  # noqa: B006 - as inherited
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        guide = Guide.of(transformer_options)
         if guide is not None and guide.decoder is not None:
             transformer_options = with_patch(transformer_options, "output_block_patch", self._warp, first=True)
             place = (ModulationPlace, self._modulate)
             transformer_options = with_patch(transformer_options, "forward_timestep_embed_patch", place, first=True)
         return super()._forward(x, timesteps, context, y, control, transformer_options, **kwargs)
 
-    def _warp(self, h, skip, options):
+    def _warp(self, h: torch.Tensor, skip: torch.Tensor, options: Any) -> tuple[torch.Tensor, torch.Tensor]:
         number = options["block"][1]
-        return h, options[PAYLOAD].decoder.skip(number, self.warp_modules[number], skip, ATTEND)
+        return h, Guide.of(options).decoder.skip(number, self.warp_modules[number], skip, ATTEND)
 
-    def _modulate(self, place, h, emb, context, options, *others):
-        return options[PAYLOAD].decoder.modulate(place.number, self.style_modules[place.number], h, emb)
+    def _modulate(
+        self, place: Any, h: torch.Tensor, emb: torch.Tensor, context: torch.Tensor | None, options: Any, *others: Any
+    ) -> torch.Tensor:
+        return Guide.of(options).decoder.modulate(place.number, self.style_modules[place.number], h, emb)
 
 
 class ColorizeV2Model(ColorizeModel):
     """The diffusion model of the family v2."""
 
     network_class = V2UNet
-    banks_node = "Apply Style and Background"
+    features_node = StyleAndBackground.node
 
 
 class ColorizeV2(ColorizeV1):
@@ -74,5 +88,10 @@ class ColorizeV2(ColorizeV1):
     model_class = ColorizeV2Model
 
     @classmethod
-    def matches(cls, unet_config, state_dict=None, unet_key_prefix=None):
-        return families.is_v2_unet(unet_config, state_dict, unet_key_prefix)
+    def matches(
+        cls,
+        unet_config: dict[str, Any],
+        state_dict: dict[str, torch.Tensor] | None = None,
+        unet_key_prefix: str | None = None,
+    ) -> bool:
+        return recognition.is_v2_unet(unet_config, state_dict, unet_key_prefix)

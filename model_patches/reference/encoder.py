@@ -10,6 +10,7 @@ import comfy.model_patcher
 import comfy.utils
 import torch
 
+from ...colorize.counts import check_count
 from ...colorize.families import CheckpointError
 from ...colorize.pictures.figure_masks import without_background, without_figure
 from ...colorize.reference.card import encoder_mark, tagger_mark
@@ -63,11 +64,8 @@ class LoadedReferenceEncoder:
         pictures = [without_background(image, figure_mask, mask_threshold) if cut_out else image]
         edits = (f"figure cut out at {mask_threshold:g}",) if cut_out else ()
         if background is not None:
-            if len(background) not in (1, len(image)):
-                raise ValueError(
-                    f"There are {len(background)} background pictures for {len(image)} references. Connect one "
-                    "background, or one for each reference."
-                )
+            advice = "Connect one background, or one for each reference."
+            check_count("background pictures", len(background), len(image), "references", advice)
             pictures.append(background)
         elif figure_mask is not None:
             pictures.append(without_figure(image, figure_mask, mask_threshold))
@@ -76,10 +74,7 @@ class LoadedReferenceEncoder:
         if tagger is not None:
             tags = self._parts(torch.cat([tagger.features(fitted(batch, fit)) for batch in pictures]), len(image))
         if tagger is not None and sketch is not None and geometry_strength > 0:
-            if len(sketch) not in (1, len(image)):
-                raise ValueError(
-                    f"There are {len(sketch)} sketches for {len(image)} references. Connect one, or one for each."
-                )
+            check_count("sketches", len(sketch), len(image), "references", "Connect one, or one for each.")
             tags = tagger.features_with_geometry(tags[0], sketch, geometry_strength), tags[1]
             edits += (f"geometry tags of the sketch at {geometry_strength:g}",)
         return Reference(
@@ -134,7 +129,8 @@ def load_encoder(path: str) -> LoadedReferenceEncoder:
     Computed in float32, as in the released application: it runs once per reference, and the tokens steer every step.
     See `precision` for small graphics cards.
     """
-    from ...colorize.reference.vision import find_tower, load_reference_encoder
+    from ...colorize.reference.encoder_file import load_reference_encoder
+    from ...colorize.reference.vision import find_tower
 
     name = os.path.basename(path)
     state_dict, metadata = read_weights(path)

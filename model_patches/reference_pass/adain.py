@@ -9,9 +9,13 @@ Every row is matched to the same row of the reference's run, so guidance still s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import torch
 
 from ...colorize.unet.injection import match_statistics, statistics
-from .reference_pass import Source, check_window, with_patch
+from ..payload import with_patch
+from .reference_pass import Source, check_window
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +31,7 @@ class AdaIN:
     """Share of the run up to which it acts, 0..1."""
     title = "AdaIN"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength is {self.strength}; it lies between 0 and 1.")
         check_window(self.start, self.end)
@@ -37,20 +41,20 @@ class AdaIN:
         """Whether it changes nothing."""
         return self.start >= 1 or self.strength == 0
 
-    def record(self, network, options: dict, bank: dict) -> dict:
-        """See reference_pass.Effect. bank: block -> (mean, standard deviation), each (B, C, 1, 1)."""
+    def record(self, network: torch.nn.Module, options: dict, kept: dict) -> dict:
+        """See reference_pass.Effect. kept: block -> (mean, standard deviation), each (B, C, 1, 1)."""
 
-        def store(h, skip, extra):
-            bank[extra["block"]] = statistics(h)
+        def store(h: torch.Tensor, skip: torch.Tensor, extra: dict[str, Any]) -> Any:
+            kept[extra["block"]] = statistics(h)
             return h, skip
 
         return with_patch(options, "output_block_patch", store)
 
-    def apply(self, options: dict, bank: dict, pictures: int) -> dict:
+    def apply(self, options: dict, kept: dict, pictures: int) -> dict:
         """See reference_pass.Effect."""
 
-        def match(h, skip, extra):
-            found = bank.get(extra["block"])
+        def match(h: torch.Tensor, skip: torch.Tensor, extra: dict[str, Any]) -> Any:
+            found = kept.get(extra["block"])
             return (h if found is None else match_statistics(h, *found, self.strength)), skip
 
         return with_patch(options, "output_block_patch", match)

@@ -12,14 +12,16 @@ pack replaces as a whole is not injected.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention_masked
 
 from ...colorize.unet.injection import even_attention, released_attention
-from .reference_pass import Recorded, Source, check_window, with_patch
+from ..payload import with_patch
+from .reference_pass import Recorded, Source, check_window
 
 VARIANTS = ("even", "released")
 WITHOUT_REFERENCE = 1  # ComfyUI's number of the negative condition
@@ -41,7 +43,7 @@ class Injection:
     """Share of the run up to which it acts, 0..1."""
     title = "Attention Injection"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
             raise ValueError(f"variant is {self.variant!r}; choose one of {', '.join(VARIANTS)}.")
         if not 0 <= self.fidelity <= 1:
@@ -53,11 +55,11 @@ class Injection:
         """Whether it changes nothing: no step lies beyond 1.0, and fidelity 1 of "even" leaves no weight."""
         return self.start >= 1 or (self.variant == "even" and self.fidelity >= 1)
 
-    def record(self, network, options: dict, bank: dict) -> dict:
-        """See reference_pass.Effect. bank: place of a layer -> its keys and values, each (B, N, C)."""
-        return Recorder(bank, options.get(OVERRIDE), last_place(network)).patched(options)
+    def record(self, network: torch.nn.Module, options: dict, kept: dict) -> dict:
+        """See reference_pass.Effect. kept: place of a layer -> its keys and values, each (B, N, C)."""
+        return Recorder(kept, options.get(OVERRIDE), last_place(network)).patched(options)
 
-    def apply(self, options: dict, bank: dict, pictures: int) -> dict:
+    def apply(self, options: dict, kept: dict, pictures: int) -> dict:
         """See reference_pass.Effect."""
         without = [
             condition * pictures + picture
@@ -65,10 +67,10 @@ class Injection:
             if number == WITHOUT_REFERENCE
             for picture in range(pictures)
         ]
-        return Reader(bank, options.get(OVERRIDE), self, without).patched(options)
+        return Reader(kept, options.get(OVERRIDE), self, without).patched(options)
 
 
-def last_place(network) -> tuple | None:
+def last_place(network: torch.nn.Module) -> tuple | None:
     """The self-attention layer after which nothing of a run is recorded; None when blocks without attention follow."""
     transformers = [part for part in network.output_blocks[-1] if isinstance(part, SpatialTransformer)]
     if not transformers:
@@ -79,9 +81,9 @@ def last_place(network) -> tuple | None:
 class SelfAttention:
     """The patches of one run of the U-Net: `attend_at` in place of every self-attention, all else as it was."""
 
-    def __init__(self, bank: dict, others):
+    def __init__(self, kept: dict, others: Any) -> None:
         """others: the attention override that was there before, or None."""
-        self.bank, self.others = bank, others
+        self.kept, self.others = kept, others
         self._place: tuple | None = None  # the layer that is about to attend
 
     def patched(self, options: dict) -> dict:
@@ -90,20 +92,31 @@ class SelfAttention:
         options = with_patch(options, "attn1_output_patch", self.leave, first=True)
         return {**options, OVERRIDE: self.attend}
 
-    def enter(self, n, context, value, extra):
+    def enter(
+        self, n: torch.Tensor, context: torch.Tensor | None, value: torch.Tensor | None, extra: dict[str, Any]
+    ) -> tuple:
         """attn1_patch: a self-attention comes next."""
         self._place = (*extra["block"], extra.get("block_index", 0))
         return n, context, value
 
-    def leave(self, n, extra):
+    def leave(self, n: torch.Tensor, extra: dict[str, Any]) -> torch.Tensor:
         """attn1_output_patch: it is over, also where another pack replaced it."""
         self._place = None
         return n
 
-    def attend(self, attention, q, k, v, heads, *args, **kwargs):
+    def attend(
+        self,
+        attention: Callable[..., torch.Tensor],
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        heads: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
         """optimized_attention_override, with the arguments of ComfyUI's attention functions."""
 
-        def plain(q, k, v, mask=None):
+        def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> Any:
             options = kwargs if mask is None else {**kwargs, "mask": mask}
             if self.others is not None:
                 return self.others(attention, q, k, v, heads, *args, **options)
@@ -115,7 +128,9 @@ class SelfAttention:
             return plain(q, k, v)
         return self.attend_at(place, q, k, v, plain)
 
-    def attend_at(self, place: tuple, q, k, v, plain):
+    def attend_at(
+        self, place: tuple, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plain: Callable[..., torch.Tensor]
+    ) -> torch.Tensor:
         """The result (B, N, C) of the layer at `place`."""
         raise NotImplementedError
 
@@ -123,13 +138,15 @@ class SelfAttention:
 class Recorder(SelfAttention):
     """Keeps the keys and values of the reference's run."""
 
-    def __init__(self, bank: dict, others, last: tuple | None):
-        super().__init__(bank, others)
+    def __init__(self, kept: dict, others: Any, last: tuple | None) -> None:
+        super().__init__(kept, others)
         self.last = last
 
-    def attend_at(self, place, q, k, v, plain):
+    def attend_at(
+        self, place: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plain: Callable[..., torch.Tensor]
+    ) -> torch.Tensor:
         own = q.shape[1]  # others may have appended tokens
-        self.bank[place] = k[:, :own], v[:, :own]
+        self.kept[place] = k[:, :own], v[:, :own]
         if place != self.last:
             return plain(q, k, v)
         if torch.compiler.is_compiling():  # which cannot leave a network half-way
@@ -140,15 +157,17 @@ class Recorder(SelfAttention):
 class Reader(SelfAttention):
     """Hands them to the picture's run."""
 
-    def __init__(self, bank: dict, others, injection: Injection, without: Sequence[int]):
+    def __init__(self, kept: dict, others: Any, injection: Injection, without: Sequence[int]) -> None:
         """without: the rows of the condition without reference."""
-        super().__init__(bank, others)
+        super().__init__(kept, others)
         self.injection, self.without = injection, without
 
-    def attend_at(self, place, q, k, v, plain):
-        if place not in self.bank:
+    def attend_at(
+        self, place: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plain: Callable[..., torch.Tensor]
+    ) -> torch.Tensor:
+        if place not in self.kept:
             return plain(q, k, v)
-        own, (keys, values) = k.shape[1], self.bank[place]
+        own, (keys, values) = k.shape[1], self.kept[place]
         k, v = torch.cat([k, keys], dim=1), torch.cat([v, values], dim=1)
         if self.injection.variant == "even":
             return even_attention(q, k, v, own, self.injection.fidelity, plain)

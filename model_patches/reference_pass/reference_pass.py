@@ -16,21 +16,22 @@ import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import comfy.model_management
 import torch
-import torch.nn.functional as F
 from comfy.patcher_extension import WrappersMP
 
+from ...colorize.counts import check_count
 from ...colorize.pictures.images import PIXELS_PER_LATENT
-from ..conditioning.conditioning import LAST_STEP, PlanCache, noise_stream
 from ..model.sketch_control import SketchControl, entries_of
+from ..payload import LAST_STEP, PlanCache, StepInputs, noise_stream
 
 KEY = "colorize_reference_pass"  # of the wrappers on the model
 SEED = "colorize_seed"  # in transformer_options: the seed of the run
+LATENT_ADVICE = "Use one, or as many as sketches (Repeat Latent Batch and Latent From Batch change the number)."
 NOISE_STREAM = 0x5EED_1A7E47  # keeps the reference's noise apart from the picture's, which comes from the same seed
 
 
@@ -62,7 +63,7 @@ class Source:
             and all(map(_equal, self.maps, other.maps))
         )
 
-    def noised(self, model_sampling, sigma: torch.Tensor, pictures: int, seed: int) -> torch.Tensor:
+    def noised(self, model_sampling: Any, sigma: torch.Tensor, pictures: int, seed: int) -> torch.Tensor:
         """(B, 4, h, w): the latents at the noise levels sigma (B,), B a multiple of `pictures`, as a sampler has x."""
         noise = self.noise
         if noise is None:
@@ -81,11 +82,7 @@ class Source:
     @staticmethod
     def _rows(values: torch.Tensor, pictures: int, rows: int) -> torch.Tensor:
         """One row per row of the batch, which holds all pictures once per condition."""
-        if len(values) not in (1, pictures):
-            raise ValueError(
-                f"There are {len(values)} reference latents for {pictures} pictures. Use one, or as many as sketches "
-                "(Repeat Latent Batch and Latent From Batch change the number)."
-            )
+        check_count("reference latents", len(values), pictures, advice=LATENT_ADVICE)
         return values.expand(rows, -1, -1, -1) if len(values) == 1 else values.repeat(rows // pictures, 1, 1, 1)
 
 
@@ -108,14 +105,14 @@ class Effect(Protocol):
     title: str
     """For messages."""
 
-    def record(self, network, options: dict, bank: dict) -> dict:
-        """transformer_options of the reference's run of the U-Net `network`, with patches that fill `bank`.
+    def record(self, network: torch.nn.Module, options: dict, kept: dict) -> dict:
+        """transformer_options of the reference's run of the U-Net `network`, with patches that fill `kept`.
 
         They may end it with `Recorded` at the last self-attention of the last block, so nothing later can be recorded.
         """
 
-    def apply(self, options: dict, bank: dict, pictures: int) -> dict:
-        """transformer_options of the picture's run, with patches that use `bank`."""
+    def apply(self, options: dict, kept: dict, pictures: int) -> dict:
+        """transformer_options of the picture's run, with patches that use `kept`."""
 
 
 def check_window(start: float, end: float) -> None:
@@ -130,14 +127,6 @@ def check_window(start: float, end: float) -> None:
         )
 
 
-def with_patch(options: dict, name: str, patch: Callable, first: bool = False) -> dict:
-    """A copy of transformer_options with one more patch; dictionaries and lists on the way are copied too."""
-    patches = dict(options.get("patches", {}))
-    others = list(patches.get(name, ()))
-    patches[name] = [patch, *others] if first else [*others, patch]
-    return {**options, "patches": patches}
-
-
 @dataclass(frozen=True, eq=False)
 class ReferencePass:
     """The APPLY_MODEL wrapper: runs the references of the effects that act in this step, then the picture."""
@@ -145,8 +134,16 @@ class ReferencePass:
     effects: tuple[Effect, ...]
 
     def __call__(
-        self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kwargs
-    ):
+        self,
+        executor: Any,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        c_concat: torch.Tensor | None = None,
+        c_crossattn: torch.Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
         """Denoised latents (B, 4, h, w) of x at the noise levels t (B,). Outside all windows exactly the model's."""
         model, transformer_options = executor.class_obj, transformer_options or {}
         progress = 1 - model.model_sampling.timestep(t).max().item() / LAST_STEP
@@ -157,14 +154,14 @@ class ReferencePass:
         for source in unique(effect.source for effect in active):
             sharing = [(effect, {}) for effect in active if effect.source is source]
             first = transformer_options
-            for effect, bank in sharing:
-                first = effect.record(model.diffusion_model, first, bank)
+            for effect, kept in sharing:
+                first = effect.record(model.diffusion_model, first, kept)
             noised = source.noised(model.model_sampling, t, pictures, seed)
-            own = conditions_at(kwargs, source, x.shape[-2:])
+            own = conditions_at(kwargs, source)
             with contextlib.suppress(Recorded):
                 executor(noised, t, c_concat, c_crossattn, source.control(pictures, len(x)), first, **own)
-            for effect, bank in sharing:
-                options = effect.apply(options, bank, pictures)
+            for effect, kept in sharing:
+                options = effect.apply(options, kept, pictures)
         return executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
 
     def to(self, target: torch.device | torch.dtype) -> ReferencePass:
@@ -180,7 +177,7 @@ class ReferencePass:
         """The references, each once."""
         return unique(effect.source for effect in self.effects)
 
-    def declare(self, executor, model, noise_shape, *args, **kwargs):
+    def declare(self, executor: Any, model: Any, noise_shape: Sequence[int], *args: Any, **kwargs: Any) -> Any:
         """PREPARE_SAMPLING wrapper: the memory estimate counts the largest reference like more pictures.
 
         Its run and the picture's follow each other, so this covers the features that are kept between them and the
@@ -193,42 +190,41 @@ class ReferencePass:
 
 
 def remember_seed(
-    executor,
-    noise,
-    latent_image,
-    sampler,
-    sigmas,
-    denoise_mask=None,
-    callback=None,
-    disable_pbar=False,
-    seed=None,
-    **kwargs,
-):
+    executor: Any,
+    noise: torch.Tensor,
+    latent_image: torch.Tensor,
+    sampler: Any,
+    sigmas: torch.Tensor,
+    denoise_mask: torch.Tensor | None = None,
+    callback: Callable[..., Any] | None = None,
+    disable_pbar: bool = False,
+    seed: int | None = None,
+    **kwargs: Any,
+) -> torch.Tensor:
     """OUTER_SAMPLE wrapper: the run's seed into its transformer_options, a copy that ends with the run."""
     executor.class_obj.model_options.setdefault("transformer_options", {})[SEED] = seed
     return executor(noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
 
 
-def unique(sources) -> list[Source]:
+def unique(sources: Iterable[Source]) -> list[Source]:
     """Every object once, in order."""
     return list({id(source): source for source in sources}.values())
 
 
-def conditions_at(conditions: dict, source: Source, size: Sequence[int]) -> dict:
-    """The conditions of rows of `size` (h, w) for the reference's run: its figure masks are stretched.
+def conditions_at(conditions: dict, source: Source) -> dict:
+    """The conditions of a picture's rows for the reference's run: its figure masks are stretched.
 
-    The banks of the background plugin belong to the picture and are left out.
+    What a plugin or a picture encoder saw belongs to the picture and is left out.
     """
-    conditions = {name: value for name, value in conditions.items() if name != "colorize_banks"}
-    masks, wanted = conditions.get("colorize_masks"), source.latents.shape[-2:]
-    if masks is None or wanted == size:
+    conditions = dict(conditions)
+    inputs = StepInputs.take(conditions)
+    if inputs is None:
         return conditions
-    stretched = F.interpolate(masks.float(), size=tuple(wanted), mode="bilinear", align_corners=False).to(masks)
-    settings = dataclasses.replace(conditions["colorize_settings"], plans=source.plans)
-    return {**conditions, "colorize_masks": stretched, "colorize_settings": settings}
+    height, width = source.latents.shape[-2:]
+    return {**conditions, **inputs.stretched((height, width), source.plans).keywords()}
 
 
-def attach(model, effect: Effect):
+def attach(model: Any, effect: Effect) -> Any:
     """A clone of the MODEL with the effect. ValueError when it has one of the same kind."""
     clone = model.clone()
     present = [w for w in clone.get_wrappers(WrappersMP.APPLY_MODEL, KEY) if isinstance(w, ReferencePass)]
@@ -251,7 +247,7 @@ def attach(model, effect: Effect):
     return clone
 
 
-def read_latent(model, latent: dict) -> torch.Tensor:
+def read_latent(model: Any, latent: dict) -> torch.Tensor:
     """The LATENT of a reference -> (b, 4, h, w) float32 in the model's scale, on the CPU, or ValueError."""
     samples = latent["samples"]
     if samples.is_nested or samples.ndim != 4 or samples.shape[1] != 4:
@@ -270,7 +266,9 @@ def read_latent(model, latent: dict) -> torch.Tensor:
     return model.model.process_latent_in(samples.float().cpu())
 
 
-def encode_sketch(control_net, sketch: torch.Tensor, size: Sequence[int], scale: float) -> tuple[torch.Tensor, ...]:
+def encode_sketch(
+    control_net: Any, sketch: torch.Tensor, size: Sequence[int], scale: float
+) -> tuple[torch.Tensor, ...]:
     """The maps of a sketch (b, H, W, 3), white lines on black, for latents of `size` (h, w), times `scale`.
 
     control_net: the sketch encoder of a ColorizeDiffusion checkpoint, its level strengths count. ValueError otherwise.

@@ -32,7 +32,7 @@ def small_model(scratch: Path) -> tuple[Path, Path]:
     from safetensors.torch import save_file
 
     from colorize.reference.vision import ReferenceEncoder
-    from colorize.unet.unet import UNetConfig
+    from colorize.unet.config import UNetConfig
     from tests import tiny
 
     print("The bundled small model is missing; random weights of its sizes take its place.")

@@ -47,7 +47,7 @@ class Setting:
         from ..golden import comfy_model
 
         module = ours("colorize.unet.unet")
-        config = module.UNetConfig(model_channels=options.width, region_ranks=region_ranks)
+        config = ours("colorize.unet.config").UNetConfig(model_channels=options.width, region_ranks=region_ranks)
         torch.manual_seed(0)
         network = module.UNet(config)
         self.model = comfy_model.load_model(network.state_dict(), config.num_head_channels)
@@ -69,7 +69,7 @@ class Setting:
 
         both: every query answers for every region, as the released code computes it.
         """
-        conditioning, split = ours("model_patches.conditioning.conditioning"), ours("colorize.unet.split_attention")
+        payload, split = ours("model_patches.payload"), ours("colorize.unet.split_attention")
         masks = torch.zeros(1, figures, *self.x.shape[-2:])
         for figure, columns in enumerate(torch.arange(self.x.shape[-1] // 2).chunk(figures)):
             masks[:, figure, :, columns] = 1
@@ -78,7 +78,7 @@ class Setting:
         )
         return self.model.model.apply_model(
             self.x, self.sigma, c_crossattn=self.tokens, transformer_options={},
-            colorize_settings=conditioning.StepSettings(split=options),
+            colorize_settings=payload.StepSettings(split=options),
             colorize_tokens=[self.tokens + figure + 1 for figure in range(figures)],
             colorize_masks=masks.clamp(min=1e-3) if both else masks,
         )  # fmt: skip

@@ -21,13 +21,14 @@ class Setting:
     def __init__(self, options: argparse.Namespace, stock_model, lines):
         """stock_model, lines: of run.py."""
         unet, plugin = ours("colorize.unet.unet"), ours("model_patches.checkpoint.plugin")
+        released = ours("colorize.unet.config").XL
         # Tokens as wide in proportion as the released ones, so that projecting them costs the same share of a step.
-        context = unet.XL.context_dim * options.width // unet.XL.model_channels
-        config = dataclasses.replace(unet.XL, model_channels=options.width, context_dim=context)
+        context = released.context_dim * options.width // released.model_channels
+        config = dataclasses.replace(released, model_channels=options.width, context_dim=context)
         torch.manual_seed(0)
         weights = {PREFIX + key: value for key, value in unet.UNet(config).state_dict().items()}
         markers = {"colorize.num_head_channels": torch.tensor(config.num_head_channels), "v_pred": torch.tensor([])}
-        ours("model_patches.model.model").register()
+        ours("model_patches.model.registration").register()
         self.model = comfy.sd.load_state_dict_guess_config(weights | markers, output_vae=False, output_clip=False)[
             0
         ].model
@@ -59,15 +60,15 @@ class Setting:
         masks[..., : self.x.shape[-1] // 2] = 1
         options = ours("colorize.unet.split_attention").SplitOptions((None, None), (1.0, 1.0))
         return self.step(
-            self.model, colorize_settings=ours("model_patches.conditioning.conditioning").StepSettings(split=options),
-            colorize_tokens=[self.tokens + 1], colorize_masks=masks, colorize_banks=banks,
+            self.model, colorize_settings=ours("model_patches.payload").StepSettings(split=options),
+            colorize_tokens=[self.tokens + 1], colorize_masks=masks, colorize_features=banks,
         )  # fmt: skip
 
     def banks(self):
         """One reading of a background by the plugin."""
         side = 8 * self.x.shape[-1]
         masks = torch.zeros(1, 1, side, side)
-        banks = ours("model_patches.conditioning.background_plugin").Banks
+        banks = ours("model_patches.payload").Banks
         return banks(self.plugin.read(self.x, masks, masks, (side, side)))
 
 

@@ -7,7 +7,8 @@ import torch
 
 from colorize import families
 from colorize.sketch.encoder import SketchEncoder
-from colorize.unet.unet import UNet, UNetConfig
+from colorize.unet.config import UNetConfig
+from colorize.unet.unet import UNet
 
 
 def meta(*shape):

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 
 from colorize import names
 from colorize.background.picture_encoder import PictureEncoder, background_context, merged_styles
+from colorize.unet.config import unet_config_from_state_dict, unet_weights
 from colorize.unet.decoder_guide import DecoderGuide, Modulation, Warp, figure_split
 from colorize.unet.size_embedding import embed, ratio_scalars
-from colorize.unet.unet import UNet, unet_config_from_state_dict, unet_weights
+from colorize.unet.unet import UNet
 from tests import tiny
 
 CONFIG = dataclasses.replace(tiny.CONFIG, region_ranks=(4, 4), v2=True)

@@ -11,6 +11,7 @@ import torch
 from colorize import families, names, weight_files
 from colorize.animediffusion import unet as anime
 from colorize.reference import recovery, text, vision, wd_tagger
+from colorize.reference.encoder_file import load_reference_encoder
 from colorize.reference.geometry_tags import is_geometry
 from colorize.reference.tag_lists import TagList
 from colorize.sketch import extractors
@@ -25,10 +26,10 @@ def tower(**more: torch.Tensor) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("number", ["99999", "9" * 5000, "x", "²", "-1", ""])
 def test_numbers_of_blocks_are_from_zero_without_gaps(number):
-    vision.load_reference_encoder(tower(), {"colorize.head_width": "8"})  # imports open_clip
+    load_reference_encoder(tower(), {"colorize.head_width": "8"})  # imports open_clip
     started = time.process_time()
     with pytest.raises(ValueError, match="expected 0 to n-1 without gaps"):
-        vision.load_reference_encoder(
+        load_reference_encoder(
             tower(**{f"visual.transformer.resblocks.{number}.ln_1.weight": torch.ones(1)}), {"colorize.head_width": "8"}
         )
     assert time.process_time() - started < 5
@@ -72,7 +73,7 @@ def test_a_network_that_is_not_in_the_file_is_not_built():
 @pytest.mark.parametrize("entry", ["0", "-1", "1e9", "²", "9" * 5000, "nan", "8.0", ""])
 def test_metadata_holds_whole_numbers_in_range(entry):
     for key, read in (
-        ("colorize.head_width", lambda m: vision.load_reference_encoder(tower(), m)),
+        ("colorize.head_width", lambda m: load_reference_encoder(tower(), m)),
         ("colorize.window_size", lambda m: wd_tagger.WDTagger.from_state_dict(_tagger(), m)),
         ("colorize.image_size", lambda m: wd_tagger.WDTagger.from_state_dict(_tagger(), m)),
         (anime.HEADS_MARKER, lambda m: anime.attention_heads({}, m)),
@@ -104,7 +105,7 @@ def test_marker_tensors_of_nonsense_are_no_width(value):
 def test_tensors_of_other_ranks_are_told(shape):
     for key in list(tower())[:12]:
         with pytest.raises(ValueError):
-            vision.load_reference_encoder(tower(**{key: torch.zeros(shape)}), {"colorize.head_width": "8"})
+            load_reference_encoder(tower(**{key: torch.zeros(shape)}), {"colorize.head_width": "8"})
     state_dict = {
         "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(shape),
         "control_encoder.zero_blocks.0.0.weight": torch.zeros(shape),

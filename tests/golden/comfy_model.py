@@ -18,7 +18,7 @@ def load_model(weights: dict[str, torch.Tensor], num_head_channels: int, predict
 
     The checkpoint also gets a small sketch encoder and the marker tensors of our files, by which they are recognised.
     """
-    ours("model_patches.model.model").register()
+    ours("model_patches.model.registration").register()
     checkpoint = {PREFIX + key: tensor.clone() for key, tensor in weights.items()}
     width = weights["input_blocks.0.0.weight"].shape[0]
     encoder = ours("colorize.sketch.encoder").SketchEncoder(widths=(width,) * 4, model_channels=width)

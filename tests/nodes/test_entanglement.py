@@ -61,8 +61,8 @@ def test_batches_and_polarity():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"sketch": drawing().repeat(3, 1, 1, 1)}, "sketch has 3 pictures, result has 2"),
-        ({"reference": squares(0).repeat(3, 1, 1, 1)}, "reference has 3 pictures"),
+        ({"sketch": drawing().repeat(3, 1, 1, 1)}, "There are 3 pictures in sketch for 2 results"),
+        ({"reference": squares(0).repeat(3, 1, 1, 1)}, "There are 3 pictures in reference for 2 results"),
         ({"sketch": drawing()[:, :96]}, "sketch is 128x96, the result has the proportions 128x128"),
         ({"without_reference": squares(0)[:, :64]}, "without_reference is 128x64"),
         ({"result": torch.zeros(2, 128, 128)}, "result has the shape"),

@@ -185,7 +185,7 @@ def test_region_messages(encode, add, pack, caplog):
         add(base, add(base, other, left_half()), left_half())
     with pytest.raises(ValueError, match="mask has 1200 of 1200 values that are NaN"):
         add(base, other, left_half() * NAN)
-    with pytest.raises(ValueError, match="There are 2 references, 1 references of the region, 3 masks"):
+    with pytest.raises(ValueError, match="There are 2 references, 1 references of the region and 3 masks"):
         add(encode(picture(2)), other, left_half(batch=3))
     with caplog.at_level(logging.WARNING):
         out = add(base, other, torch.zeros(1, 64, 64))

@@ -90,7 +90,7 @@ def test_runs(pack, small_files, xl_files, file):
             assert not torch.equal(before.tokens, after.tokens)
     if file.stem == "xl_plugin":
         (_, data) = results[by_type["ColorizeApplyBackgroundPlugin"][0]][0][0]
-        assert data["colorize"].banks.count == 1 and data["colorize"].settings.split.kinds == ("bg", "bg")
+        assert data["colorize"].features.count == 1 and data["colorize"].settings.split.kinds == ("bg", "bg")
         assert data["colorize"].settings.split.soft  # as the plugin is trained
     if file.stem == "xl_cast":
         assert len(data["colorize"].masks) == 2 and 0.1 < data["colorize"].masks[1].mean() < 0.4

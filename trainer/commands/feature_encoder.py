@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from colorize.reference.encoder_file import load_reference_encoder
 from colorize.reference.feature_vision import with_features
-from colorize.reference.vision import find_tower, load_reference_encoder
+from colorize.reference.vision import find_tower
 from trainer.config import ConfigError
 from trainer.models import checkpoint
 

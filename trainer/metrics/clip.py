@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from colorize.reference.vision import ReferenceEncoder, load_reference_encoder
+from colorize.reference.encoder_file import load_reference_encoder
+from colorize.reference.vision import ReferenceEncoder
 from trainer.config import ConfigError
 from trainer.models import checkpoint
 

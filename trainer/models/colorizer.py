@@ -11,14 +11,16 @@ import torch
 
 from colorize import families, modes, names
 from colorize.pictures.masks import without_figure
+from colorize.reference.encoder_file import load_reference_encoder
 from colorize.reference.recovery import BackgroundEncoder
-from colorize.reference.vision import ReferenceEncoder, load_reference_encoder
+from colorize.reference.vision import ReferenceEncoder
 from colorize.sampling import guidance
 from colorize.sampling import solvers as sampling
 from colorize.sampling.schedule import NoiseSchedule
 from colorize.sketch.encoder import SketchEncoder
+from colorize.unet.config import unet_config_from_state_dict
 from colorize.unet.split_attention import Split, SplitOptions, to_latent_size
-from colorize.unet.unet import UNet, unet_config_from_state_dict
+from colorize.unet.unet import UNet
 from trainer.config import ConfigError
 from trainer.models import autoencoder, checkpoint
 from trainer.models.autoencoder import Autoencoder

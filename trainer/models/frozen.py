@@ -14,7 +14,8 @@ from typing import Generic, TypeVar
 import torch
 from safetensors import safe_open
 
-from colorize.reference.vision import ReferenceEncoder, load_reference_encoder
+from colorize.reference.encoder_file import load_reference_encoder
+from colorize.reference.vision import ReferenceEncoder
 from colorize.reference.wd_tagger import WDTagger
 from trainer.config import Config
 from trainer.draws import Draws

@@ -18,7 +18,8 @@ from colorize.reference.token_projection import TokenProjection
 from colorize.reference.wd_tagger import PATCHES, PREFIXES, WDTagger, prepare, to_network
 from colorize.sketch.xl_encoder import XLSketchEncoder
 from colorize.unet import size_embedding
-from colorize.unet.unet import UNet, unet_config_from_state_dict, unet_weights
+from colorize.unet.config import unet_config_from_state_dict, unet_weights
+from colorize.unet.unet import UNet
 from trainer.config import ConfigError
 from trainer.models import autoencoder, checkpoint
 from trainer.models.autoencoder import XL_SCALE, Autoencoder

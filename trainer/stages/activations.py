@@ -15,7 +15,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from colorize.sketch.encoder import SketchEncoder
-from colorize.unet.unet import Block, UNet, UNetConfig
+from colorize.unet.config import UNetConfig
+from colorize.unet.layers import Block
+from colorize.unet.unet import UNet
 from trainer.config import Config
 from trainer.models.precision import DTYPES
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import torch
 
 from colorize import names
-from colorize.reference.vision import ReferenceEncoder, load_reference_encoder
+from colorize.reference.encoder_file import load_reference_encoder
+from colorize.reference.vision import ReferenceEncoder
 from colorize.sketch.encoder import SketchEncoder
-from colorize.unet.unet import UNet, UNetConfig, unet_config_from_state_dict
+from colorize.unet.config import UNetConfig, unet_config_from_state_dict
+from colorize.unet.unet import UNet
 from trainer.config import Config
 from trainer.models import checkpoint
 from trainer.models.frozen import autoencoder_file

@@ -13,7 +13,8 @@ from torch import nn
 
 from colorize.sampling.schedule import NoiseSchedule
 from colorize.sketch.encoder import SketchEncoder
-from colorize.unet.unet import UNet, UNetConfig
+from colorize.unet.config import UNetConfig
+from colorize.unet.unet import UNet
 from trainer.cache.encodings import build_encodings
 from trainer.config import Config, ConfigError
 from trainer.draws import Draws

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from colorize.tiny_vae import ResidualBlock, TinyVAE
+from colorize.tiny_vae import TinyBlock, TinyVAE
 from trainer.config import Config
 from trainer.draws import Draws
 from trainer.models import checkpoint
@@ -37,7 +37,7 @@ def start_as_average(network: TinyVAE, gain: float = 3.0) -> None:
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
     for module in network.modules():
-        if isinstance(module, ResidualBlock):
+        if isinstance(module, TinyBlock):
             nn.init.zeros_(module.conv[4].weight)
     for half in (network.taesd_encoder, network.taesd_decoder):
         for layer in (m for m in half if isinstance(m, nn.Conv2d)):

@@ -20,7 +20,8 @@ from colorize.reference.token_projection import TokenProjection
 from colorize.sampling.schedule import NoiseSchedule
 from colorize.sketch.xl_encoder import XLSketchEncoder
 from colorize.unet import size_embedding
-from colorize.unet.unet import UNet, UNetConfig
+from colorize.unet.config import UNetConfig
+from colorize.unet.unet import UNet
 from trainer.cache.encodings import KEY, build_encodings
 from trainer.config import Config, ConfigError
 from trainer.draws import Draws

@@ -10,8 +10,9 @@ import torch
 
 from colorize import names
 from colorize.background.reference_net import INPUT_CHANNELS, ReferenceNet
-from colorize.reference.vision import load_reference_encoder
-from colorize.unet.unet import UNet, UNetConfig, unet_config_from_state_dict
+from colorize.reference.encoder_file import load_reference_encoder
+from colorize.unet.config import UNetConfig, unet_config_from_state_dict
+from colorize.unet.unet import UNet
 from trainer.config import Config
 from trainer.models.frozen import autoencoder_file, tensor_shapes
 from trainer.models.xl_colorizer import tagger_width

@@ -18,6 +18,7 @@ All of them read pictures (B, 3, H, W) in -1..1 and answer model sketches (B, 1,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -79,7 +80,7 @@ def lines(network: nn.Module, picture: torch.Tensor, variant: str = "paper") -> 
     return network.finish(network(network.prepare(picture, variant)), variant)
 
 
-def without_network(picture: torch.Tensor, method: str, side: int = 0, **settings) -> torch.Tensor:
+def without_network(picture: torch.Tensor, method: str, side: int = 0, **settings: Any) -> torch.Tensor:
     """Picture (1, 3, H, W) in -1..1 -> model sketch (1, 1, H, W) by "standard" line art or "xdog".
 
     side: of the square whose area is worked on, in pixels; 0 = the picture's own size.

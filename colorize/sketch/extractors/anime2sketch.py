@@ -15,7 +15,7 @@ from torch import nn
 class _Level(nn.Module):
     """Half the size, everything below, twice the size again; the answer is joined with what came in."""
 
-    def __init__(self, outer: int, width: int, below: _Level | None):
+    def __init__(self, outer: int, width: int, below: _Level | None) -> None:
         super().__init__()
         self.model = nn.Sequential(
             nn.LeakyReLU(0.2),
@@ -33,7 +33,7 @@ class _Level(nn.Module):
 class _Outside(nn.Module):
     """The outermost level: colours in, tanh out."""
 
-    def __init__(self, inputs: int, outputs: int, widths: Sequence[int]):
+    def __init__(self, inputs: int, outputs: int, widths: Sequence[int]) -> None:
         super().__init__()
         below = None
         for outer, width in reversed(list(zip(widths, widths[1:]))):
@@ -58,7 +58,7 @@ class Anime2Sketch(nn.Module):
     margin = None
     floats_per_pixel = 192
 
-    def __init__(self, widths: Sequence[int] = (64, 128, 256, 512, 512, 512, 512, 512), inputs: int = 3):
+    def __init__(self, widths: Sequence[int] = (64, 128, 256, 512, 512, 512, 512, 512), inputs: int = 3) -> None:
         super().__init__()
         self.multiple = self.smallest = 2 ** len(widths)
         self.model = _Outside(inputs, 1, widths)

@@ -17,7 +17,7 @@ def _norm(width: int, activation: bool = True) -> list[nn.Module]:
 
 
 class _Residual(nn.Module):
-    def __init__(self, width: int):
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.conv_block = nn.Sequential(
             nn.ReflectionPad2d(1), nn.Conv2d(width, width, 3), *_norm(width),
@@ -38,7 +38,7 @@ class LineartSk(nn.Module):
     margin = None
     floats_per_pixel = 320
 
-    def __init__(self, width: int = 64, residuals: int = 3, inputs: int = 3):
+    def __init__(self, width: int = 64, residuals: int = 3, inputs: int = 3) -> None:
         super().__init__()
         down, up = dict(stride=2, padding=1), dict(stride=2, padding=1, output_padding=1)
         half, quarter = 2 * width, 4 * width

@@ -29,7 +29,7 @@ def _conv(inputs: int, outputs: int, size: int, stride: int = 1, up: bool = Fals
 class _Layers(nn.Module):
     """A sequence under the name `model`."""
 
-    def __init__(self, *layers: nn.Module):
+    def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
         self.model = nn.Sequential(*layers)
 
@@ -46,7 +46,7 @@ def _unit(inputs: int, outputs: int, size: int = 3, stride: int = 1, up: bool = 
 class _Block(nn.Module):
     """Two units plus a shortcut, which is a 1x1 convolution where size or width change."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1, up: bool = False):
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, up: bool = False) -> None:
         super().__init__()
         self.conv1 = _unit(inputs, outputs, stride=stride, up=up)
         self.residual = _unit(outputs, outputs)
@@ -87,7 +87,7 @@ class MangaLine(nn.Module):
     margin = 256
     floats_per_pixel = 192
 
-    def __init__(self, widths: Sequence[int] = WIDTHS, blocks: Sequence[int] = BLOCKS):
+    def __init__(self, widths: Sequence[int] = WIDTHS, blocks: Sequence[int] = BLOCKS) -> None:
         super().__init__()
         inputs = 1
         for number, (width, count) in enumerate(zip(widths, blocks)):

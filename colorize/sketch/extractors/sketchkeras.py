@@ -42,7 +42,7 @@ class SketchKeras(nn.Module):
     margin = 192  # covers the receptive field
     floats_per_pixel = 3 * 256
 
-    def __init__(self, widths: Sequence[int] = (32, 64, 128, 256, 512)):  # of the five sizes, large to small
+    def __init__(self, widths: Sequence[int] = (32, 64, 128, 256, 512)) -> None:  # of the five sizes, large to small
         super().__init__()
         first, *rest = widths
         self.downblock_1 = nn.Sequential(*_layer(1, 1, first, 3))

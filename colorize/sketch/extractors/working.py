@@ -34,7 +34,9 @@ def working_size(height: int, width: int, side: int = SIDE, squash: bool = False
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def at_size(compute: Forward, picture: torch.Tensor, size: tuple[int, int], resize=images.resize) -> torch.Tensor:
+def at_size(
+    compute: Forward, picture: torch.Tensor, size: tuple[int, int], resize: Callable[..., torch.Tensor] = images.resize
+) -> torch.Tensor:
     """compute(picture brought to size), brought back to the size of the picture; bicubic, antialiased."""
     return images.resize(compute(resize(picture, *size).clamp(-1, 1)), *picture.shape[-2:])
 

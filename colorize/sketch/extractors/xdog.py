@@ -33,7 +33,7 @@ class XDoG:
     variant: str = "paper"
     """paper: the response is S. released: the grey picture times S."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.variant not in VARIANTS:
             raise ValueError(f"XDoG variant {self.variant!r} is unknown; choose one of {', '.join(VARIANTS)}.")
         if self.sigma <= 0 or self.k <= 0:

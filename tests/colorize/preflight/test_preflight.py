@@ -8,9 +8,10 @@ import torch
 
 from colorize.families import Family
 from colorize.pictures.line_measures import line_width, measure_lines
-from colorize.preflight import examine as preflight
 from colorize.preflight.examine import Inputs, examine, report
+from colorize.preflight.finding import LEVELS
 from colorize.preflight.preview import preview
+from colorize.preflight.sketch import fitting_size
 
 NAN = float("nan")
 
@@ -74,7 +75,7 @@ def test_nothing_connected():
 
 def test_the_worst_comes_first():
     findings = examine(Inputs(sketch=torch.zeros(1, 40, 40, 3), reference=colourful(300, 900), width=500))
-    levels = [preflight.LEVELS.index(finding.level) for finding in findings]
+    levels = [LEVELS.index(finding.level) for finding in findings]
     assert levels == sorted(levels) and report(findings).startswith("Preflight: 2 problems, 1 warning, 1 note.")
 
 
@@ -138,7 +139,7 @@ def test_sizes():
     small = colorizer(channels=64)
     assert found("warning", "far above", sketch=drawing(), colorizer=small)
     assert not found("warning", "far above", sketch=drawing(), width=256, height=256, colorizer=small)
-    assert preflight.fitting_size(300, 1500, 512 * 512) == (1152, 256)
+    assert fitting_size(300, 1500, 512 * 512) == (1152, 256)
 
 
 # -- references --------------------------------------------------------------------------------------------------------
@@ -259,7 +260,7 @@ def test_missing_recovery_transformer():
 
 def test_counts():
     three = drawing().expand(3, -1, -1, -1)
-    assert found("problem", "3 sketches, 2 references", sketch=three, encoded=encoded(count=2))
+    assert found("problem", "3 sketches and 2 references", sketch=three, encoded=encoded(count=2))
     assert not found("problem", "There are", sketch=three, encoded=encoded())
 
 
@@ -273,7 +274,7 @@ def test_nothing_makes_it_fail():
     for picture, mask, mode in itertools.product(pictures, masks, ("vanilla", "fig2fig")):
         inputs = Inputs(sketch=picture, reference=picture, figure_mask=mask, reference_figure_mask=mask, mode=mode)
         findings = examine(inputs)
-        assert all(finding.text and finding.level in preflight.LEVELS for finding in findings)
+        assert all(finding.text and finding.level in LEVELS for finding in findings)
         sheet = preview(inputs, findings)
         assert sheet.shape[0] == 1 and sheet.shape[2:] == (896, 3) and torch.isfinite(sheet).all()
 

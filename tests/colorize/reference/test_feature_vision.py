@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from colorize.reference.encoder_file import load_reference_encoder
 from colorize.reference.feature_vision import (
     EfficientNetLite,
     FeatureReferenceEncoder,
@@ -13,7 +14,7 @@ from colorize.reference.feature_vision import (
     resized_positions,
     with_features,
 )
-from colorize.reference.vision import ReferenceEncoder, load_reference_encoder
+from colorize.reference.vision import ReferenceEncoder
 
 
 @pytest.fixture(scope="module")

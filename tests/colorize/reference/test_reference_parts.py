@@ -10,9 +10,10 @@ import torch
 from colorize.reference.noisy_sampling import is_noisy_step, noisy_sampling_tokens, steps_left
 from colorize.reference.recovery import BackgroundEncoder, RecoveryTransformer, ScalarEmbedder
 from colorize.sampling.schedule import NoiseSchedule
+from colorize.unet.config import UNetConfig
 from colorize.unet.region_lora import RegionLinear, rank_of, region_ranks, to_module_names, to_official_names
 from colorize.unet.strengths import LevelStrengths
-from colorize.unet.unet import UNet, UNetConfig
+from colorize.unet.unet import UNet
 
 
 def random(network: torch.nn.Module) -> torch.nn.Module:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from colorize.reference import vision
+from colorize.reference.encoder_file import load_reference_encoder
 from tests.golden.files import key_list
 from tests.literal.vision import normalised, tower
 from tests.literal.weights import Weights
@@ -25,7 +26,7 @@ def weights():
 
 @torch.no_grad()
 def test_equals_the_literal_transcription(weights):
-    encoder = vision.load_reference_encoder(weights.tensors, METADATA)
+    encoder = load_reference_encoder(weights.tensors, METADATA)
     picture = torch.randn(3, 3, 32, 32).tanh()  # of the tower's size: nothing is resampled
     torch.testing.assert_close(vision.preprocess(picture, 32), normalised(picture), atol=1e-5, rtol=0)
     expected = tower(weights, normalised(picture), **SIZES)
@@ -39,8 +40,8 @@ def test_open_clip_prefixes(weights, prefix):
     named = {prefix + key: tensor for key, tensor in weights.tensors.items()}
     named["token_embedding.weight"] = torch.zeros(4, 4)  # of a text tower, left behind
     picture = torch.randn(1, 3, 40, 24).tanh()
-    expected = vision.load_reference_encoder(weights.tensors, METADATA).encode(picture)
-    torch.testing.assert_close(vision.load_reference_encoder(named, METADATA).encode(picture), expected)
+    expected = load_reference_encoder(weights.tensors, METADATA).encode(picture)
+    torch.testing.assert_close(load_reference_encoder(named, METADATA).encode(picture), expected)
 
 
 def hugging_face(tensors):
@@ -71,8 +72,8 @@ def hugging_face(tensors):
 @torch.no_grad()
 def test_hugging_face_layout_gives_the_same_tokens(weights):
     picture = torch.randn(2, 3, 30, 50).tanh()
-    expected = vision.load_reference_encoder(weights.tensors, METADATA).encode(picture)
-    encoder = vision.load_reference_encoder(hugging_face(weights.tensors), METADATA)
+    expected = load_reference_encoder(weights.tensors, METADATA).encode(picture)
+    encoder = load_reference_encoder(hugging_face(weights.tensors), METADATA)
     torch.testing.assert_close(encoder.encode(picture), expected)
 
 
@@ -89,14 +90,14 @@ def test_transformers_agrees(weights):
     pixels = torch.randn(2, 3, 32, 32)
     hidden = model.vision_model(pixels).last_hidden_state
     expected = model.visual_projection(model.vision_model.post_layernorm(hidden))
-    encoder = vision.load_reference_encoder(weights.tensors, METADATA)
+    encoder = load_reference_encoder(weights.tensors, METADATA)
     torch.testing.assert_close(encoder.tokens(pixels), expected, atol=2e-5, rtol=1e-4)
 
 
 def test_official_names_and_shapes():
     official = {k.removeprefix(PREFIX): s for k, s in key_list("clip_vit_h.json").items() if k.startswith(PREFIX)}
     state_dict = {PREFIX + k: torch.empty(s, device="meta") for k, s in official.items()}
-    encoder = vision.load_reference_encoder(state_dict, device="meta")
+    encoder = load_reference_encoder(state_dict, device="meta")
     assert {k: list(v.shape) for k, v in encoder.visual.state_dict().items()} == official
     assert (encoder.image_size, encoder.token_count, encoder.width, encoder.output_dim) == (224, 257, 1280, 1024)
     assert encoder.head_width == 80
@@ -118,11 +119,11 @@ def test_preprocessing_fits():
 
 def test_bad_files_say_what_is_wrong(weights):
     with pytest.raises(ValueError, match="No CLIP vision tower found"):
-        vision.load_reference_encoder({"a": torch.zeros(1)})
+        load_reference_encoder({"a": torch.zeros(1)})
     with pytest.raises(ValueError, match="head width of a vision tower of width 48 is not known"):
-        vision.load_reference_encoder(weights.tensors)
+        load_reference_encoder(weights.tensors)
     without = {k: v for k, v in hugging_face(weights.tensors).items() if k != "visual_projection.weight"}
     with pytest.raises(ValueError, match="visual_projection.weight"):
-        vision.load_reference_encoder(without, METADATA)
+        load_reference_encoder(without, METADATA)
     with pytest.raises(ValueError, match="choose one of"):
         vision.preprocess(torch.zeros(1, 3, 8, 8), 8, "squeeze")

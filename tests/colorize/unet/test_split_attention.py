@@ -8,8 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from colorize.unet.config import UNetConfig, unet_config_from_state_dict
+from colorize.unet.layers import Attention
 from colorize.unet.split_attention import Split, SplitOptions, composition, shares, split_attention, to_latent_size
-from colorize.unet.unet import Attention, UNet, UNetConfig, unet_config_from_state_dict
+from colorize.unet.unet import UNet
 
 HEIGHT, WIDTH, CHANNELS, TOKENS, CONTEXT = 6, 10, 32, 7, 24
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from colorize.unet.unet import UNet, UNetConfig, timestep_embedding, unet_config_from_state_dict
+from colorize.unet.config import UNetConfig, unet_config_from_state_dict
+from colorize.unet.layers import timestep_embedding
+from colorize.unet.unet import UNet
 from tests.golden.files import key_list
 from tests.literal.layers import sinusoid
 from tests.literal.unet import unet as literal_unet

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from colorize.background.reference_net import ReferenceNet, plugin_input
-from colorize.unet import unet as unet_module
+from colorize.unet import layers, split_attention
+from colorize.unet.config import HINT_BLOCKS, XL, UNetConfig, hint_blocks, unet_config_from_state_dict, unet_weights
 from colorize.unet.split_attention import Split, SplitOptions
 from colorize.unet.strengths import LevelStrengths
-from colorize.unet.unet import XL, UNet, UNetConfig, hint_blocks, unet_config_from_state_dict, unet_weights
+from colorize.unet.unet import UNet
 from tests.golden import needs
 from tests.golden.files import key_list
 from tests.tiny import randomised
@@ -82,7 +83,7 @@ def test_sizes_are_read_from_tensors():
 
 
 def test_hints_go_where_the_resolution_changes():
-    assert hint_blocks(4) == unet_module.HINT_BLOCKS == (0, 3, 6, 9, 11)
+    assert hint_blocks(4) == HINT_BLOCKS == (0, 3, 6, 9, 11)
     assert hint_blocks(3) == (0, 3, 6, 8)
 
 
@@ -100,7 +101,7 @@ def test_a_network_can_be_finished_several_times_from_one_beginning():
 @torch.no_grad()
 def test_kept_tokens_are_those_of_the_blocks_and_cost_no_further_blocks():
     network, given = small(), inputs()
-    blocks = [block for module in network.modules() if isinstance(module, unet_module.SpatialTransformer)
+    blocks = [block for module in network.modules() if isinstance(module, layers.SpatialTransformer)
               for block in module.transformer_blocks]  # fmt: skip
     seen = {}
     for number, block in enumerate(blocks):
@@ -184,7 +185,7 @@ def test_without_regions_everybody_reads_the_bank():
     attention, x = small().output_blocks[0][1].transformer_blocks[0].attn1, torch.randn(2, 8, 128)
     bank = torch.randn(1, 5, 128)
     block = small().output_blocks[0][1].transformer_blocks[0]
-    reading = unet_module.Reading(None, bank=bank)
+    reading = layers.Reading(None, bank=bank)
     keys = torch.cat([x, bank.expand(2, -1, -1)], dim=1)
     torch.testing.assert_close(block._look_around(x, reading, (2, 4)), attention(x, keys))
 
@@ -197,12 +198,12 @@ def test_with_regions_the_background_reads_the_bank_alone():
     masks[0, 0, :, 0] = 1  # two figures, of which the plugin makes one
     masks[0, 1, :, 1] = 1
     split = Split([torch.zeros(1, 2, 24)] * 3, masks, SplitOptions((None,) * 3, (1.0,) * 3))
-    reading = unet_module.Reading(None, bank=bank, bank_split=split.against_background(unet_module.BANK_OPTIONS))
+    reading = layers.Reading(None, bank=bank, bank_split=split.against_background(split_attention.BANK_OPTIONS))
     answer = block._look_around(x, reading, (2, 4))
     figure = masks.amax(1).flatten().bool()
     torch.testing.assert_close(answer[:, figure], block.attn1(x[:, figure], x))
     torch.testing.assert_close(answer[:, ~figure], block.attn1(x[:, ~figure], bank))
-    assert split.against_background(unet_module.BANK_OPTIONS) is reading.bank_split  # its plans are made once
+    assert split.against_background(split_attention.BANK_OPTIONS) is reading.bank_split  # its plans are made once
 
 
 @torch.no_grad()

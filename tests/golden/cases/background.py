@@ -20,7 +20,7 @@ def recovery_transformer(golden, check):
 def scalar_embedder(golden, check):
     network = ours("colorize.reference.recovery").ScalarEmbedder.from_state_dict(golden.weights, "")
     values = golden.inputs["thresholds"]
-    embedding = ours("colorize.unet.unet").timestep_embedding
+    embedding = ours("colorize.unet.layers").timestep_embedding
     check("sinusoid", embedding(values, golden.constructor["embed_dim"]))
     check("embedding", network(values))
 

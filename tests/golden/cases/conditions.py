@@ -75,7 +75,7 @@ def comfy_conditions(golden, check):
         features = [feature[row : row + 1] for feature in golden.listed("control_features")]
         control = comfy_model.control(features, hint, strength)
         entries = control.get_control(latent, torch.ones(1), {}, 1, {})["input"][::-1]
-        for index, block in enumerate(ours("colorize.unet.unet").HINT_BLOCKS):
+        for index, block in enumerate(ours("colorize.unet.config").HINT_BLOCKS):
             check(f"plain.{prefix}.{index}", for_batch(entries[block], golden))
         seen += control.encoder.calls
     check("control_encoder_input", torch.cat(seen))
@@ -95,7 +95,7 @@ def tiny_model(context_dim: int):
     from .. import comfy_model
 
     module = ours("colorize.unet.unet")
-    config = module.UNetConfig(
+    config = ours("colorize.unet.config").UNetConfig(
         model_channels=32, channel_mult=(1, 1, 1, 1), num_head_channels=32, context_dim=context_dim
     )
     return comfy_model.load_model(module.UNet(config).state_dict(), config.num_head_channels)

@@ -70,7 +70,7 @@ def comfy_guidance(golden, check):
 
     from .conditions import tiny_model
 
-    module = ours("model_patches.model.model")
+    module = ours("model_patches.model.schedule")
     x, sigma = golden.inputs["x"], golden.inputs["sigma"]
     samplings = {"v": module.VSampling(), "eps": module.EpsSampling()}
     check("model_input", samplings["v"].calculate_input(sigma, x).repeat(3, 1, 1, 1))

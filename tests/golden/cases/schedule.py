@@ -94,7 +94,7 @@ def comfy_levels(model_sampling, sampler: str, scheduler: str, steps: int) -> to
 @case("schedule", side="comfy")
 def comfy_schedule(golden, check):
     """The noise levels and steps of our MODEL, and ComfyUI's schedulers on them."""
-    model_sampling = ours("model_patches.model.model").VSampling()
+    model_sampling = ours("model_patches.model.schedule").VSampling()
     alphas = 1 / (1 + model_sampling.sigmas**2)
     check("alphas_cumprod", alphas)
     check("sqrt_alphas_cumprod", alphas.sqrt())

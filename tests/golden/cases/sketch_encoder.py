@@ -20,7 +20,7 @@ def torch_features(golden, check):
 def comfy_features(golden, check):
     """Through the CONTROL_NET: what it hands to the U-Net at each input block."""
     module = ours("model_patches.model.sketch_control")
-    hint_blocks = ours("colorize.unet.unet").HINT_BLOCKS
+    hint_blocks = ours("colorize.unet.config").HINT_BLOCKS
     sketch = golden.inputs["sketch"]
     control = module.SketchControl.from_state_dict(golden.weights)
     control.set_cond_hint((sketch + 1) / 2)

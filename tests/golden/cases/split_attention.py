@@ -15,9 +15,10 @@ class TorchNetwork:
     def __init__(self, golden, weights=None):
         module = ours("colorize.unet.unet")
         weights = golden.weights if weights is None else weights
-        ranks = module.unet_config_from_state_dict(weights, "", golden.constructor["num_head_channels"]).region_ranks
+        sizes = ours("colorize.unet.config")
+        ranks = sizes.unet_config_from_state_dict(weights, "", golden.constructor["num_head_channels"]).region_ranks
         config = unet_config(golden.constructor)
-        self.network = module.UNet(module.UNetConfig(**{**vars(config), "region_ranks": ranks})).eval()
+        self.network = module.UNet(type(config)(**{**vars(config), "region_ranks": ranks})).eval()
         self.network.load_state_dict(weights)
 
     def __call__(self, x, timesteps, context, control, split=None, strengths=None):
@@ -62,7 +63,7 @@ class ComfyNetwork:
     @staticmethod
     def _guide(split, strengths):
         strengths = tuple(strengths) if strengths else None
-        return ours("model_patches.conditioning.conditioning").Guide(strengths=strengths, split=split, off=False)
+        return ours("model_patches.payload").Guide(strengths=strengths, split=split, off=False)
 
 
 def split_of(settings: dict, context: torch.Tensor, mask: torch.Tensor, ties_to_figure: bool = False):

@@ -20,7 +20,7 @@ KEPT = {
 
 def unet_config(constructor: dict):
     """The UNetConfig of a recorded constructor (which counts attention by the stride of the level)."""
-    module = ours("colorize.unet.unet")
+    module = ours("colorize.unet.config")
     mults = tuple(constructor["channel_mult"])
     levels = tuple(level for level in range(len(mults)) if 2**level in constructor["attention_resolutions"])
     same = {key: value for key, value in constructor.items() if key in KEPT}

@@ -37,7 +37,7 @@ class TorchNetwork:
         module, constructor = ours("colorize.unet.unet"), golden.constructor
         ranks = tuple(constructor["lora_on_output_blocks"][kind] for kind in ("fr", "br"))
         config = unet_config(constructor)
-        self.network = module.UNet(module.UNetConfig(**{**vars(config), "region_ranks": ranks, "v2": True})).eval()
+        self.network = module.UNet(type(config)(**{**vars(config), "region_ranks": ranks, "v2": True})).eval()
         self.network.load_state_dict(golden.weights)
 
     def __call__(self, x, timesteps, context, control, split, decoder):
@@ -69,7 +69,7 @@ class ComfyNetwork:
         self.network.load_state_dict(lora.to_module_names(golden.weights))
 
     def __call__(self, x, timesteps, context, control, split, decoder):
-        guide = ours("model_patches.conditioning.conditioning").Guide(
+        guide = ours("model_patches.payload").Guide(
             strengths=None, split=split, off=False, decoder=decoder
         )
         context = split.tokens[0] if split is not None else context
@@ -195,7 +195,7 @@ def comfy_conditions(golden, check):
         golden.inputs,
         golden.config["args"],
     )
-    managed = ours("model_patches.checkpoint.managed").managed
+    managed, payload_of = ours("model_patches.checkpoint.managed").managed, ours("model_patches.payload")
     tokens, size = inputs["emb_reference_full"], (arguments["height"], arguments["width"])
     family = ours("colorize.families").Family("v2", "", "v", "choice", 32, tokens.shape[-1], 32)
     latent = {"samples": torch.zeros(1, 4, *(side // 8 for side in size))}
@@ -221,15 +221,17 @@ def comfy_conditions(golden, check):
             positive,
             reference,
             latent,
-            comfy_image["reference"] if style else None,
-            comfy_image["background" if own else "reference"] if warped or own else None,
-            inputs["rmask"][:, 0] if warped and not own else None,
-            guides.GuideSettings(
+            guides.Pictures(
+                comfy_image["reference"] if style else None,
+                comfy_image["background" if own else "reference"] if warped or own else None,
+                inputs["rmask"][:, 0] if warped and not own else None,
+            ),
+            guides.StyleSettings(
                 arguments["mask_threshold_ref"], arguments["mask_scale"], arguments["merge_scale"], "released"
             ),
         )
-        positive = guides.with_guides(positive, seen)
-        payload = positive[0][1].get("colorize") or conditioning.Payload(conditioning.StepSettings())
+        positive = guides.with_features(positive, seen)
+        payload = positive[0][1].get("colorize") or payload_of.Payload(payload_of.StepSettings())
         check(f"{name}.context", torch.cat([positive[0][0], *payload.region_tokens], dim=1))
         assert not any(t.any() for entry in negative for t in entry[:1])
         if payload.masks:

@@ -18,7 +18,8 @@ def tokens(golden, check):
     sizes = golden.constructor["vision"]
     prefix = golden.config["official_key_prefix"]
     weights = {prefix + key: tensor for key, tensor in golden.weights.items()}
-    encoder = vision.load_reference_encoder(weights, {"colorize.head_width": str(sizes["head_width"])})
+    load = ours("colorize.reference.encoder_file").load_reference_encoder
+    encoder = load(weights, {"colorize.head_width": str(sizes["head_width"])})
     image = golden.inputs["image"]
 
     pixels = vision.preprocess(image, encoder.image_size)

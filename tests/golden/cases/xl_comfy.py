@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 import torch.nn.functional as F
 
@@ -20,7 +22,7 @@ def load_model(golden, constructor: dict):
     """
     import comfy.sd
 
-    ours("model_patches.model.model").register()
+    ours("model_patches.model.registration").register()
     weights = {key: value.clone() for key, value in golden.weights.items() if key.startswith(UNET)}
     if not weights:
         config = xl_config(constructor)
@@ -35,7 +37,7 @@ def xl_config(constructor: dict):
     mults = tuple(constructor["channel_mult"])
     levels = tuple(level for level in range(len(mults)) if 2**level in constructor["attention_resolutions"])
     depths = tuple(depth if level in levels else 0 for level, depth in enumerate(constructor["transformer_depth"]))
-    return ours("colorize.unet.unet").UNetConfig(
+    return ours("colorize.unet.config").UNetConfig(
         model_channels=constructor["model_channels"], channel_mult=mults, attention_levels=levels,
         num_res_blocks=constructor["num_res_blocks"], num_head_channels=constructor["num_head_channels"],
         context_dim=constructor["context_dim"], transformer_depth=depths, linear_projections=True,
@@ -49,7 +51,7 @@ class Network:
     def __init__(self, golden, constructor: dict):
         self.model = load_model(golden, constructor)
         self.network = self.model.diffusion_model
-        self.guide = ours("model_patches.conditioning.conditioning").Guide
+        self.guide = ours("model_patches.payload").Guide
 
     def __call__(self, x, t, context, hints, y, guide=None):
         entries = (
@@ -97,7 +99,7 @@ class ComfyAttention:
         import comfy.ops
         from comfy.ldm.modules.attention import CrossAttention
 
-        lora, unet = ours("colorize.unet.region_lora"), ours("model_patches.model.model")
+        lora, unet = ours("colorize.unet.region_lora"), ours("model_patches.model.attention")
         operations, heads = comfy.ops.disable_weight_init, source.heads
         plain = CrossAttention(
             sizes["query_dim"], sizes["context_dim"], heads, sizes["dim_head"], operations=operations
@@ -113,7 +115,7 @@ class ComfyAttention:
         return self.layer(x, context=context)
 
     def forward_split(self, x, split, size, strength):
-        guide = ours("model_patches.conditioning.conditioning").Guide((strength,), split, False)
+        guide = ours("model_patches.payload").Guide((strength,), split, False)
         options = {"colorize": guide, "activations_shape": [len(x), 0, *size]}
         return self.layer(x, context=split.tokens[0], transformer_options=options)
 
@@ -131,20 +133,20 @@ def comfy_split_attention(golden, check):
 
 @case("xl_reference_net", side="comfy")
 def reference_net(golden, check):
-    module, inputs, sizes = ours("model_patches.conditioning.background_plugin"), golden.inputs, golden.constructor
+    inputs, sizes = golden.inputs, golden.constructor
     plugin = ours("model_patches.checkpoint.plugin").LoadedPlugin.from_state_dict(
         golden.weights, sizes["reference_net"]["num_head_channels"], golden.path.name
     )
     tensors = tuple(plugin.patcher.model(inputs["ref_x"], inputs["ref_y"]))
     for number, bank in enumerate(tensors):
         check(f"bank_{number}", bank)
-    network, banks = Network(golden, sizes["unet"]), module.Banks(tensors)
+    network, banks = Network(golden, sizes["unet"]), ours("model_patches.payload").Banks(tensors)
     x, mask = inputs["x"], inputs["mask"]
 
     def run(with_banks: bool, **options):
         split = plugin_split(inputs["context"], mask, **options) if options else None
         feature_maps = network.model._sizes(x)
-        bank_options = ours("colorize.unet.unet").BANK_OPTIONS
+        bank_options = ours("colorize.unet.split_attention").BANK_OPTIONS
         read = banks.read(len(x), mask if options else None, feature_maps, bank_options) if with_banks else {}
         guide = network.guide(None, split, False, **read)
         return network(x, inputs["t_0"], inputs["context"], controls(inputs), inputs["y"], guide)
@@ -256,15 +258,14 @@ class Wrapper:
         """The network's answer to the recorded x and t under a conditioning."""
         x, t = self.inputs["x"], self.inputs["t"]
         tokens, options = positive[0]
-        payload, module = options.get("colorize"), ours("model_patches.conditioning.conditioning")
+        payload = options.get("colorize")
         context, guide = tokens.expand(len(x), -1, -1), None
         if payload is not None:
-            conds = module.conds_of(payload, tokens, x, 0)
-            given = [values.expand(len(x), -1, -1) for values in (tokens, *payload.region_tokens)]
-            masks = conds["colorize_masks"].cond.expand(len(x), -1, -1, -1) if payload.masks else None
-            guide, (context, *_) = module.guide_of(
-                payload.settings, given, masks, None, t, t, self.network.model._sizes(x), payload.banks
-            )
+            rows = [values.expand(len(x), -1, -1) for values in (tokens, *payload.region_tokens)]
+            step = payload.inputs(tokens, x, 0, x.device, payload.features and payload.features.node)
+            masks = None if step.masks is None else step.masks.expand(len(x), -1, -1, -1)
+            step = dataclasses.replace(step, tokens=rows[1:], masks=masks)
+            guide, context = step.guide(rows[0], t, t, self.network.model._sizes(x))
         return self.network(x, t, context, hints, self.y(positive), guide)
 
 
@@ -313,7 +314,7 @@ def prepare_xlv2(golden, check):
     positive, negative = wrapper.conditions("plain")
     check_plain(check, wrapper, "plain", positive, negative)
     check("plain.v", wrapper.velocity(positive, hints))
-    plugin = ours("model_patches.conditioning.background_plugin")
+    plugin, payload = ours("model_patches.conditioning.background_plugin"), ours("model_patches.payload")
     for run, source, mask in (("bg", "reference", "rmask"), ("bg_image", "background", "rmask_bg")):
         positive, negative = wrapper.conditions(run, mask_edges="soft", variant="released")
         check_contexts(check, wrapper, run, positive, negative)
@@ -326,7 +327,7 @@ def prepare_xlv2(golden, check):
         hook.remove()
         check(f"{run}.plugin_input", seen[0])
         check(f"{run}.plugin_y", seen[1])
-        check(f"{run}.v", wrapper.velocity(plugin.with_banks(positive, plugin.Banks(banks)), hints))
+        check(f"{run}.v", wrapper.velocity(plugin.with_banks(positive, payload.Banks(banks)), hints))
     for pattern, reason in SKIPPED.items():
         check.skip(pattern, reason)
 
@@ -365,15 +366,15 @@ def dual_guidance(golden, check):
 
 @case("xl_guidance_interval", side="comfy")
 def guidance_interval(golden, check):
-    module, network = ours("model_patches.conditioning.conditioning"), Network(golden, golden.constructor["unet"])
+    payload, network = ours("model_patches.payload"), Network(golden, golden.constructor["unet"])
     inputs = golden.inputs
     for run, t, window, off_window, _ in golden.constructor["table"]:
         if run == "sticky_then_inside":
             continue
         step = torch.tensor([float(t)])
-        settings = module.StepSettings(window=tuple(window), off_window=tuple(off_window))
+        settings = payload.StepSettings(window=tuple(window), off_window=tuple(off_window))
         sizes = network.model._sizes(inputs["x"])
-        guide, (context,) = module.guide_of(settings, [inputs["cond.context"]], None, None, step, step, sizes)
+        guide, context = payload.StepInputs(settings).guide(inputs["cond.context"], step, step, sizes)
         check(run, network(inputs["x"], step, context, controls(inputs, "cond."), inputs["cond.y"], guide))
     check.skip("sticky_then_inside", "released bug: after a step outside the interval the reference is gone for good")
 

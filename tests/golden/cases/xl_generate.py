@@ -56,11 +56,11 @@ class Pipeline(Wrapper):
         return encoder.encode(self.inputs["reference"], tagger=tagger)
 
     def _encoder(self):
-        managed, vision = ours("model_patches.checkpoint.managed").managed, ours("colorize.reference.vision")
+        managed, files = ours("model_patches.checkpoint.managed").managed, ours("colorize.reference.encoder_file")
         prefix = "cond_stage_model.model."
         weights = {k.removeprefix(prefix): v for k, v in self.golden.weights.items() if k.startswith(prefix)}
         width = weights["vision_model.embeddings.class_embedding"].numel()
-        network = vision.load_reference_encoder(weights, {"colorize.head_width": str(width // CLIP_HEADS)})
+        network = files.load_reference_encoder(weights, {"colorize.head_width": str(width // CLIP_HEADS)})
         loaded = ours("model_patches.reference.encoder").LoadedReferenceEncoder
         return loaded(network, managed(network), self.golden.path.name)
 

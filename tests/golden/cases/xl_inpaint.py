@@ -63,7 +63,7 @@ class Recorded:
         from comfy.model_base import BaseModel
 
         self.predictions, self.inputs, self.denoised = predictions, [], None
-        sampling = ours("model_patches.model.model").VSampling()
+        sampling = ours("model_patches.model.schedule").VSampling()
         inner = SimpleNamespace(model_sampling=sampling)
         inner.scale_latent_inpaint = lambda **values: BaseModel.scale_latent_inpaint(inner, **values)
         self.inner_model = inner

@@ -79,7 +79,8 @@ def clip_tokens(golden, check):
     heads = sizes["hidden_size"] // sizes["num_attention_heads"]
     prefix = next(key for key in golden.weights if "patch_embedding" in key).partition("vision_model.")[0]
     weights = {key.removeprefix(prefix): value for key, value in golden.weights.items()}
-    encoder, image = vision.load_reference_encoder(weights, {"colorize.head_width": str(heads)}), golden.inputs["image"]
+    load = ours("colorize.reference.encoder_file").load_reference_encoder
+    encoder, image = load(weights, {"colorize.head_width": str(heads)}), golden.inputs["image"]
     before_norm = []
     encoder.visual.transformer.register_forward_hook(lambda module, inputs, output: before_norm.append(output))
     tokens = encoder.encode(image)

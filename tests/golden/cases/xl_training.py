@@ -199,7 +199,7 @@ def adapter_step(golden, check):
     mask = ours("trainer.models.colorizer").latent_masks(batch["smask"])
     check("mask", mask)
     check("attn2_mask_threshold", ours_level)
-    unet_module = ours("colorize.unet.unet")
+    unet_module = ours("colorize.unet.split_attention")
     check("attn1_mask_threshold", torch.tensor(unet_module.BANK_OPTIONS.threshold))
     context, t = golden.outputs["context"], golden.inputs["t"]
     for parameters in (step.unet.parameters(), step.encoder.parameters(), step.projection.parameters()):

@@ -12,9 +12,9 @@ UNET = "model.diffusion_model."
 
 def xl_unet(weights, constructor: dict):
     """Our U-Net with the weights of a golden file; the head width is the only size that tensors do not tell."""
-    module = ours("colorize.unet.unet")
-    network = module.UNet(module.unet_config_from_state_dict(weights, UNET, constructor["num_head_channels"]))
-    network.load_state_dict(module.unet_weights(weights, UNET))
+    config, module = ours("colorize.unet.config"), ours("colorize.unet.unet")
+    network = module.UNet(config.unet_config_from_state_dict(weights, UNET, constructor["num_head_channels"]))
+    network.load_state_dict(config.unet_weights(weights, UNET))
     return network.eval()
 
 
@@ -71,8 +71,8 @@ class Layer:
     """One cross-attention of the case `xl_split_attention`."""
 
     def __init__(self, golden, weights):
-        module, sizes = ours("colorize.unet.unet"), golden.constructor
-        weights = {key.removeprefix("attn2."): value for key, value in module.unet_weights(weights, "").items()}
+        config, module, sizes = ours("colorize.unet.config"), ours("colorize.unet.layers"), golden.constructor
+        weights = {key.removeprefix("attn2."): value for key, value in config.unet_weights(weights, "").items()}
         ranks = tuple(sizes["r"] if f"to_q.lora_down_{kind}.weight" in weights else 0 for kind in ("fg", "bg"))
         self.attention = module.Attention(sizes["query_dim"], sizes["context_dim"], sizes["dim_head"], ranks)
         self.attention.load_state_dict(weights)

@@ -24,7 +24,8 @@ from safetensors.torch import save_file
 from colorize.reference.recovery import BackgroundEncoder, RecoveryTransformer, ScalarEmbedder
 from colorize.sketch.encoder import SketchEncoder
 from colorize.reference.token_projection import TokenProjection
-from colorize.unet.unet import XL, UNet, UNetConfig
+from colorize.unet.config import XL, UNetConfig
+from colorize.unet.unet import UNet
 from colorize.sketch.xl_encoder import XLSketchEncoder
 
 folder, regions, xl = sys.argv[2], sys.argv[5] == "v1.5", sys.argv[5] == "xl"

@@ -245,7 +245,7 @@ def test_compiled(graph, loaded_v1_5):
 
 def test_plans_are_kept_for_the_same_masks_and_options_only(pack):
     """A cache may outlive a run (Attention Injection keeps its reference): the next run may compose otherwise."""
-    cache = pack.module("model_patches.conditioning.conditioning").PlanCache()
+    cache = pack.module("model_patches.payload").PlanCache()
     options = pack.module("colorize.unet.split_attention").SplitOptions
     masks, tokens = half_mask(1, 8, 8)[:, None], [torch.zeros(1, 3, 4)] * 2
     first = cache.split(tokens, masks, options(("fg", "bg"), (1.0, 1.0)), [(8, 8)])
@@ -286,7 +286,7 @@ def test_window_switches_the_reference(graph, loaded):
 
 
 def test_window_steps(pack):
-    settings = pack.module("model_patches.conditioning.conditioning").StepSettings(
+    settings = pack.module("model_patches.payload").StepSettings(
         window=(0.2, 0.8), off_window=(0.4, 0.6)
     )
     on = [settings.is_on(999 * (1 - progress)) for progress in (0.1, 0.3, 0.5, 0.7, 0.9)]
@@ -306,7 +306,7 @@ def test_noisy_sampling(graph, loaded_v1_5, mode):
 
 @pytest.mark.parametrize("scheduler", ["karras", "normal"])
 def test_noisy_sampling_acts_in_the_first_share_of_the_samplers_steps(pack, graph, loaded_v1_5, monkeypatch, scheduler):
-    module = pack.module("model_patches.conditioning.conditioning")
+    module = pack.module("model_patches.payload")
     real, noisy = module.noisy_sampling_tokens, {}
 
     def spy(tokens, noise, sigma, *rest):
@@ -321,7 +321,7 @@ def test_noisy_sampling_acts_in_the_first_share_of_the_samplers_steps(pack, grap
 
 
 def test_noise_does_not_depend_on_the_batch(pack):
-    noise = pack.module("model_patches.conditioning.conditioning").token_noise
+    noise = pack.module("model_patches.payload").token_noise
     one, three = noise([(4, 6), (5, 6)], 1, seed=7), noise([(4, 6), (5, 6)], 3, seed=7)
     assert torch.equal(one[0], three[0][:1]) and torch.equal(one[1], three[1][:1])
     assert not torch.equal(three[0][0], three[0][1])

@@ -5,8 +5,9 @@ import dataclasses
 import pytest
 import torch
 
+from colorize.unet.config import unet_weights
 from colorize.unet.split_attention import Split, SplitOptions
-from colorize.unet.unet import UNet, unet_weights
+from colorize.unet.unet import UNet
 from tests import tiny_xl
 from tests.model_patches.conditioning.test_xl_reference import half_mask
 from tests.model_patches.model.test_xl_model import random, recorded_calls
@@ -48,7 +49,7 @@ def passes(loaded_plugin, monkeypatch):
 
 
 def banks_of(conditioning):
-    return conditioning[0][1]["colorize"].banks
+    return conditioning[0][1]["colorize"].features
 
 
 # -- what it computes --------------------------------------------------------------------------------------------------
@@ -78,7 +79,7 @@ def test_same_answer_as_the_trainers_networks(loaded_plugin, masked, apply):
         answer = model.model.apply_model(
             x * (1 + sigma**2) ** 0.5, sigma, c_crossattn=tokens[0], y=y, transformer_options={},
             colorize_settings=payload.settings, colorize_tokens=list(tokens[1:]), colorize_masks=mask,
-            colorize_banks=banks,
+            colorize_features=banks,
         )  # fmt: skip
         expected = sampling.calculate_denoised(sigma, expected, x * (1 + sigma**2) ** 0.5)
     assert (answer - expected).abs().max() < 1e-3 * expected.abs().max()
@@ -156,7 +157,7 @@ def test_positive_and_negative_run_in_one_call(xl_graph, masked, apply):
 
 def test_banks_leave_the_device_after_a_run(pack):
     """All conditions of a run share one copy, which goes with them."""
-    banks = pack.module("model_patches.conditioning.background_plugin").Banks((torch.zeros(1, 4, 8),))
+    banks = pack.module("model_patches.payload").Banks((torch.zeros(1, 4, 8),))
     assert banks.on(torch.device("cpu")) is banks
     copy = banks.on(torch.device("meta"))
     assert banks.on(torch.device("meta")) is copy and copy.tensors[0].is_meta and not banks.tensors[0].is_meta
@@ -196,8 +197,12 @@ def test_the_reference_of_the_injection_reads_no_banks(pack, masked, apply, xl_g
     model, positive, negative = masked
     module = pack.module("model_patches.reference_pass.reference_pass")
     source = module.Source(torch.zeros(1, 4, 8, 8))
-    conditions = {"colorize_banks": object(), "colorize_settings": 1, "colorize_masks": None, "y": 2}
-    assert module.conditions_at(conditions, source, (8, 8)) == {"colorize_settings": 1, "colorize_masks": None, "y": 2}
+    payload = pack.module("model_patches.payload")
+    banks, settings = payload.Banks((torch.zeros(1, 4, 8),)), payload.StepSettings()
+    conditions = {**payload.StepInputs(settings, features=banks).keywords(), "y": 2}
+    assert len(conditions) == 3
+    own = module.conditions_at(conditions, source)
+    assert payload.StepInputs.take(own).features is None and own == {"y": 2} and len(conditions) == 3
 
 
 def test_two_models_do_not_share_banks(pack, plugin_file, xl_graph, masked, apply):

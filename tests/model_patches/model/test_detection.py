@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from colorize.unet.unet import UNet, UNetConfig
+from colorize.unet.config import UNetConfig
+from colorize.unet.unet import UNet
 
 PREFIX = "model.diffusion_model."
 
@@ -120,7 +121,7 @@ def test_registering_twice_changes_nothing(pack):
     import comfy.supported_models
 
     before = list(comfy.supported_models.models)
-    pack.module("model_patches.model.model").register()
+    pack.module("model_patches.model.registration").register()
     assert comfy.supported_models.models == before
     assert sum(entry.__name__ == "ColorizeV1" for entry in before) == 1
 

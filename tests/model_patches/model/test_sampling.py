@@ -32,7 +32,7 @@ def test_no_step_cost(pack, loaded):
     """Nothing runs per step besides ComfyUI's own U-Net: no method of it is replaced."""
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-    unet = pack.module("model_patches.model.model").ColorizeUNet
+    unet = pack.module("model_patches.model.attention").ColorizeUNet
     assert type(loaded.model.model.diffusion_model) is unet
     assert unet.forward is UNetModel.forward and unet._forward is UNetModel._forward
 
@@ -128,7 +128,7 @@ def test_one_reference_for_many_and_one_each(graph, loaded):
     shared = run(kind(two.tokens[:1], two.image_size, two.fit), sketch[:1], latent)
     assert (shared[0] - together[0]).abs().max() < 1e-4
 
-    with pytest.raises(ValueError, match="2 references for 1 pictures.*one reference, or as many"):
+    with pytest.raises(ValueError, match="2 references for 1 pictures.*Use one, or as many"):
         graph.sample(*graph.conditioned(loaded, two))
     with pytest.raises(ValueError, match="2 references for 3 pictures"):
         graph.sample(*graph.conditioned(loaded, two), batch=3)

@@ -6,9 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from colorize.unet.config import unet_weights
 from colorize.unet.decoder_guide import DecoderGuide, figure_split
 from colorize.unet.split_attention import Split, SplitOptions
-from colorize.unet.unet import UNet, unet_weights
+from colorize.unet.unet import UNet
 from tests import tiny
 from tests.model_patches.conditioning.test_xl_reference import half_mask
 from tests.model_patches.model.test_xl_model import random, recorded_calls
@@ -52,7 +53,7 @@ def apply(pack, loaded_v2, reference):
 
 
 def guides_of(conditioning):
-    return conditioning[0][1]["colorize"].banks
+    return conditioning[0][1]["colorize"].features
 
 
 def differ(first, second):
@@ -138,7 +139,7 @@ def test_same_answer_as_the_pure_network(split, apply):
         noisy = x * (1 + sigma**2) ** 0.5
         answer = model.model.apply_model(
             noisy, sigma, c_crossattn=tokens[0], transformer_options={}, colorize_settings=payload.settings,
-            colorize_tokens=list(tokens[1:]), colorize_masks=mask, colorize_banks=guides,
+            colorize_tokens=list(tokens[1:]), colorize_masks=mask, colorize_features=guides,
         )  # fmt: skip
         expected = sampling.calculate_denoised(sigma, expected, noisy)
     assert (answer - expected).abs().max() < 1e-3 * expected.abs().max()
@@ -277,7 +278,7 @@ def test_weights_that_are_cast_at_use(loaded_v2, split, apply):
         mask = torch.zeros(1, 1, 8, 8)
         return model.model.apply_model(
             x, sigma, c_crossattn=positive[0][0], transformer_options={}, colorize_settings=payload.settings,
-            colorize_tokens=list(payload.region_tokens), colorize_masks=mask, colorize_banks=payload.banks,
+            colorize_tokens=list(payload.region_tokens), colorize_masks=mask, colorize_features=payload.features,
         )  # fmt: skip
 
     with torch.no_grad():
@@ -371,7 +372,7 @@ def test_a_masked_reference_cannot_be_merged_into_the_style(graph, plain, apply)
 def test_counts_that_do_not_fit(split, apply, graph):
     with pytest.raises(ValueError, match="There are 2 style pictures and 3 backgrounds"):
         apply(*split[1:], style_image=picture(2), background=picture(3))
-    with pytest.raises(ValueError, match="style_image has 3 pictures, the reference 2"):
+    with pytest.raises(ValueError, match="There are 3 pictures in style_image and 2 references"):
         apply(*split[1:], style_image=picture(3), reference=graph.reference(batch=2))
 
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from colorize.sketch.xl_encoder import XLSketchEncoder
 from colorize.unet import size_embedding
-from colorize.unet.unet import UNet, unet_weights
+from colorize.unet.config import unet_weights
+from colorize.unet.unet import UNet
 from tests import tiny, tiny_xl
 
 PREFIX = "model.diffusion_model."

@@ -12,8 +12,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from colorize.reference.encoder_file import load_reference_encoder
 from colorize.reference.feature_vision import FeatureReferenceEncoder
-from colorize.reference.vision import load_reference_encoder
 from trainer import config as configuration
 from trainer.__main__ import main
 from trainer.config import ConfigError

@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from colorize.sketch.encoder import SketchEncoder
-from colorize.unet.unet import UNet, UNetConfig
+from colorize.unet.config import UNetConfig
+from colorize.unet.unet import UNet
 from trainer import config as configuration
 from trainer.config import ConfigError, Optimizer, System
 from trainer.draws import Draws

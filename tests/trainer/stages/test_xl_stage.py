@@ -206,7 +206,8 @@ def test_only_the_misaligned_branch_gets_gradients(xl):
 
 
 def test_hooked_blocks_are_the_last_of_the_lowest_resolution(xl):
-    from colorize.unet.unet import XL, UNet
+    from colorize.unet.config import XL
+    from colorize.unet.unet import UNet
 
     unet = UNet(XL, device="meta")
     assert gram_module.hooked_blocks(unet) == (23, 63)

@@ -1,0 +1,61 @@
+"""Findings on checkpoint, encoder and mode: whether they belong together."""
+
+from __future__ import annotations
+
+from ..advice import encoder_advice, mode_advice
+from ..families import Family
+from ..modes import Given, Weights, refusal
+from ..reference.types import Reference
+from .finding import Finding, Inputs
+
+
+def model_findings(inputs: Inputs) -> list[Finding]:
+    """Findings on checkpoint, encoder and mode: whether they belong together."""
+    found = []
+    colorizer, encoded = inputs.colorizer, inputs.encoded
+    if inputs.model is not None and not inputs.is_ours:
+        text = f"The model is {type(inputs.model).__name__}, not a ColorizeDiffusion model."
+        fix = "Connect the model output of Load ColorizeDiffusion Checkpoint."
+        found.append(Finding("problem", "model", text, fix))
+    if colorizer is None:
+        return found
+    family = colorizer.family
+    text = f"{colorizer.file_name} is {family.title}, {family.prediction_type} prediction ({family.prediction_source})."
+    if family.prediction_source in ("default", "file name"):
+        fix = "Leave it if the colours are right; if they are grey or burnt, set prediction_type of the loader by hand."
+        found.append(Finding("note", "model", text, fix))
+    else:
+        found.append(Finding("fine", "model", text))
+    if inputs.model is not None and inputs.is_ours and inputs.model.context_dim != family.context_dim:
+        text = f"The model reads tokens of width {inputs.model.context_dim}, the colorizer {family.context_dim}."
+        fix = "Connect model and colorizer of the same Load ColorizeDiffusion Checkpoint."
+        found.append(Finding("problem", "model", text, fix))
+    if encoded is not None and encoded.width != family.reference_dim:
+        text = f"The encoder answers tokens of width {encoded.width}; {family.title} here reads {family.reference_dim}."
+        fix = f"Choose another encoder in Load Reference Encoder: {encoder_advice(family.reference_dim)}."
+        found.append(Finding("problem", "model", text, fix))
+    elif encoded is not None:
+        found.append(Finding("fine", "model", f"The reference encoder fits: tokens of width {encoded.width}."))
+    if encoded is not None and family.is_xl:
+        found += _tagger_findings(encoded, family)
+    return found + _mode_findings(inputs)
+
+
+def _tagger_findings(encoded: Reference, family: Family) -> list[Finding]:
+    features = encoded.tagger_tokens
+    if features is None:
+        fix = "Connect Load Tagger (WD v1.4 Swin V2, .safetensors) to tagger of Encode Reference."
+        return [Finding("problem", "model", f"{family.title} also reads a tagger's features; there are none.", fix)]
+    if features.shape[2] != family.tagger_dim:
+        text = f"The tagger answers features of width {features.shape[2]}; this model reads {family.tagger_dim}."
+        return [Finding("problem", "model", text, "Choose WD v1.4 Swin V2 in Load Tagger.")]
+    return [Finding("fine", "model", f"The tagger fits: features of width {features.shape[2]}.")]
+
+
+def _mode_findings(inputs: Inputs) -> list[Finding]:
+    colorizer, encoded = inputs.colorizer, inputs.encoded
+    weights = Weights.of(colorizer.family, colorizer.file_name, colorizer.background_encoder is not None)
+    known = encoded is None or encoded.background_tokens is not None
+    given = Given(figure=True, background=known, added=len(getattr(encoded, "regions", ())))
+    reason = refusal(inputs.mode, weights, given)
+    return [] if reason is None else [Finding("problem", "model", reason.text, mode_advice(reason, weights))]

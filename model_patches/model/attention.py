@@ -1,0 +1,176 @@
+"""The attention layers of our U-Nets inside ComfyUI, and the U-Net that has them.
+
+They follow the `Guide` of a step (payload.py) and know region weights; without a guide they are ComfyUI's own layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy.ldm.modules.attention import BasicTransformerBlock, CrossAttention, SpatialTransformer, optimized_attention
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel, Upsample
+
+from ...colorize.unet.region_lora import KINDS, LowRank, Ranks
+from ...colorize.unet.split_attention import split_attention
+from ...colorize.unet.strengths import attention_places
+from ..payload import Guide
+
+
+def stored_attention(layer: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """The argument that hands on which attention a file asks for in this layer (such as int8).
+
+    Newer cores (seen in 0.38) keep it as `comfy_attention` in every attention layer; older ones know no such argument.
+    """
+    stored = getattr(layer, "comfy_attention", None)
+    return {} if stored is None else {"preferred_attention": stored}
+
+
+class ReferenceAttention(CrossAttention):
+    """ComfyUI's cross-attention, which also follows a `Guide` in transformer_options and knows region weights.
+
+    Without a guide it is exactly the layer it replaces.
+    """
+
+    def __init__(
+        self,
+        plain: CrossAttention,
+        place: int,
+        ranks: dict[str, Ranks],
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+        operations: Any,
+    ) -> None:
+        """Takes over the layers and attributes of `plain`. place: number of this layer among the cross-attentions.
+
+        ranks: "to_q", "to_k", "to_v" -> ranks of their region terms.
+        """
+        torch.nn.Module.__init__(self)
+        self.__dict__.update(plain.__dict__)  # everything that this ComfyUI's CrossAttention has, whatever its version
+        self.place = place
+        for number, kind in enumerate(KINDS):
+            terms = {
+                name: LowRank(*_sides(getattr(self, name)), both[number], device, dtype, operations)
+                for name, both in ranks.items()
+                if both[number]
+            }
+            if terms:
+                self.add_module(f"lora_{kind}", torch.nn.ModuleDict(terms))
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        context: torch.Tensor | None = None,
+        value: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        transformer_options: dict[str, Any] = {},  # noqa: B006 - as inherited
+    ) -> torch.Tensor:
+        guide = Guide.of(transformer_options)
+        if guide is None:
+            return super().forward(x, context, value=value, mask=mask, transformer_options=transformer_options)
+        strength = 1.0 if guide.strengths is None else guide.strengths[self.place]
+
+        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return optimized_attention(
+                q, k, v, self.heads, mask=mask, attn_precision=self.attn_precision,
+                transformer_options=transformer_options, **stored_attention(self),
+            )  # fmt: skip
+
+        if guide.off or strength == 0:
+            attended = x.new_zeros(*x.shape[:-1], self.heads * self.dim_head)
+        elif guide.split is None:
+            context = x if context is None else context
+            attended = attend(self.to_q(x), self.to_k(context), self.to_v(context if value is None else value))
+        else:
+            size = tuple(transformer_options["activations_shape"][-2:])
+            attended = split_attention(self, x, guide.split, size, attend)
+        return self.to_out(attended if strength == 1 else attended * strength)
+
+    def project(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """The plain projection `name` (see colorize.unet.split_attention.RegionAttention)."""
+        return getattr(self, name)(x)
+
+    def term(self, name: str, x: torch.Tensor, kind: str | None) -> torch.Tensor | None:
+        """The region term beside it, or None (see colorize.unet.split_attention.RegionAttention)."""
+        terms = getattr(self, f"lora_{kind}", None) if kind else None
+        return terms[name](x) if terms is not None and name in terms else None
+
+
+def _sides(linear: Any) -> tuple[int, int]:
+    return linear.in_features, linear.out_features
+
+
+class ColorizeUNet(UNetModel):
+    """ComfyUI's U-Net with `ReferenceAttention` as its cross-attention.
+
+    region_ranks: ranks of the region terms by layer name, empty without any.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        region_ranks: dict[str, Ranks] | None = None,
+        device: torch.device | str | None = None,
+        operations: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, device=device, operations=operations, **kwargs)
+        self.attention_places = attention_places(self, SpatialTransformer, Downsample, Upsample)
+        blocks = [(name, m) for name, m in self.named_modules() if isinstance(m, BasicTransformerBlock)]
+        for place, (name, block) in enumerate(blocks):
+            own = f"{name}.attn2."
+            ranks = {k.removeprefix(own): both for k, both in (region_ranks or {}).items() if k.startswith(own)}
+            block.attn2 = ReferenceAttention(block.attn2, place, ranks, device, self.dtype, operations)
+
+
+class BankAttention(CrossAttention):
+    """ComfyUI's self-attention, which also reads one bank of the background plugin when the `Guide` brings banks.
+
+    Without figure masks every query sees its own picture and the bank; with them a query of the figure sees the picture
+    only, one of the background the bank only, as the plugin was trained.
+    """
+
+    def __init__(self, plain: CrossAttention, number: int) -> None:
+        """Takes over the layers and attributes of `plain`. number: of this layer among the decoder's."""
+        torch.nn.Module.__init__(self)
+        self.__dict__.update(plain.__dict__)
+        self.number = number
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        context: torch.Tensor | None = None,
+        value: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        transformer_options: dict[str, Any] = {},  # noqa: B006 - as inherited
+    ) -> torch.Tensor:
+        guide = Guide.of(transformer_options)
+        if guide is None or not guide.banks:
+            return super().forward(x, context, value=value, mask=mask, transformer_options=transformer_options)
+        own = x if context is None else context
+        bank = guide.banks[self.number].to(x.dtype)
+
+        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            # The bank of a single background is projected once for all rows.
+            k, v = (tokens.expand(len(q), -1, -1) for tokens in (k, v))
+            return optimized_attention(
+                q, k, v, self.heads, attn_precision=self.attn_precision, transformer_options=transformer_options,
+                **stored_attention(self),
+            )  # fmt: skip
+
+        if guide.bank_split is None:
+            keys = [self.to_k(own), self.to_k(bank).expand(len(x), -1, -1)]
+            values = [self.to_v(own if value is None else value), self.to_v(bank).expand(len(x), -1, -1)]
+            attended = attend(self.to_q(x), torch.cat(keys, dim=1), torch.cat(values, dim=1))
+        else:
+            size = tuple(transformer_options["activations_shape"][-2:])
+            attended = split_attention(self, x, guide.bank_split.with_tokens((own, bank)), size, attend)
+        return self.to_out(attended)
+
+    def project(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        """The projection `name` (see colorize.unet.split_attention.RegionAttention)."""
+        return getattr(self, name)(x)
+
+    def term(self, name: str, x: torch.Tensor, kind: str | None) -> torch.Tensor | None:
+        """Self-attention has no region weights (see colorize.unet.split_attention.RegionAttention)."""
+        return None
