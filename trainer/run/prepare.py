@@ -98,11 +98,10 @@ def trained_parameters(stage: Stage, config: Config) -> dict[str, torch.nn.Param
 
 
 def _checkpoints(config: Config, accelerator: Accelerator) -> list[Path]:
-    """The checkpoints in the run's folder, oldest first, after what an interruption left behind is gone."""
+    """The checkpoints in the run's folder, oldest first."""
     output = Path(config.run.output)
     if accelerator.is_main_process:
         output.mkdir(parents=True, exist_ok=True)
-        checkpoint.sweep(output)
     accelerator.wait_for_everyone()
     return checkpoint.folders(output)
 
@@ -142,9 +141,10 @@ def _shown(config: Config, dataset: FolderDataset, rank: int, processes: int) ->
 
 
 def _continue(run: Run, saved: list[Path]) -> None:
-    """Take the last checkpoint's state, and write what the run is."""
+    """Take the last checkpoint's state and write what the run is; a run that is refused there has deleted nothing."""
     if saved:
         run.resume(saved[-1])
     if run.accelerator.is_main_process:
+        checkpoint.sweep(run.output)
         checkpoint.note_best(run.output, run.best)
         checkpoint.write_text(run.output / "config.json", json.dumps(run.config.to_dict(), indent=1))

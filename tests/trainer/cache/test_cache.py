@@ -247,7 +247,7 @@ def test_two_shares_are_the_whole(cached):
     for part in (1, 2):
         summary = cache.build_cache(config, torch.device("cpu"), share=(part, 2), progress=False)
         assert summary.written["latents"] == 4
-    assert len(TensorCache(config, torch.device("cpu")).stores["latents"]) == 8
+    assert len(TensorCache(config, torch.device("cpu"), ("latents",)).stores["latents"]) == 8
 
 
 def test_flips_are_kept_both_ways_and_held_out_pictures_too(cached, pictures, tmp_path, monkeypatch):
@@ -300,7 +300,7 @@ def test_mask_changes_and_other_stages_and_wrong_combinations(cached):
         configuration.build(cached | {"augment": {"zoom": 1.1}})
     with pytest.raises(ConfigError, match="bucket_order"):
         configuration.build(cached | {"data": cached["data"] | {"bucket_step": 64, "bucket_order": "released"}})
-    with pytest.raises(ConfigError, match="not vae"):
+    with pytest.raises(ConfigError, match="not to vae"):
         table.checked(configuration.build(cached | {"run": cached["run"] | {"stage": "vae"}}))
     cached["run"]["stage"], cached["model"]["init"], cached["loss"] = "v1_5", "x.safetensors", {}
     config = configuration.build(cached | {"augment": {"mask_dilation": 21}})

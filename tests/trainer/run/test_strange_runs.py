@@ -155,7 +155,7 @@ def test_deepspeed_checkpoints_are_not_read_unless_trusted(tmp_path, monkeypatch
     with pytest.raises(ConfigError, match="pickles, which can run any program.*--trust.*\\.safetensors"):
         convert.weights(folder, averaged=True)
     config = configuration.build(SMALL | {"optimizer": {"ema": 0.0}, "system": {"deepspeed": "zero2"}})
-    run = Run(config, None, None, None, None, None, None, None)
+    run = Run(config, *[None] * 11)
     with pytest.raises(ConfigError, match="--system.trust_checkpoint true.*somebody gave you"):
         run.resume(folder)
 

@@ -151,9 +151,9 @@ def test_commands_take_a_mode_and_masks(v1_file, frozen, pictures, tmp_path, cap
     masks = ["--mask", files[2], "--reference-mask", files[3]]
     assert main([*colour, "--mode", "masked", *masks]) == 0 and (tmp_path / "sample.png").is_file()
     assert main([*colour, "--mode", "masked"]) == 2
-    assert "needs the figure mask of the sketch" in capsys.readouterr().err
+    assert "Give the figure mask of the sketch" in capsys.readouterr().err
     assert main([*colour, "--mode", "fig2fig", *masks]) == 2
-    assert "needs a v1.5 model" in capsys.readouterr().err
+    assert "needs the region weights of a ColorizeDiffusion v1.5 checkpoint" in capsys.readouterr().err
 
 
 def test_region_weights_of_another_model_go_on_learning_on_top_of_this_one(region_values, v1_file, tmp_path):
@@ -229,7 +229,7 @@ def test_ranks_are_numbers_or_fractions(region_values):
         ({"model": {"region_rank_figure": 4.5}}, "whole number"),
         ({"model": {"prediction_type": "eps"}}, "set model.prediction_type = 'v'"),
         ({"data": {"reference_mask_cell": [60]}}, "a height and a width"),
-        ({"loss": {"dual_condition": 4.0}}, "strategy of stage v1"),
+        ({"loss": {"dual_condition": 4.0}}, "belongs to stage v1, not to v1_5"),
         ({"loss": {"background_bleach": 2.0}}, "between 0 and 1"),
         ({"loss": {"reference_drop_end": 2.0}}, "negative to keep"),
     ],
