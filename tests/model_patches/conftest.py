@@ -203,7 +203,15 @@ def find(pack):
 
 
 @pytest.fixture
-def compiled():
+def fresh_compiler():
+    """torch.compile keeps traces per code object: under ComfyUI's weaker guards one of another test may fit."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def compiled(fresh_compiler):
     """compiled(model) -> a copy whose network runs through torch.compile (eager), with the guards ComfyUI sets."""
     from comfy_api.torch_helpers import set_torch_compile_wrapper
 

@@ -232,7 +232,7 @@ def test_nothing_is_left_behind(graph, loaded_v1_5):
     assert torch.equal(graph.run(loaded_v1_5), before)
 
 
-def test_compiled(graph, loaded_v1_5):
+def test_compiled(graph, loaded_v1_5, fresh_compiler):
     from comfy_api.torch_helpers import set_torch_compile_wrapper
 
     model, positive, negative = graph.conditioned(

@@ -303,7 +303,7 @@ def test_a_replaced_layer(graph, conditioned, nodes):
     assert seen == [(64, 64)] * 2 and torch.isfinite(found).all()
 
 
-def test_compiled(graph, conditioned, nodes):
+def test_compiled(graph, conditioned, nodes, fresh_compiler):
     """A compiled network cannot be left half-way, and gives the same picture."""
     from comfy_api.torch_helpers import set_torch_compile_wrapper
 
