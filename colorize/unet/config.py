@@ -9,6 +9,7 @@ import torch
 
 from .. import names
 from ..families import head_width_marker
+from ..weight_files import reads_strange_sizes
 from .region_lora import rank_of, region_ranks, to_module_names, to_official_names
 
 
@@ -82,6 +83,7 @@ XL = UNetConfig(
 )
 
 
+@reads_strange_sizes("U-Net")
 def unet_config_from_state_dict(
     state_dict: Mapping[str, torch.Tensor],
     prefix: str = names.UNET,
@@ -91,7 +93,8 @@ def unet_config_from_state_dict(
     """The sizes of the U-Net whose tensors stand under `prefix`.
 
     The head width leaves no trace in the shapes; without the argument it is the marker tensor
-    `colorize.num_head_channels` of the file, else 64 as in the released checkpoints.
+    `colorize.num_head_channels` of the file, else 64 as in the released checkpoints. ValueError for a file of sizes
+    of which no U-Net can be built.
     """
     try:
         first = state_dict[f"{prefix}input_blocks.0.0.weight"]
@@ -104,12 +107,11 @@ def unet_config_from_state_dict(
         raise ValueError(f"Attention heads of {num_head_channels} channels are none; give a width from 1 on.")
 
     widths: list[int] = []
-    depths: list[int] = []
-    blocks_per_level = 0
+    blocks: list[list[int]] = []  # for every level the depths of its blocks
     context_dim, linear = 0, False
     index = 1
     while f"{prefix}input_blocks.{index}.0.in_layers.2.weight" in state_dict:  # one turn per level
-        blocks_per_level = 0
+        blocks.append([])
         while (key := f"{prefix}input_blocks.{index}.0.in_layers.2.weight") in state_dict:
             width, attention, depth = state_dict[key].shape[0], f"{prefix}input_blocks.{index}.1.", 0
             if (projection := state_dict.get(f"{attention}proj_in.weight")) is not None:
@@ -118,11 +120,12 @@ def unet_config_from_state_dict(
                 context_dim = to_k.shape[1]
             while f"{attention}transformer_blocks.{depth}.norm1.weight" in state_dict:
                 depth += 1
-            blocks_per_level += 1
+            blocks[-1].append(depth)
             index += 1
         widths.append(width)
-        depths.append(depth)
         index += 1  # the downsampling block between two levels
+    _check_blocks(blocks, prefix)
+    depths = [level[-1] for level in blocks]
     if reads_reference and not context_dim:
         raise ValueError(f"The U-Net under {prefix!r} has no cross-attention: it cannot take a reference.")
     base, y = first.shape[0], state_dict.get(f"{prefix}label_emb.0.0.weight")
@@ -131,7 +134,7 @@ def unet_config_from_state_dict(
         out_channels=out_channels,
         model_channels=base,
         channel_mult=tuple(width // base for width in widths),
-        num_res_blocks=blocks_per_level,
+        num_res_blocks=len(blocks[-1]) if blocks else 0,
         attention_levels=tuple(level for level, depth in enumerate(depths) if depth),
         num_head_channels=num_head_channels,
         context_dim=context_dim,
@@ -141,6 +144,18 @@ def unet_config_from_state_dict(
         region_ranks=_configured_ranks(state_dict, prefix),
         v2=f"{prefix}{names.WARPS}0.norm1.weight" in state_dict,
     )
+
+
+def _check_blocks(blocks: list[list[int]], prefix: str) -> None:
+    """ValueError unless all levels have as many blocks, of one depth on a level; blocks: for every level their depths.
+
+    Of a forged file of few names else a network of their product would be asked for.
+    """
+    if len({len(level) for level in blocks}) > 1 or any(len(set(level)) > 1 for level in blocks):
+        raise ValueError(
+            f"The U-Net under {prefix!r} has blocks of the depths {str(blocks)[:200]} on its levels; expected as many "
+            "blocks on each level, and one depth on a level."
+        )
 
 
 def unet_weights(state_dict: Mapping[str, torch.Tensor], prefix: str = names.UNET) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from colorize.tiny_vae import TinyVAE
+from colorize.weight_files import check_fits
 from trainer.config import ConfigError
 from trainer.draws import Draws
 from trainer.models.usable import refuses_other_files
@@ -92,7 +94,8 @@ def _stable_diffusion_vae(tensors: dict[str, torch.Tensor]) -> nn.Module:
     widths = []
     while (key := f"encoder.down.{len(widths)}.block.0.conv1.weight") in tensors:
         widths.append(tensors[key].shape[0])
-    network = AutoencoderKL(
+    build = functools.partial(
+        AutoencoderKL,
         down_block_types=["DownEncoderBlock2D"] * len(widths),
         up_block_types=["UpDecoderBlock2D"] * len(widths),
         block_out_channels=widths,
@@ -100,7 +103,12 @@ def _stable_diffusion_vae(tensors: dict[str, torch.Tensor]) -> nn.Module:
         latent_channels=tensors["quant_conv.weight"].shape[0] // 2,
         scaling_factor=SCALE,
     )
-    network.load_state_dict(convert_ldm_vae_checkpoint({k: v.float() for k, v in tensors.items()}, network.config))
+    with torch.device("meta"):
+        config = build().config
+    weights = convert_ldm_vae_checkpoint({k: v.float() for k, v in tensors.items()}, config)
+    check_fits(build, weights)  # before it takes memory: the sizes come from a few tensors
+    network = build()
+    network.load_state_dict(weights)
     return network
 
 

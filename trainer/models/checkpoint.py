@@ -37,6 +37,8 @@ UNFINISHED = ".colorize-part"
 """End of the names of what is being written or deleted: nobody else's (browsers call their downloads *.part)."""
 
 
+OLD_UNFINISHED = re.compile(r"\.step-\d{8,18}(\.old)?\.part")
+"""Folders that a run of an earlier version left behind when it was killed."""
 DAMAGED = "delete this checkpoint's folder: the run goes on from the one before it"
 
 
@@ -171,7 +173,8 @@ def _delete(folder: Path) -> None:
 
 def sweep(output: Path) -> None:
     """Remove what an interrupted write or deletion left behind: our own names, and nothing else."""
-    for path in output.glob(f".*{UNFINISHED}"):
+    old = (path for path in output.glob(".step-*.part") if OLD_UNFINISHED.fullmatch(path.name) and path.is_dir())
+    for path in (*output.glob(f".*{UNFINISHED}"), *old):
         _remove(path)
 
 

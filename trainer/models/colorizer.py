@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from colorize.sampling import guidance
 from colorize.sampling import solvers as sampling
 from colorize.sampling.schedule import NoiseSchedule
 from colorize.sketch.encoder import SketchEncoder
-from colorize.unet.config import unet_config_from_state_dict
+from colorize.unet.config import UNetConfig, unet_config_from_state_dict
 from colorize.unet.split_attention import Split, SplitOptions, to_latent_size
 from colorize.unet.unet import UNet
+from colorize.weight_files import check_fits, metadata_number
 from trainer.config import ConfigError
 from trainer.models import autoencoder, checkpoint
 from trainer.models.autoencoder import Autoencoder
@@ -34,6 +35,7 @@ MODE_HELP = (
     "masked splits figure and background, and runs the plugin of an XL model; bg2fig and fig2fig need region weights "
     "(v1.5, or XL from stage xl_lora)"
 )
+WIDEST_HEAD = 4096  # channels of one attention head that a file's metadata may ask for
 NEXT_STEPS = {
     "figure": "Give the figure mask of the sketch: --mask, or mask/ in the data set.",
     "background": "Give the figure mask of the reference: --reference-mask, or reference_mask/ in the data set.",
@@ -179,20 +181,52 @@ def networks_from(
 
     region_ranks: adds fresh region LoRAs of these ranks (see UNetConfig) to a U-Net that has none.
     """
-    heads = metadata.get(names.HEAD_WIDTH)
-    config = unet_config_from_state_dict(tensors, names.UNET, int(heads) if heads else None)
+    unet = unet_from(*unet_of(tensors, metadata), region_ranks)
+    return unet, SketchEncoder.from_state_dict(tensors, names.SKETCH_ENCODER, dtype=torch.float32)
+
+
+def unet_sizes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> UNetConfig:
+    """Sizes of the U-Net of a file in an official layout; tensors may have no values. Raises ValueError."""
+    heads = metadata_number(metadata, names.HEAD_WIDTH, None, 1, WIDEST_HEAD)
+    return unet_config_from_state_dict(tensors, names.UNET, heads)
+
+
+def check_unet(config: UNetConfig, weights: Mapping[str, torch.Tensor]) -> None:
+    """ValueError unless a file holds the whole U-Net: its sizes come from a few tensors. Takes no memory."""
+    check_fits(lambda: UNet(config, device="meta"), weights)
+
+
+@refuses_other_files("The file of the model")
+def unet_of(
+    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> tuple[UNetConfig, dict[str, torch.Tensor]]:
+    """Sizes and weights of the U-Net of a file in the official v1 or v1.5 layout; tensors may have no values."""
+    config = unet_sizes(tensors, metadata)
+    other = "The U-Net is not one of the v1 or v1.5 layout:"
     if config.v2:
-        raise ConfigError("The U-Net is not one of the v1 or v1.5 layout: it is one of v2, which only ComfyUI runs.")
+        raise ConfigError(f"{other} it is one of v2, which only ComfyUI runs.")
+    if config.y_width:
+        raise ConfigError(f"{other} it is one of XL, which the stages xl, xl_plugin and xl_lora train.")
+    weights = {k.removeprefix(names.UNET): v for k, v in tensors.items() if k.startswith(names.UNET)}
+    try:
+        check_unet(config, weights)
+    except ValueError as error:
+        raise ConfigError(f"{other} {error}") from None
+    return config, weights
+
+
+def unet_from(
+    config: UNetConfig,
+    weights: dict[str, torch.Tensor],
+    region_ranks: tuple[int | float, int | float] | None = None,
+) -> UNet:
+    """The U-Net of `config` with its weights, of `unet_of`. region_ranks: see `networks_from`."""
     fresh = region_ranks is not None and config.region_ranks is None
     unet = UNet(replace(config, region_ranks=region_ranks) if fresh else config)
-    weights = {k.removeprefix(names.UNET): v for k, v in tensors.items() if k.startswith(names.UNET)}
     if fresh:
-        weights |= {k: v for k, v in unet.state_dict().items() if names.REGION_LORA in k}
-    try:
-        unet.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ConfigError(f"The U-Net is not one of the v1 or v1.5 layout: {error}") from None
-    return unet, SketchEncoder.from_state_dict(tensors, names.SKETCH_ENCODER, dtype=torch.float32)
+        weights = weights | {k: v for k, v in unet.state_dict().items() if names.REGION_LORA in k}
+    unet.load_state_dict(weights)
+    return unet
 
 
 def background_encoder_from(tensors: dict[str, torch.Tensor], device: torch.device) -> BackgroundEncoder | None:

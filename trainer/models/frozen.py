@@ -77,10 +77,9 @@ class FrozenAutoencoder(OnDemand[Autoencoder]):
 class FrozenReferenceEncoder(OnDemand[ReferenceEncoder]):
     """A ReferenceEncoder by its methods; its sizes are read from the file's header alone."""
 
-    @refuses_other_files("The file of the reference encoder")
     def __init__(self, path: str, device: torch.device, channels_last: bool):
         super().__init__(lambda: read_encoder(path), device, channels_last)
-        sizes = load_reference_encoder(*tensor_shapes(Path(path)), device="meta")
+        sizes = encoder_sizes(path)
         self.output_dim, self.token_count, self.image_size = sizes.output_dim, sizes.token_count, sizes.image_size
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
@@ -90,7 +89,6 @@ class FrozenReferenceEncoder(OnDemand[ReferenceEncoder]):
 class FrozenTagger(OnDemand[WDTagger]):
     """A WD tagger's patch features; its sizes are read from the file's header alone."""
 
-    @refuses_other_files("The file of the tagger")
     def __init__(self, path: str, device: torch.device):
         super().__init__(lambda: read_tagger(path), device, channels_last=False)
         tensors, _ = tensor_shapes(Path(path))
@@ -99,6 +97,12 @@ class FrozenTagger(OnDemand[WDTagger]):
     def tokens(self, references: torch.Tensor) -> torch.Tensor:
         """References (B, 3, H, W) in [-1, 1] -> (B, L, W)."""
         return tagger_tokens(self.network, references)
+
+
+@refuses_other_files("The file of the reference encoder")
+def encoder_sizes(path: str) -> ReferenceEncoder:
+    """A reference encoder without its weights: of a safetensors file only the header is read."""
+    return load_reference_encoder(*tensor_shapes(Path(path)), device="meta")
 
 
 def autoencoder_file(config: Config) -> str:

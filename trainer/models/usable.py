@@ -13,10 +13,10 @@ from trainer.config import ConfigError
 P, T = ParamSpec("P"), TypeVar("T")
 
 
-def refuses_other_files(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+def refuses_other_files(what: str, advice: str = "") -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Decorator of a function that builds a network from a file: what the file lacks becomes a ConfigError.
 
-    what: the file as the message calls it.
+    what: the file as the message calls it. advice: the next step, behind it.
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
@@ -26,9 +26,9 @@ def refuses_other_files(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]
                 return function(*arguments, **keywords)
             except (ConfigError, torch.OutOfMemoryError):
                 raise
-            except (ValueError, LookupError, RuntimeError) as error:
-                first = str(error).partition("\n")[0][:400]
-                raise ConfigError(f"{what} cannot be used: {first}") from error
+            except (ValueError, LookupError, ArithmeticError, AttributeError, TypeError, RuntimeError) as error:
+                first = " ".join(str(error).split())[:400]  # with the names that torch lists on lines of their own
+                raise ConfigError(f"{what} cannot be used: {first}{advice and f' ({advice})'}") from error
 
         return wrapper
 

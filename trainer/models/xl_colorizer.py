@@ -18,12 +18,21 @@ from colorize.reference.token_projection import TokenProjection
 from colorize.reference.wd_tagger import PATCHES, PREFIXES, WDTagger, prepare, to_network
 from colorize.sketch.xl_encoder import XLSketchEncoder
 from colorize.unet import size_embedding
-from colorize.unet.config import unet_config_from_state_dict, unet_weights
+from colorize.unet.config import UNetConfig, unet_weights
 from colorize.unet.unet import UNet
 from trainer.config import ConfigError
 from trainer.models import autoencoder, checkpoint
 from trainer.models.autoencoder import XL_SCALE, Autoencoder
-from trainer.models.colorizer import Colorizer, Modal, Regions, guided_latents, read_encoder
+from trainer.models.colorizer import (
+    Colorizer,
+    Modal,
+    Regions,
+    check_unet,
+    guided_latents,
+    read_encoder,
+    unet_from,
+    unet_sizes,
+)
 from trainer.models.usable import refuses_other_files
 
 
@@ -164,6 +173,19 @@ def embedded(scalars: torch.Tensor, network: UNet) -> torch.Tensor:
     return size_embedding.embed(scalars, network.config.y_width // scalars.shape[1])
 
 
+@refuses_other_files("The file of the XL model")
+def unet_of(
+    tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
+) -> tuple[UNetConfig, dict[str, torch.Tensor]]:
+    """Sizes and weights of the U-Net of a file in the official XL layout; tensors may have no values."""
+    config, weights = unet_sizes(tensors, metadata), unet_weights(tensors, names.UNET)
+    if not config.y_width:
+        raise ConfigError("This is no XL model: its U-Net has no label_emb. Stages v1 and v1_5 take v1 files.")
+    check_unet(config, weights)
+    return config, weights
+
+
+@refuses_other_files("The file of the XL model")
 def networks_from(
     tensors: Mapping[str, torch.Tensor],
     metadata: Mapping[str, str],
@@ -173,26 +195,11 @@ def networks_from(
 
     region_ranks: adds fresh region LoRAs of these ranks to a U-Net that has none.
     """
-    heads = metadata.get(names.HEAD_WIDTH)
-    try:
-        config = unet_config_from_state_dict(tensors, names.UNET, int(heads) if heads else None)
-        if not config.y_width:
-            raise ConfigError("This is no XL model: its U-Net has no label_emb. Stages v1 and v1_5 take v1 files.")
-        weights = unet_weights(tensors, names.UNET)
-        fresh = region_ranks is not None and config.region_ranks is None
-        unet = UNet(replace(config, region_ranks=region_ranks) if fresh else config)
-        if fresh:
-            weights |= {k: v for k, v in unet.state_dict().items() if names.REGION_LORA in k}
-        unet.load_state_dict(weights)
-        return (
-            unet,
-            XLSketchEncoder.from_state_dict(tensors, names.SKETCH_ENCODER, dtype=torch.float32),
-            token_projection.from_state_dict(tensors, names.PROJECTION, dtype=torch.float32),
-        )
-    except (RuntimeError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"The file is not of the XL layout: {error}") from None
+    return (
+        unet_from(*unet_of(tensors, metadata), region_ranks),
+        XLSketchEncoder.from_state_dict(tensors, names.SKETCH_ENCODER, dtype=torch.float32),
+        token_projection.from_state_dict(tensors, names.PROJECTION, dtype=torch.float32),
+    )
 
 
 @refuses_other_files("The background plugin of the file")
@@ -205,13 +212,10 @@ def plugin_from(tensors: Mapping[str, torch.Tensor], unet: UNet) -> ReferenceNet
     )
 
 
+@refuses_other_files("The file of the tagger")
 def read_tagger(path: str) -> WDTagger:
     """Read a WD tagger in float32. ConfigError when the file is none."""
-    tensors, metadata = checkpoint.read_tensors(Path(path))
-    try:
-        return WDTagger.from_state_dict(tensors, metadata)
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from None
+    return WDTagger.from_state_dict(*checkpoint.read_tensors(Path(path)))
 
 
 def tagger_tokens(network: WDTagger, references: torch.Tensor) -> torch.Tensor:
@@ -219,6 +223,7 @@ def tagger_tokens(network: WDTagger, references: torch.Tensor) -> torch.Tensor:
     return network.tokens(to_network(prepare((references + 1) / 2, network.image_size, "xl")))
 
 
+@refuses_other_files("The file of the tagger")
 def tagger_width(tensors: Mapping[str, torch.Tensor], path: str) -> int:
     """W of a tagger's file, from its shapes. ConfigError when the file is none."""
     for prefix in PREFIXES:

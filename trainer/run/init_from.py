@@ -117,7 +117,8 @@ def our_names(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {UNET + name: tensor for name, tensor in tensors.items()}
     if "conv_in.weight" not in tensors or not any(name.startswith("down_blocks.") for name in tensors):
         return dict(tensors)
-    blocks = 1 + max(int(m[1]) for name in tensors if (m := re.match(r"down_blocks\.0\.resnets\.(\d{1,4})\.", name)))
+    found = (re.match(r"down_blocks\.0\.resnets\.(\d{1,4})\.", name) for name in tensors)
+    blocks = 1 + max((int(match[1]) for match in found if match), default=0)
     named = {from_diffusers(name, blocks): tensor for name, tensor in tensors.items()}
     out = {}
     for name, tensor in named.items():

@@ -21,6 +21,7 @@ from trainer.config import Config, ConfigError, Model
 from trainer.draws import Draws
 from trainer.models import checkpoint
 from trainer.models.precision import arithmetic
+from trainer.models.usable import refuses_other_files
 from trainer.pictures import Batch
 from trainer.run.datasets import positions_of
 from trainer.run.ema import EMA
@@ -92,6 +93,12 @@ class Run:
                 f"{folder} was saved by DeepSpeed; set system.deepspeed to resume it, or start a new run from what "
                 "`python -m trainer convert --trust` makes of it."
             )
+        takes = refuses_other_files(str(folder), checkpoint.DAMAGED)(self._take)
+        takes(folder, state)
+
+    def _take(self, folder: Path, state: dict[str, Any]) -> None:
+        """Weights, optimiser, average and scaler of a checkpoint."""
+        config, accelerator = self.config, self.accelerator
         _, parts, _ = checkpoint.load(folder)
         self.stage.load_state_dict(parts["model"])
         self.optimizer.load_state_dict(parts["optimizer"])

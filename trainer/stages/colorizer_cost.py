@@ -8,14 +8,13 @@ from pathlib import Path
 import torch
 
 from colorize import names
-from colorize.reference.encoder_file import load_reference_encoder
 from colorize.reference.vision import ReferenceEncoder
 from colorize.sketch.encoder import SketchEncoder
-from colorize.unet.config import UNetConfig, unet_config_from_state_dict
+from colorize.unet.config import UNetConfig
 from colorize.unet.unet import UNet
 from trainer.config import Config
-from trainer.models import checkpoint
-from trainer.models.frozen import autoencoder_file
+from trainer.models.colorizer import unet_of
+from trainer.models.frozen import autoencoder_file, encoder_sizes, tensor_shapes
 
 from .activations import colorizer_activations
 from .cost import Cost, cached, count
@@ -26,9 +25,7 @@ def unet_config(config: Config, encoder: ReferenceEncoder) -> UNetConfig:
     """Sizes of the U-Net of model.init, or of a new one."""
     model = config.model
     if model.init:
-        tensors, metadata = checkpoint.read_tensors(Path(model.init))
-        heads = metadata.get(names.HEAD_WIDTH)
-        return unet_config_from_state_dict(tensors, names.UNET, int(heads) if heads else None)
+        return unet_of(*tensor_shapes(Path(model.init)))[0]
     return UNetConfig(
         model_channels=model.model_channels,
         channel_mult=model.channel_mult,
@@ -39,14 +36,14 @@ def unet_config(config: Config, encoder: ReferenceEncoder) -> UNetConfig:
 
 def v1_cost(config: Config, regions: bool = False) -> Cost:
     """Of stage v1; regions: of stage v1_5, which trains region weights on its frozen networks."""
-    encoder = load_reference_encoder(*checkpoint.read_tensors(Path(config.model.encoder)))
+    encoder = encoder_sizes(config.model.encoder)
     sizes = unet_config(config, encoder)
     widths = [sizes.model_channels * mult for mult in sizes.channel_mult]
     backbone = {
         "U-Net": count(UNet(replace(sizes, region_ranks=None), device="meta").parameters()),
         "sketch encoder": count(SketchEncoder(widths, sizes.model_channels, device="meta").parameters()),
     }
-    vae, _ = checkpoint.read_tensors(Path(autoencoder_file(config)))
+    vae, _ = tensor_shapes(Path(autoencoder_file(config)))
     vae = {k: v for k, v in vae.items() if k.startswith(names.VAE)} or vae
     encoders = {"reference encoder": count(encoder.parameters()), "autoencoder": count(vae.values())}
     trained = _region_parts(config, sizes, encoder) if regions else backbone

@@ -15,6 +15,7 @@ from trainer.config import Config
 from trainer.draws import Draws
 from trainer.models import checkpoint
 from trainer.models.autoencoder import SCALE
+from trainer.models.usable import refuses_other_files
 from trainer.pictures import Batch, contact_sheet, picture
 
 from .cost import Cost, count, pictures_line
@@ -71,15 +72,22 @@ def cost(config: Config) -> Cost:
     return Cost({"autoencoder": count(TinyVAE(device="meta").parameters())}, {}, (pictures_line(config),))
 
 
+@refuses_other_files("The autoencoder of model.init")
+def start_network(path: str) -> TinyVAE:
+    """The network of an earlier run's file, or without one a new box filter."""
+    network = TinyVAE()
+    start_as_average(network)
+    if path:
+        network.load_state_dict(checkpoint.read_tensors(Path(path))[0])
+    return network
+
+
 class AutoencoderStage(Stage):
     """Trains a TinyVAE; its latents end up with unit variance after the factor 0.18215."""
 
     def __init__(self, config: Config, device: torch.device):
         super().__init__(config, device)
-        network = TinyVAE()
-        start_as_average(network)
-        if config.model.init:
-            network.load_state_dict(checkpoint.read_tensors(Path(config.model.init))[0])
+        network = start_network(config.model.init)
         network.vae_scale.fill_(SCALE)  # raw latents are trained to unit variance, files hold them divided by SCALE
         self.taesd_encoder, self.taesd_decoder = network.taesd_encoder, network.taesd_decoder
         self._network = (network,)

@@ -10,12 +10,11 @@ import torch
 
 from colorize import names
 from colorize.background.reference_net import INPUT_CHANNELS, ReferenceNet
-from colorize.reference.encoder_file import load_reference_encoder
-from colorize.unet.config import UNetConfig, unet_config_from_state_dict
+from colorize.unet.config import UNetConfig
 from colorize.unet.unet import UNet
 from trainer.config import Config
-from trainer.models.frozen import autoencoder_file, tensor_shapes
-from trainer.models.xl_colorizer import tagger_width
+from trainer.models.frozen import autoencoder_file, encoder_sizes, tensor_shapes
+from trainer.models.xl_colorizer import tagger_width, unet_of
 
 from .cost import Cost, cached, count
 from .v1_5 import region_ranks
@@ -41,7 +40,7 @@ def xl_lora_cost(config: Config) -> Cost:
 
 def _cost(config: Config, regions: bool, plugin: bool) -> Cost:
     model, batch = config.model, config.optimizer.batch
-    encoder = load_reference_encoder(*tensor_shapes(Path(model.encoder)), device="meta")
+    encoder = encoder_sizes(model.encoder)
     tagger, _ = tensor_shapes(Path(model.tagger))
     vae, _ = tensor_shapes(Path(autoencoder_file(config)))
     vae = {k: v for k, v in vae.items() if k.startswith(names.VAE)} or vae
@@ -69,8 +68,7 @@ def _backbone(config: Config, clip_width: int, tagger: Mapping[str, torch.Tensor
     model = config.model
     if model.init:
         tensors, metadata = tensor_shapes(Path(model.init))
-        heads = metadata.get(names.HEAD_WIDTH)
-        sizes = unet_config_from_state_dict(tensors, names.UNET, int(heads) if heads else None)
+        sizes, _ = unet_of(tensors, metadata)
         return {
             part: count(v for k, v in tensors.items() if k.startswith(prefix)) for part, prefix in PARTS.items()
         }, sizes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -33,6 +34,8 @@ def test_other_peoples_part_files_stay(tmp_path):
     checkpoint.save(tmp_path, PARTS, STATE, keep=1)
     (tmp_path / "film.mkv.part").write_bytes(b"half")
     (tmp_path / "folder.part").mkdir()
+    (tmp_path / ".step-00000007.part").write_bytes(b"somebody's file")
+    (tmp_path / ".step-7.part").mkdir()
     (tmp_path / "step-1").mkdir()
     (tmp_path / "step-00000000.txt").write_bytes(b"no checkpoint")
     (tmp_path / "elsewhere").mkdir()
@@ -42,9 +45,38 @@ def test_other_peoples_part_files_stay(tmp_path):
     checkpoint.sweep(tmp_path)
     checkpoint.save(tmp_path, PARTS, STATE | {"step": 3}, keep=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "elsewhere", "film.mkv.part", "folder.part", "step-00000000.txt", "step-00000003", "step-1",
+        ".step-00000007.part", ".step-7.part", "elsewhere", "film.mkv.part", "folder.part", "step-00000000.txt",
+        "step-00000003", "step-1",
     ]  # fmt: skip
     assert (tmp_path / "elsewhere" / "kept.txt").is_file()
+
+
+def test_what_a_killed_run_of_an_earlier_version_left_is_swept(tmp_path):
+    """Gigabytes under names that only a run of ours gives."""
+    for name in (".step-00001000.part", ".step-00000500.old.part"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"half")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept.txt").write_bytes(b"kept")
+    (tmp_path / ".step-00000001.part").symlink_to(tmp_path / "elsewhere")
+    checkpoint.sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+    assert (tmp_path / "elsewhere" / "kept.txt").is_file()
+
+
+@pytest.mark.parametrize("parts", [{"model": {}}, {"model": {"weight": torch.ones(9, 9)}}, {"optimizer": {}}])
+def test_a_checkpoint_of_another_network_is_told(tmp_path, parts):
+    """Its parts are there and whole, but not of this run."""
+    stage = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(stage.parameters(), lr=1.0)
+    whole = {"model": stage.state_dict(), "optimizer": optimizer.state_dict()} | parts
+    folder = checkpoint.save(tmp_path, whole, {"step": 1}, keep=1)
+    if not whole["model"]:
+        (folder / "model.safetensors").unlink()
+    config = configuration.build(SMALL | {"optimizer": {"ema": 0.0}})
+    run = Run(config, SimpleNamespace(scaler=None), stage, stage, {}, optimizer, *[None] * 6)
+    with pytest.raises(ConfigError, match="step-00000001 cannot be used: .*delete this checkpoint's folder"):
+        run.resume(folder)
 
 
 def test_a_checkpoint_that_is_a_link_is_unlinked(tmp_path):
