@@ -156,6 +156,7 @@ def _colouriser(args: argparse.Namespace):
     loaded = []
 
     def colour(index: int, one: Character) -> np.ndarray:
+        from trainer.models.denoising import Denoising
         from trainer.models.xl_colorizer import load
         from trainer.pictures import model_sketch, picture
 
@@ -171,7 +172,7 @@ def _colouriser(args: argparse.Namespace):
         references = picture(torch.from_numpy(shown.copy()).permute(2, 0, 1)[None]).to(device)
         noise = torch.Generator().manual_seed(index)
         tokens = colorizer.tokens(references)
-        result = colorizer.generate(sketches, tokens, args.steps, args.guidance, noise)
+        result = colorizer.generate(sketches, tokens, Denoising(args.steps, args.guidance), noise)
         return ((result[0].float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
 
     return colour

@@ -17,6 +17,7 @@ from trainer.data.folder import FolderDataset
 from trainer.data.sources import FolderSource, open_source
 from trainer.metrics.entanglement import Values
 from trainer.models.colorizer import Colorizer
+from trainer.models.denoising import Denoising
 from trainer.pictures import Batch, contact_sheet, model_sketch, picture
 
 from .protocols import Protocol
@@ -110,7 +111,7 @@ def _runs(
     def generate(scale: float, seed: int, tokens: torch.Tensor, mode: str = "vanilla") -> torch.Tensor:
         regions, noise = colorizer.regions(mode, references, *masks), torch.Generator().manual_seed(seed)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            return colorizer.generate(sketches, tokens, settings.steps, scale, noise, regions).float().cpu()
+            return colorizer.generate(sketches, tokens, Denoising(settings.steps, scale), noise, regions).float().cpu()
 
     seed = settings.seed + start
     fixed = {"sketches": sketches.cpu(), "references": references.cpu(), "truth": picture(batch["color"])}

@@ -6,6 +6,7 @@ import torch
 
 from colorize.pictures import entanglement
 from trainer.models.colorizer import Colorizer
+from trainer.models.denoising import Denoising
 from trainer.models.xl_colorizer import XLColorizer
 
 OTHERS = 4  # references of other pairs that tell leakage from chance
@@ -74,8 +75,8 @@ def mean_entanglement(
     tokens = colorizer.tokens(references)
     regions = colorizer.regions(mode, references, masks, reference_masks)
     noise = [torch.Generator().manual_seed(seed) for _ in range(2)]
-    result = colorizer.generate(sketches, tokens, steps, guidance, noise[0], regions).float()
-    without = colorizer.generate(sketches, torch.zeros_like(tokens), steps, 1.0, noise[1]).float()
+    result = colorizer.generate(sketches, tokens, Denoising(steps, guidance), noise[0], regions).float()
+    without = colorizer.generate(sketches, torch.zeros_like(tokens), Denoising(steps, 1.0), noise[1]).float()
     with torch.autocast(result.device.type, enabled=False):  # numbers of different runs are compared
         found = entanglement_of(result, without, None, references, sketches)
     return {name: float(found[name].mean()) for name in ("entanglement", "structure", "leakage")}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,9 +13,6 @@ from colorize.pictures.masks import without_figure
 from colorize.reference.encoder_file import load_reference_encoder
 from colorize.reference.recovery import BackgroundEncoder
 from colorize.reference.vision import ReferenceEncoder
-from colorize.sampling import guidance
-from colorize.sampling import solvers as sampling
-from colorize.sampling.schedule import NoiseSchedule
 from colorize.sketch.encoder import SketchEncoder
 from colorize.unet.config import UNetConfig, unet_config_from_state_dict
 from colorize.unet.split_attention import Split, SplitOptions, to_latent_size
@@ -25,6 +21,7 @@ from colorize.weight_files import check_fits, metadata_number
 from trainer.config import ConfigError
 from trainer.models import autoencoder, checkpoint
 from trainer.models.autoencoder import Autoencoder
+from trainer.models.denoising import Denoising, Tokens, blank_sketch, denoised_latents, guides
 from trainer.models.usable import refuses_other_files
 
 MASKED = {"masked": "masked vanilla"}
@@ -54,13 +51,13 @@ class Regions:
     banks: tuple[torch.Tensor, ...] | None = None
     """of the background plugin (XL), one per transformer block of the decoder"""
 
-    def split(self, tokens: torch.Tensor, guided: bool = False) -> Split:
-        """With figure tokens (B, M, D); guided appends a second batch without any reference, for guidance."""
-        sets, masks = (tokens, self.background), self.masks
-        if guided:
-            empty = tuple(torch.zeros_like(s) for s in sets)
-            sets, masks = guidance.join_rows([(sets, masks), (empty, masks)])
-        return Split(sets, masks, self.options)
+    def split(self, tokens: torch.Tensor, groups: int = 1) -> Split:
+        """With figure tokens (B, M, D), for as many row groups of guidance; each step sets the tokens it sees."""
+        return Split((tokens, self.background), self.masks.repeat(groups, 1, 1, 1), self.options)
+
+    def repeated_banks(self, groups: int) -> list[torch.Tensor] | None:
+        """The banks for as many row groups of guidance."""
+        return None if self.banks is None else [bank.repeat(groups, 1, 1) for bank in self.banks]
 
 
 def latent_masks(masks: torch.Tensor) -> torch.Tensor:
@@ -153,22 +150,31 @@ class Colorizer(Modal):
         self,
         sketches: torch.Tensor,  # (B, 3, H, W) in [-1, 1], white lines on black
         tokens: torch.Tensor,  # (B, N, D); zeros for "no reference"
-        steps: int,
-        guidance_scale: float,
+        how: Denoising,
         generator: torch.Generator,
         regions: Regions | None = None,  # of the method `regions`: tokens become the figure's
     ) -> torch.Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1], sampled with DPM-Solver++ from noise of `generator` (CPU)."""
-        control = self.sketch_encoder(sketches)
+        """Pictures (B, 3, H, W) in [-1, 1], sampled from noise of `generator` (CPU)."""
         shape = (len(sketches), self.unet.config.in_channels, sketches.shape[-2] // 8, sketches.shape[-1] // 8)
         noise = torch.randn(shape, generator=generator).to(sketches.device)
-        splits = [regions.split(tokens, twice) if regions else None for twice in (False, True)]
+        split = regions.split(tokens, len(how.groups)) if regions else None
+        sets = (tokens, regions.background) if regions else (tokens,)
 
-        def answer(twice: bool, *rows: Any) -> torch.Tensor:
-            return self.unet(*rows, split=splits[twice])
+        def network(
+            x: torch.Tensor, t: torch.Tensor, sets: Tokens, control: list[torch.Tensor], _: None
+        ) -> torch.Tensor:
+            return self.unet(x, t, sets[0], control, split=split.with_tokens(sets) if split else None)
 
-        latents = guided_latents(answer, noise, (tokens, control), self.prediction_type, steps, guidance_scale)
+        controls = both_controls(self.sketch_encoder, sketches, how)
+        latents = denoised_latents(network, noise, sets, controls, None, self.prediction_type, how, generator)
         return self.autoencoder.decode(latents)
+
+
+def both_controls(
+    sketch_encoder: torch.nn.Module, sketches: torch.Tensor, how: Denoising
+) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
+    """Control maps of sketches (B, 3, H, W) and, where sketch guidance reads them, of a blank one."""
+    return sketch_encoder(sketches), sketch_encoder(blank_sketch(sketches)) if guides(how.sketch_guidance) else None
 
 
 @refuses_other_files("The file of the model")
@@ -244,24 +250,3 @@ def read_encoder(path: str) -> ReferenceEncoder:
     """Read a reference encoder in float32."""
     tensors, metadata = checkpoint.read_tensors(Path(path))
     return load_reference_encoder(tensors, metadata, dtype=torch.float32)
-
-
-def guided_latents(
-    answer: Callable[..., torch.Tensor],  # (twice, x, t, *rows) -> what the network predicts; twice: both row groups
-    noise: torch.Tensor,  # (B, C, h, w)
-    rows: tuple,  # the reference tokens (B, L, D), then what is the same with and without reference
-    prediction: str,  # "v" or "eps"
-    steps: int,
-    guidance_scale: float,
-) -> torch.Tensor:
-    """Latents (B, C, h, w) by DPM-Solver++; scale 1 skips the row group without reference, whose tokens are zero."""
-    schedule = NoiseSchedule().to(noise.device)
-    both = guidance.join_rows([rows, (torch.zeros_like(rows[0]), *rows[1:])])
-
-    def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        if guidance_scale == 1:
-            return answer(False, x, t, *rows).float()
-        answers = answer(True, *guidance.join_rows([(x, t), (x, t)]), *both).float()
-        return guidance.single_guidance(*answers.chunk(2), guidance_scale)
-
-    return sampling.sample_dpm_solver(predict, noise, schedule, prediction, steps)

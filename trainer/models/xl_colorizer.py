@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -27,12 +26,13 @@ from trainer.models.colorizer import (
     Colorizer,
     Modal,
     Regions,
+    both_controls,
     check_unet,
-    guided_latents,
     read_encoder,
     unet_from,
     unet_sizes,
 )
+from trainer.models.denoising import Denoising, Tokens, denoised_latents
 from trainer.models.usable import refuses_other_files
 
 
@@ -124,27 +124,28 @@ class XLColorizer(Modal):
         self,
         sketches: torch.Tensor,  # (B, 3, H, W) in [-1, 1], white lines on black
         tokens: torch.Tensor,  # (B, L, D); zeros for "no reference"
-        steps: int,
-        guidance_scale: float,
+        how: Denoising,
         generator: torch.Generator,
         regions: Regions | None = None,  # of the method `regions`: tokens become the figure's
         score: float = size_embedding.SCORE,
     ) -> torch.Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1], sampled with DPM-Solver++ from noise of `generator` (CPU)."""
-        control = self.sketch_encoder(sketches)
+        """Pictures (B, 3, H, W) in [-1, 1], sampled from noise of `generator` (CPU)."""
         height, width = sketches.shape[-2:]
         shape = (len(sketches), self.unet.config.in_channels, height // 8, width // 8)
         noise = torch.randn(shape, generator=generator).to(sketches.device)
         y = embedded(size_embedding.picture_scalars(height, width, score, len(sketches)), self.unet).to(sketches.device)
-        splits = [regions.split(tokens, twice) if regions else None for twice in (False, True)]
-        banks = regions.banks if regions else None
-        banked = [banks, [bank.repeat(2, 1, 1) for bank in banks] if banks else None]
+        count = len(how.groups)
+        split, banks = (regions.split(tokens, count), regions.repeated_banks(count)) if regions else (None, None)
+        sets = (tokens, regions.background) if regions else (tokens,)
 
-        def answer(twice: bool, x: torch.Tensor, t: torch.Tensor, *rows: Any) -> torch.Tensor:
-            context, hints, y = rows
-            return self.unet(x, t, context, hints, split=splits[twice], y=y, banks=banked[twice])
+        def network(
+            x: torch.Tensor, t: torch.Tensor, sets: Tokens, hints: list[torch.Tensor], y: torch.Tensor
+        ) -> torch.Tensor:
+            seen = split.with_tokens(sets) if split else None
+            return self.unet(x, t, sets[0], hints, split=seen, y=y, banks=banks)
 
-        latents = guided_latents(answer, noise, (tokens, control, y), self.prediction_type, steps, guidance_scale)
+        controls = both_controls(self.sketch_encoder, sketches, how)
+        latents = denoised_latents(network, noise, sets, controls, y, self.prediction_type, how, generator)
         return self.autoencoder.decode(latents, XL_SCALE)
 
 

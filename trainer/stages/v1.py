@@ -25,6 +25,7 @@ from trainer.losses.noisy_reference import noisy_tokens
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
 from trainer.models import autoencoder, checkpoint
 from trainer.models.colorizer import Colorizer, networks_from
+from trainer.models.denoising import Denoising
 from trainer.models.frozen import borrowed, frozen_encoders
 from trainer.pictures import Batch, contact_sheet, model_sketch, picture
 
@@ -158,7 +159,8 @@ class ColorizerStage(Stage):
         sketches, references = model_sketch(batch["sketch"]), picture(batch["reference"])
         with borrowed(colorizer.autoencoder, colorizer.reference_encoder):
             tokens = colorizer.tokens(references)
-            result = colorizer.generate(sketches, tokens, report.sample_steps, report.guidance, draws.shared)
+            how = Denoising(report.sample_steps, report.guidance)
+            result = colorizer.generate(sketches, tokens, how, draws.shared)
         return contact_sheet([-sketches, references, result, picture(batch["color"])])
 
     @torch.no_grad()

@@ -30,6 +30,7 @@ from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_we
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
 from trainer.models import autoencoder, checkpoint
 from trainer.models.colorizer import Colorizer, background_encoder_from, latent_masks, networks_from
+from trainer.models.denoising import Denoising
 from trainer.models.frozen import borrowed, frozen_encoders
 from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
 
@@ -218,9 +219,8 @@ class RegionStage(Stage):
             for mode in ("vanilla", "fig2fig"):
                 regions = colorizer.regions(mode, references, masks, reference_masks)
                 noise = torch.Generator().manual_seed(seed)
-                results.append(
-                    colorizer.generate(sketches, tokens, report.sample_steps, report.guidance, noise, regions)
-                )
+                how = Denoising(report.sample_steps, report.guidance)
+                results.append(colorizer.generate(sketches, tokens, how, noise, regions))
         return contact_sheet([-sketches, references, *results, picture(batch["color"])])
 
     @torch.no_grad()

@@ -30,6 +30,7 @@ from trainer.losses.gram import gram_loss, hooked_blocks, two_branches
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
 from trainer.models import autoencoder, checkpoint
 from trainer.models.autoencoder import XL_SCALE
+from trainer.models.denoising import Denoising
 from trainer.models.frozen import (
     FrozenReferenceEncoder,
     FrozenTagger,
@@ -160,7 +161,8 @@ class XLStage(Stage):
         sketches, references = model_sketch(batch["sketch"]), picture(batch["reference"])
         with borrowed(colorizer.autoencoder, colorizer.reference_encoder, colorizer.tagger):
             tokens = colorizer.tokens(references)
-            result = colorizer.generate(sketches, tokens, report.sample_steps, report.guidance, draws.shared)
+            how = Denoising(report.sample_steps, report.guidance)
+            result = colorizer.generate(sketches, tokens, how, draws.shared)
         return contact_sheet([-sketches, references, result, picture(batch["color"])])
 
     def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -34,6 +34,7 @@ from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
 from trainer.models import checkpoint
 from trainer.models.autoencoder import XL_SCALE
 from trainer.models.colorizer import Regions, latent_masks
+from trainer.models.denoising import Denoising
 from trainer.models.frozen import FrozenReferenceEncoder, FrozenTagger, borrowed
 from trainer.models.xl_colorizer import embedded, networks_from, plugin_from
 from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
@@ -133,8 +134,8 @@ class XLRegionStage(XLStage):
             regions = Regions(colorizer.tokens(background), latent_masks(masks), self.options, banks)
             for composed in (None, regions):
                 noise = torch.Generator().manual_seed(seed)
-                settings = report.sample_steps, report.guidance, noise
-                results.append(colorizer.generate(sketches, tokens, *settings, composed))
+                how = Denoising(report.sample_steps, report.guidance)
+                results.append(colorizer.generate(sketches, tokens, how, noise, composed))
         return contact_sheet([-sketches, references, *results, picture(batch["color"])])
 
     def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

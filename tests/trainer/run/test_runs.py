@@ -19,6 +19,7 @@ from trainer.__main__ import main
 from trainer.config import ConfigError
 from trainer.models import checkpoint
 from trainer.models.colorizer import Colorizer
+from trainer.models.denoising import Denoising
 from trainer.run import loop
 
 ROOT = Path(__file__).parents[3]
@@ -148,7 +149,8 @@ def test_export_converts_and_colours(values, tmp_path):
     )
     assert colorizer.prediction_type == "v"
     sketch, reference = -torch.ones(1, 3, 64, 64), torch.zeros(1, 3, 64, 64)
-    picture = colorizer.generate(sketch, colorizer.tokens(reference), 2, 2.0, torch.Generator().manual_seed(0))
+    tokens = colorizer.tokens(reference)
+    picture = colorizer.generate(sketch, tokens, Denoising(2, 2.0), torch.Generator().manual_seed(0))
     assert picture.shape == (1, 3, 64, 64) and torch.isfinite(picture).all()
 
 

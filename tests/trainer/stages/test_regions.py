@@ -15,6 +15,7 @@ from trainer.draws import Draws
 from trainer.losses.bleach import whiten_background
 from trainer.models import checkpoint
 from trainer.models.colorizer import MODES, Colorizer, latent_masks
+from trainer.models.denoising import Denoising
 from trainer.run import loop
 from trainer.stages.table import build_stage
 from trainer.stages.v1_5 import new_background_encoder, region_ranks
@@ -93,7 +94,7 @@ def test_before_training_the_figure_is_masked_vanilla(region_values):
 
     def picture(mode: str) -> torch.Tensor:
         regions = colorizer.regions(mode, reference, mask, mask)
-        return colorizer.generate(sketch, tokens, 2, 2.0, torch.Generator().manual_seed(0), regions)
+        return colorizer.generate(sketch, tokens, Denoising(2, 2.0), torch.Generator().manual_seed(0), regions)
 
     assert torch.allclose(picture("bg2fig"), picture("vanilla"), atol=1e-5)
     assert not torch.allclose(picture("masked"), picture("vanilla"), atol=1e-5)
@@ -122,7 +123,7 @@ def test_exported_model_colours_in_every_mode_and_converts(region_values, tmp_pa
     for mode in MODES:
         regions = colorizer.regions(mode, reference, mask, mask)
         generator = torch.Generator().manual_seed(0)
-        picture = colorizer.generate(sketch, colorizer.tokens(reference), 2, 2.0, generator, regions)
+        picture = colorizer.generate(sketch, colorizer.tokens(reference), Denoising(2, 2.0), generator, regions)
         assert picture.shape == (1, 3, 64, 64) and torch.isfinite(picture).all()
     with pytest.raises(ConfigError, match="choose one of"):
         colorizer.regions("fig2bg", reference, mask, mask)

@@ -23,6 +23,7 @@ from trainer.draws import Draws
 from trainer.losses import gram as gram_module
 from trainer.models import checkpoint
 from trainer.models.colorizer import MODES
+from trainer.models.denoising import Denoising
 from trainer.models.frozen import OnDemand
 from trainer.models.xl_colorizer import XLColorizer, embedded, plugin_from
 from trainer.pictures import figure_mask, picture
@@ -104,7 +105,7 @@ def test_a_run_trains_exports_and_loads_again(xl, tmp_path):
     references, sketches = torch.rand(2, 3, 64, 64) * 2 - 1, -torch.ones(2, 3, 64, 64)
     tokens = colorizer.tokens(references)
     assert tokens.shape == (2, 16, 48)
-    result = colorizer.generate(sketches, tokens, 2, 3.0, torch.Generator().manual_seed(0))
+    result = colorizer.generate(sketches, tokens, Denoising(2, 3.0), torch.Generator().manual_seed(0))
     assert result.shape == (2, 3, 64, 64) and torch.isfinite(result).all()
     with pytest.raises(ConfigError, match="fig2fig needs the region weights.*It runs: vanilla"):
         colorizer.regions("fig2fig", references)
@@ -454,7 +455,7 @@ def test_an_xl_file_colours_in_the_modes_it_has_and_refuses_the_others(xl, backb
             continue
         regions = colorizer.regions(mode, reference, mask, mask)
         noise = torch.Generator().manual_seed(0)
-        made[mode] = colorizer.generate(sketch, tokens, 1, 2.0, noise, regions)
+        made[mode] = colorizer.generate(sketch, tokens, Denoising(1, 2.0), noise, regions)
         if regions is not None:
             assert (regions.banks is not None) == (kind == "xl_plugin")
             assert (
