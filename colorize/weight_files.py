@@ -12,12 +12,13 @@ import re
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, overload
 
 import torch
 from torch import nn
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 SAFETENSORS = (".safetensors", ".sft")
 SAFE_TORCH = (2, 10)
@@ -95,11 +96,15 @@ def count_numbered(numbers: Iterable[str | int], what: str) -> int:
     return len(found)
 
 
+@overload
+def metadata_number(metadata: Mapping[str, str] | None, key: str, default: int, low: int, high: int) -> int: ...
+@overload
+def metadata_number(metadata: Mapping[str, str] | None, key: str, default: None, low: int, high: int) -> int | None: ...
 def metadata_number(
     metadata: Mapping[str, str] | None, key: str, default: int | None, low: int, high: int
 ) -> int | None:
     """A whole number of a file's metadata; `default` without the entry. ValueError outside low..high."""
-    if key not in (metadata or {}):
+    if metadata is None or key not in metadata:
         return default
     text = str(metadata[key])
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1

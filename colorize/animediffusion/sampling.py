@@ -50,7 +50,7 @@ def ddim_step(
     gamma, gamma_next = schedule.alphas_cumprod[t], schedule.alphas_cumprod[t_next]
     sigma = ddim_sigma(gamma, gamma_next, eta) if eta else torch.zeros_like(gamma)
     x = gamma_next.sqrt() * x0 + (1 - gamma_next - sigma**2).clamp_min(0).sqrt() * eps
-    return x + sigma * noise if eta else x
+    return x if noise is None or not eta else x + sigma * noise
 
 
 def sample_ddim(
@@ -71,7 +71,7 @@ def sample_ddim(
     if eta and noise is None:
         raise ValueError("eta above 0 adds noise at every step: give a noise source.")
     for index, (t, t_next) in enumerate(descending(schedule, steps)):
-        drawn = noise(index) if eta else None
+        drawn = noise(index) if eta and noise is not None else None
 
         def step(x: torch.Tensor, t: int = t, t_next: int = t_next, drawn: Any = drawn) -> torch.Tensor:
             return ddim_step(schedule, x, predict(x, _rows(x, t)), t, t_next, eta, drawn)
@@ -100,8 +100,7 @@ def deterministic_forward(
         raise ValueError("The released forward walk starts with noise: give it.")
     x = x0
     for t_next, t in reversed(descending(schedule, steps)):
-        first = t == 0 and walk == "released"
-        if first:
+        if t == 0 and walk == "released" and noise is not None:
             gamma = schedule.alphas_cumprod[t_next]
             x = gamma.sqrt() * x0.clamp(-1, 1) + (1 - gamma).sqrt() * noise
         else:

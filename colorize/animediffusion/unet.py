@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .. import names
-from ..unet.layers import timestep_embedding
+from ..unet.layers import set_to_zero, timestep_embedding
 from ..weight_files import metadata_number, reads_strange_sizes
 
 MAX_PERIOD = 1000.0
@@ -187,7 +187,9 @@ class AttentionBlock(nn.Module):
 class Up(nn.Sequential):
     """A residual block, then twice the size by repeating pixels."""
 
-    def forward(self, x: torch.Tensor, time: torch.Tensor | None) -> torch.Tensor:
+    def forward(  # type: ignore[override]  # a sequence by its tensors' names only
+        self, x: torch.Tensor, time: torch.Tensor | None
+    ) -> torch.Tensor:
         return F.interpolate(self[0](x, time), scale_factor=2.0, mode="nearest")
 
 
@@ -274,8 +276,7 @@ class AnimeUNet(nn.Module):
 
     def zero_output(self) -> None:
         """Set the last convolution to zero: an untrained network answers no noise, and the first steps stay calm."""
-        nn.init.zeros_(self.output[2].weight)
-        nn.init.zeros_(self.output[2].bias)
+        set_to_zero(self.output[2])
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -311,13 +312,10 @@ def network_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
 
 def attention_heads(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> int:
     """Number of attention heads of a checkpoint: metadata, marker tensor, else the 4 of every published file."""
-    if (number := metadata_number(metadata, HEADS_MARKER, None, 1, 1024)) is not None:
-        return number
-    if HEADS_MARKER not in tensors:
-        return DEFAULT_HEADS
-    marker = tensors[HEADS_MARKER]
-    text = str(marker.item()).removesuffix(".0") if marker.numel() == 1 else ""
-    return metadata_number({HEADS_MARKER: text}, HEADS_MARKER, None, 1, 1024)
+    if HEADS_MARKER not in (metadata or {}) and HEADS_MARKER in tensors:
+        marker = tensors[HEADS_MARKER]
+        metadata = {HEADS_MARKER: str(marker.item()).removesuffix(".0") if marker.numel() == 1 else ""}
+    return metadata_number(metadata, HEADS_MARKER, DEFAULT_HEADS, 1, 1024)
 
 
 def config_from_tensors(tensors: Mapping[str, torch.Tensor], attention_heads: int = DEFAULT_HEADS) -> AnimeUNetConfig:

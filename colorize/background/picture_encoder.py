@@ -43,7 +43,7 @@ class PictureEncoder(UNet):
 
     def _build(self, config: UNetConfig) -> None:
         super()._build(config)
-        self.middle_block, self.output_blocks, self.out = Block(), nn.ModuleList(), nn.Identity()
+        self.middle_block, self.output_blocks, self.out = Block(), nn.ModuleList(), nn.Sequential()
         per_level = config.num_res_blocks + 1
         layers = []
         for number, width in enumerate(config.skip_widths):
@@ -68,7 +68,9 @@ class PictureEncoder(UNet):
         network.load_state_dict({k: v.to(dtype=dtype) for k, v in weights.items()}, assign=True)
         return network.eval()
 
-    def forward(self, latent: torch.Tensor, context: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
+    def forward(  # type: ignore[override]  # it has a U-Net's parts and answers something else
+        self, latent: torch.Tensor, context: torch.Tensor, y: torch.Tensor
+    ) -> list[torch.Tensor]:
         progress = self.begin(latent, latent.new_zeros(len(latent)), y=y)
         progress, _ = self._advance(
             progress, lambda block, progress: progress.blocks == len(self.input_blocks), self.readings(context)

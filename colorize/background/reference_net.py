@@ -39,8 +39,8 @@ class ReferenceNet(UNet):
 
     def _build(self, config: UNetConfig) -> None:
         super()._build(config)
-        self.out = nn.Identity()
-        used = sum(block.depth > 0 for block in self.output_blocks)
+        self.out = nn.Sequential()
+        used = sum(block.depth > 0 for block in self.decoder_blocks)
         self.output_blocks = self.output_blocks[: used + 1]
 
     @classmethod
@@ -75,7 +75,9 @@ class ReferenceNet(UNet):
             value[tuple(slice(side) for side in source.shape)] = source[tuple(slice(side) for side in value.shape)]
         return network
 
-    def forward(self, background: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
+    def forward(  # type: ignore[override]  # it has a U-Net's parts and answers something else
+        self, background: torch.Tensor, y: torch.Tensor
+    ) -> list[torch.Tensor]:
         keep = dict.fromkeys(range(self.decoder_start, len(self.attention_places)), "normed")
         progress = self.begin(background, background.new_zeros(len(background)), y=y)
         return self.finish(progress, self.readings(None, keep=keep), answer=False)[1]

@@ -63,12 +63,12 @@ def flat_batch(
     pictures = [picture[..., :3].float().cpu().nan_to_num(0.0).clamp(0, 1).numpy() for picture in images]
     pictures = [np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture for picture in pictures]
     rows = range(count)
-    maps, pictures, hints = (tuple(part[i % len(part)] for i in rows) for part in (regions.maps, pictures, hints))
+    soft = tuple(pictures[i % len(pictures)] for i in rows)
+    hints = tuple(hints[i % len(hints)] for i in rows)
     flats = tuple(
-        flatten(region_map, picture, palette, colours, hint, tolerance)
-        for region_map, picture, hint in zip(maps, pictures, hints)
+        flatten(regions.maps[i % len(regions.maps)], soft[i], palette, colours, hints[i], tolerance) for i in rows
     )
-    return FlatBatch(flats, pictures, hints, shading)
+    return FlatBatch(flats, soft, hints, shading)
 
 
 def flat_picture(flats: Flats, shading: Shade | None = None) -> np.ndarray:

@@ -72,7 +72,7 @@ def flatten(
     entry = choose(table, regions, fixed)
     if fixed is None:
         return Flats(regions, palette, entry) if locked else _settled(regions, found, entry)
-    if hints.everywhere:
+    if hints is not None and hints.everywhere:
         entry = _everywhere(entry, choose(table, regions), fixed, regions.areas)
     return Flats(regions, palette, entry)
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from ..counts import check_count
+from .sides import sides_of
 
 POLARITIES = ("auto", "dark_on_light", "light_on_dark", "transparent")
 FITS = ("pad", "crop", "stretch")
@@ -157,7 +158,7 @@ def comfy_image_to_sketch(
     rows = []
     for index, kind in enumerate(kinds):
         opacity = None if alpha is None else alpha[index : index + 1]
-        if kind == "transparent":
+        if kind == "transparent" and opacity is not None:
             rows.append(opacity.expand(-1, 3, -1, -1) * 2 - 1)
         else:
             rows.append(_opaque_sketch(colours[index : index + 1], opacity, kind))
@@ -262,7 +263,8 @@ def place(
 
     source: (height, width) of the drawing in the artist's file, when `sketch` is a reduced copy of it.
     """
-    frame = frame_for(*(source or sketch.shape[-2:]), height, width, fit)
+    source_height, source_width = source or sides_of(sketch)
+    frame = frame_for(source_height, source_width, height, width, fit)
     if fit == "crop":  # cut before resizing: a very long strip would become far too large
         return resize(_cut_for_crop(sketch, frame), height, width), frame
     resized = resize(sketch, frame.box_height, frame.box_width)

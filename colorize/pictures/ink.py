@@ -65,8 +65,8 @@ def _normalised(light: np.ndarray) -> np.ndarray:
     return np.rint(np.clip(ink * (FULL / peak), 0, FULL, out=ink)).astype(np.uint8)
 
 
-def _paper(light: np.ndarray) -> np.ndarray:
-    """(H, W) the paper's tone around every pixel: a high quantile per cell, smoothed."""
+def _paper(light: np.ndarray) -> np.ndarray | np.floating:
+    """(H, W) the paper's tone around every pixel: a high quantile per cell, smoothed. One tone of a small picture."""
     cell = max(1, math.ceil(max(light.shape) / PAPER_SIDE))
     if min(light.shape) < 4 * cell:
         return np.float32(np.quantile(light, 0.7))

@@ -138,7 +138,7 @@ class ISNet(nn.Module):
 
     def logits(self, picture: torch.Tensor) -> list[torch.Tensor]:
         """Picture (B, 3, H, W) -> six masks before the sigmoid (B, 1, H, W), finest first."""
-        down = [self.stage1(self.conv_in(picture))]
+        down = [self.get_submodule("stage1")(self.conv_in(picture))]
         for level in range(2, LEVELS + 1):
             down.append(self.get_submodule(f"stage{level}")(_halved(down[-1])))
         features = [down[-1]]

@@ -97,7 +97,7 @@ def _save_psd(layers: tuple[Layer, ...], path: Path, dpi: float) -> None:
     fixed = round(dpi * 65536)  # 16.16 fixed point, pixels per inch; sizes in inches
     resources = document.image_resources
     resolution = ResoulutionInfo(fixed, 1, 1, fixed, 1, 1)
-    resources[Resource.RESOLUTION_INFO] = ImageResource(key=Resource.RESOLUTION_INFO, data=resolution)
+    resources[Resource.RESOLUTION_INFO] = ImageResource(key=Resource.RESOLUTION_INFO, data=resolution.tobytes())
     resources[Resource.ICC_PROFILE] = ImageResource(key=Resource.ICC_PROFILE, data=srgb_profile())
     document.save(path)
 

@@ -78,8 +78,8 @@ def ink_layer(lines: np.ndarray) -> np.ndarray:
 def composite(layers: tuple[Layer, ...]) -> np.ndarray:
     """(H, W, 4) uint8: what the visible layers show together, on transparent ground."""
     height, width = layers[0].pixels.shape[:2]
-    colour = np.zeros((height, width, 3), np.float32)
-    alpha = np.zeros((height, width, 1), np.float32)
+    colour: np.ndarray = np.zeros((height, width, 3), np.float32)
+    alpha: np.ndarray = np.zeros((height, width, 1), np.float32)
     for layer in layers:
         if not layer.visible:
             continue

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from .sides import sides_of
+
 Network = Callable[[torch.Tensor], torch.Tensor]
 """Pictures (B, 3, S, S) -> figure (B, 1, S, S) in 0..1."""
 
@@ -139,7 +141,7 @@ def shown_part(source: tuple[int, int], target: tuple[int, int]) -> tuple[float,
 
 def cut_and_resize(picture: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """The top left part with the proportions height x width (sides rounded down), resized bilinearly, antialiased."""
-    source = picture.shape[-2:]
+    source = sides_of(picture)
     rows, columns = (max(1, int(side * part)) for side, part in zip(source, shown_part(source, (height, width))))
     cut = picture[..., :rows, :columns]
     return F.interpolate(cut, (height, width), mode="bilinear", align_corners=False, antialias=True)

@@ -14,8 +14,10 @@ from . import oklab
 from .palette_extraction import main_colours
 
 MOST_ENTRIES = 256
-HUES = ((12, "pink"), (42, "red"), (72, "orange"), (95, "gold"), (118, "yellow"), (135, "lime"), (165, "green"))
-HUES += ((212, "teal"), (245, "sky blue"), (285, "blue"), (322, "purple"), (361, "pink"))  # OKLab angles in degrees
+HUES = (  # OKLab angles in degrees
+    *((12, "pink"), (42, "red"), (72, "orange"), (95, "gold"), (118, "yellow"), (135, "lime"), (165, "green")),
+    *((212, "teal"), (245, "sky blue"), (285, "blue"), (322, "purple"), (361, "pink")),
+)
 LINE = re.compile(r"^(#[0-9a-fA-F]{6})(?:\s+(.*?))?(?:\s+([0-9.]+)\s*%)?$")
 
 
@@ -77,7 +79,8 @@ def named(colours: np.ndarray, shares: np.ndarray) -> Palette:
     for colour, share in zip(oklab.to_srgb(colours), shares):
         code = "#" + "".join(f"{round(float(value) * 255):02x}" for value in colour)
         merged[code] = merged.get(code, 0.0) + float(share)
-    entries, used = [], {}
+    entries = []
+    used: dict[str, int] = {}
     for code, share in sorted(merged.items(), key=lambda item: -item[1]):
         name = colour_name(code)
         used[name] = used.get(name, 0) + 1

@@ -56,7 +56,7 @@ def without_small(areas: np.ndarray, small: np.ndarray, between: Borders, open_w
         around = near.pop(region, None)
         if not around:
             continue
-        goal = max(around, key=around.get)
+        goal = max(around, key=around.__getitem__)
         parent[region] = goal
         for other, weight in around.items():
             links = near[other]

@@ -40,10 +40,10 @@ def shade(flats: Flats, picture: np.ndarray, levels: int = 0) -> Shade:
     if levels not in (0, 1, 2):
         raise ValueError(f"{levels} shadow tones were asked for; choose 0 (smooth), 1 or 2.")
     check_proportions(flats.regions, picture)
-    ratio = _ratio(flats, picture)
+    reduced = torch.from_numpy(_ratio(flats, picture))[None, None]
     height, width = flats.regions.pieces.shape
-    ratio = F.interpolate(torch.from_numpy(ratio)[None, None], (height, width), mode="bicubic", align_corners=False)
-    ratio = ratio[0, 0].clamp(DARKEST, LIGHTEST).numpy()
+    tones = F.interpolate(reduced, (height, width), mode="bicubic", align_corners=False)
+    ratio = tones[0, 0].clamp(DARKEST, LIGHTEST).numpy()
     if levels:
         ratio = _cel(ratio, levels)
     luma = (flats.picture.astype(np.float32) / 255) @ np.array([0.299, 0.587, 0.114], np.float32)

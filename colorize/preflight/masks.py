@@ -120,6 +120,6 @@ def count_findings(inputs: Inputs) -> list[Finding]:
         "figure masks of the drawing": inputs.figure_mask,
         "figure masks of the reference": inputs.reference_figure_mask,
     }
-    counts = {name: len(value) for name, value in given.items() if getattr(value, "ndim", 0) > 2}
+    counts = {name: len(value) for name, value in given.items() if value is not None and value.ndim > 2}
     text = mismatch(counts)
     return [Finding("problem", "sketch", text, ADVICE)] if text else []

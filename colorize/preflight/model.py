@@ -6,7 +6,7 @@ from ..advice import encoder_advice, mode_advice
 from ..families import Family
 from ..modes import Given, Weights, refusal
 from ..reference.types import Reference
-from .finding import Finding, Inputs
+from .finding import CheckpointFacts, Finding, Inputs
 
 
 def model_findings(inputs: Inputs) -> list[Finding]:
@@ -38,7 +38,7 @@ def model_findings(inputs: Inputs) -> list[Finding]:
         found.append(Finding("fine", "model", f"The reference encoder fits: tokens of width {encoded.width}."))
     if encoded is not None and family.is_xl:
         found += _tagger_findings(encoded, family)
-    return found + _mode_findings(inputs)
+    return found + _mode_findings(inputs, colorizer)
 
 
 def _tagger_findings(encoded: Reference, family: Family) -> list[Finding]:
@@ -52,8 +52,8 @@ def _tagger_findings(encoded: Reference, family: Family) -> list[Finding]:
     return [Finding("fine", "model", f"The tagger fits: features of width {features.shape[2]}.")]
 
 
-def _mode_findings(inputs: Inputs) -> list[Finding]:
-    colorizer, encoded = inputs.colorizer, inputs.encoded
+def _mode_findings(inputs: Inputs, colorizer: CheckpointFacts) -> list[Finding]:
+    encoded = inputs.encoded
     weights = Weights.of(colorizer.family, colorizer.file_name, colorizer.background_encoder is not None)
     known = encoded is None or encoded.background_tokens is not None
     given = Given(figure=True, background=known, added=len(getattr(encoded, "regions", ())))

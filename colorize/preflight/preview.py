@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from ..pictures import images, masks
 from ..pictures.figure_masks import check_mask
 from ..pictures.line_measures import MEASURED_SIDE
+from ..pictures.sides import sides_of
 from .finding import Finding, Inputs
 
 PANEL = 448  # pixels, side of a picture in the preview
@@ -60,7 +61,8 @@ def preview(inputs: Inputs, findings: list[Finding]) -> torch.Tensor:
 
 
 def _lighter(colour: tuple[int, int, int]) -> tuple[int, int, int]:
-    return tuple(min(255, part + 55) for part in colour)
+    red, green, blue = (min(255, part + 55) for part in colour)
+    return red, green, blue
 
 
 def _sketch_panel(inputs: Inputs) -> torch.Tensor | None:
@@ -70,7 +72,7 @@ def _sketch_panel(inputs: Inputs) -> torch.Tensor | None:
     try:
         alpha = inputs.sketch_mask if inputs.sketch_mask is None else inputs.sketch_mask[:1]
         sketch = images.comfy_image_to_sketch(inputs.sketch[:1], alpha)
-        source = sketch.shape[-2:]
+        source = sides_of(sketch)
         height, width = _panel_size(max(1, inputs.height), max(1, inputs.width))
         canvas, frame = images.place(images.reduced(sketch, MEASURED_SIDE), height, width, "pad", source=source)
     except ValueError:

@@ -189,7 +189,8 @@ def _placement_findings(height: int, width: int, scale: float, inputs: Inputs) -
 def fitting_size(height: int, width: int, area: int) -> tuple[int, int]:
     """(width, height) in steps of 64 with about the proportions of a drawing and about `area` pixels."""
     ratio = min(8.0, max(1 / 8, width / height))
-    return tuple(max(STEP, round(side / STEP) * STEP) for side in (math.sqrt(area * ratio), math.sqrt(area / ratio)))
+    width, height = (max(STEP, round(math.sqrt(side) / STEP) * STEP) for side in (area * ratio, area / ratio))
+    return width, height
 
 
 def _size_findings(inputs: Inputs) -> list[Finding]:

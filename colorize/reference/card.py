@@ -23,7 +23,8 @@ from safetensors.torch import save_file
 
 from ..families import Family
 from .types import LevelStrengths, Reference, Region
-from .vision import CLIP_MEAN, CLIP_STD, FIT_MODES
+from .vision import CLIP_MEAN, CLIP_STD, FIT_MODES, ReferenceEncoder
+from .wd_tagger import WDTagger
 
 FORMAT = 1
 ENTRY = "colorize.card"
@@ -50,14 +51,14 @@ class CardError(ValueError):
 # -- recognising encoder and preprocessing -----------------------------------------------------------------------------
 
 
-def encoder_mark(encoder: torch.nn.Module) -> torch.Tensor:
-    """(64,) numbers that tell an encoder (reference.vision.ReferenceEncoder) from others: evenly spread ones of its
-    projection. The same encoder in half precision has nearly the same mark; see `same_encoder`."""
+def encoder_mark(encoder: ReferenceEncoder) -> torch.Tensor:
+    """(64,) numbers that tell an encoder from others: evenly spread ones of its projection. The same encoder in half
+    precision has nearly the same mark; see `same_encoder`."""
     return _mark(encoder.visual.proj)
 
 
-def tagger_mark(tagger: torch.nn.Module) -> torch.Tensor:
-    """The same for a tagger (colorize.reference.wd_tagger.WDTagger): (64,) numbers of its classifier."""
+def tagger_mark(tagger: WDTagger) -> torch.Tensor:
+    """The same for a tagger: (64,) numbers of its classifier."""
     return _mark(tagger.model.head.fc.weight)
 
 
@@ -90,7 +91,7 @@ def preprocessing_hash(reference: Reference) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def check_encoder(reference: Reference, encoder: torch.nn.Module, name: str, encoder_name: str) -> None:
+def check_encoder(reference: Reference, encoder: ReferenceEncoder, name: str, encoder_name: str) -> None:
     """Raise CardError when the tokens are not of this ReferenceEncoder. Without a mark only sizes are compared."""
     sizes = (encoder.image_size, encoder.token_count, encoder.output_dim)
     found = (reference.image_size, reference.tokens.shape[1], reference.width)
@@ -123,7 +124,7 @@ def check_family(reference: Reference, family: Family, name: str, model_name: st
         )
 
 
-def check_tagger(reference: Reference, tagger: torch.nn.Module, name: str, tagger_name: str) -> None:
+def check_tagger(reference: Reference, tagger: WDTagger, name: str, tagger_name: str) -> None:
     """Raise CardError when a reference's tagger features are not of this WDTagger, or when it has none."""
     if reference.tagger_tokens is None:
         raise CardError(
@@ -150,8 +151,9 @@ def palette_of(picture: torch.Tensor, count: int = PALETTE_SIZE) -> tuple[str, .
     image = Image.fromarray(np.ascontiguousarray(pixels))
     image.thumbnail((PALETTE_SIDE, PALETTE_SIDE))
     reduced = image.quantize(count, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    colours, total = reduced.getpalette(), image.width * image.height
-    common = sorted(reduced.getcolors(), reverse=True)
+    colours, total = reduced.getpalette() or [], image.width * image.height
+    counts = np.bincount(np.asarray(reduced).ravel()).tolist()
+    common = sorted(((n, i) for i, n in enumerate(counts) if n), reverse=True)
     named = ("#{:02x}{:02x}{:02x}".format(*colours[3 * i : 3 * i + 3]) for n, i in common if n >= WORN_COLOUR * total)
     return tuple(dict.fromkeys(named))
 

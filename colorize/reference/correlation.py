@@ -161,8 +161,8 @@ def as_encoded(picture: torch.Tensor, fit: str) -> Image.Image:
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         image = image.crop((left, top, left + side, top + side))
-    size = (max(1, round(side * SIDE / max(image.size))) for side in image.size)
-    image = image.resize(tuple(size), Image.Resampling.LANCZOS)
+    width, height = (max(1, round(side * SIDE / max(image.size))) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.LANCZOS)
     if fit != "pad":
         return image
     square = Image.new("RGB", (SIDE, SIDE), "white")
@@ -285,7 +285,8 @@ def preview(
         advice = "Connect to image what Encode Reference got."
         check_count("pictures", len(picture), reference.count, "references", advice)
     (control,) = vectors(text_encoder, reference, prompt)
-    local = reference.background_tokens if part == "background" else reference.local_tokens
+    background = reference.background_tokens if part == "background" else None
+    local = reference.local_tokens if background is None else background
     found = measure(reference.tokens, local, control)
     if thresholds is None:
         thresholds = suggest_thresholds(torch.cat([one.m for one in found]))

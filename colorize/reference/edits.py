@@ -101,9 +101,8 @@ def manipulate_local(
     edit.check(reference)
     check_number("strength_ratio", strength_ratio, LARGEST_RATIO)
     thresholds = manipulation.check_thresholds(thresholds)
-    where: str | None = control.strip()
-    if edit.variant == "paper" and where.lower() in ("", EVERYTHING):
-        where = None
+    prompt = control.strip()
+    where = None if edit.variant == "paper" and prompt.lower() in ("", EVERYTHING) else prompt
     e, a, c = vectors(text_encoder, reference, edit.target, edit.anchor_text, where)
     cls = reference.tokens[:, :1]
     _warn_of_reversal(cls, e, a, edit)
@@ -176,7 +175,9 @@ def _edited(
     sentence: str,
 ) -> Reference:
     tokens = reference.tokens if part == "background" else on_tokens(reference.tokens)
-    background = reference.background_tokens if part == "reference" else on_background(reference.background_tokens)
+    background = reference.background_tokens
+    if part != "reference" and background is not None:
+        background = on_background(background)
     if not all(bool(torch.isfinite(values).all()) for values in (tokens, background) if values is not None):
         raise ValueError("The reference holds NaN or infinite values. Encode it again.")
     return replace(reference, tokens=tokens, background_tokens=background, edits=(*reference.edits, sentence))

@@ -91,7 +91,7 @@ class FeatureReferenceEncoder(ReferenceEncoder):
     size with sides that are multiples of 32 gives one token per 16 x 16 pixels.
     """
 
-    def __init__(self, tower_size: int, patch_size: int, width: int, *sizes: int, **options: Any) -> None:
+    def __init__(self, tower_size: int, patch_size: int, width: int, *sizes: Any, **options: Any) -> None:
         if patch_size * 2 != STRIDE:
             raise ValueError(f"A tower with features has patches of {STRIDE // 2} pixels, not {patch_size}.")
         super().__init__(tower_size, patch_size, width, *sizes, **options)

@@ -44,7 +44,7 @@ def check_thresholds(thresholds: Sequence[float]) -> tuple[float, float, float, 
             f"The thresholds are {found}; expected four numbers between 0 and 1, none smaller than the one before. "
             f"The paper's are {', '.join(map(str, THRESHOLDS))}."
         )
-    return values
+    return values[0], values[1], values[2], values[3]
 
 
 # -- where: correlation and weights ------------------------------------------------------------------------------------

@@ -68,7 +68,8 @@ class RecoveryTransformer(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Background tokens (B, M, D) -> (B, L, D)."""
         x = self.embedding.expand(len(tokens), -1, -1)
-        for norm1, norm2, attention, mlp in self.layers:
+        for layer in self.layers:
+            norm1, norm2, attention, mlp = layer.children()
             x = x + attention(norm1(x), tokens)
             x = x + mlp(norm2(x))
         return x
@@ -94,8 +95,8 @@ class ScalarEmbedder(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         """values (n,) -> (n, 1, out_dim)."""
-        first = self.embed_layer[0].weight
-        return self.embed_layer(timestep_embedding(values, self.embed_dim).to(first.dtype))[:, None]
+        dtype = next(self.embed_layer.parameters()).dtype
+        return self.embed_layer(timestep_embedding(values, self.embed_dim).to(dtype))[:, None]
 
 
 class BackgroundEncoder(nn.Module):

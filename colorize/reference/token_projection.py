@@ -12,7 +12,7 @@ W width of a tagger token (1024), K tags (9083), D width of a result (2048).
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -43,7 +43,10 @@ class TokenProjection(nn.Module):
         operations: Any = nn,  # supplies Linear and LayerNorm; ComfyUI passes its casting layers
     ) -> None:
         super().__init__()
-        options = dict(device=device, dtype=dtype)
+        self.clip_width = clip_width  # C
+        self.tagger_width = tagger_width  # W
+        self.output_width = output_width  # D
+        options: dict[str, Any] = dict(device=device, dtype=dtype)
         joined = clip_width + tagger_width
         head_width = head_width or usual_head_width(clip_width)
         self.attn = MultiHeadAttention(clip_width, head_width, operations=operations, **options)
@@ -54,21 +57,6 @@ class TokenProjection(nn.Module):
             operations.Linear(output_width, output_width, **options),
             operations.LayerNorm(output_width, **options),
         )
-
-    @property
-    def clip_width(self) -> int:
-        """C"""
-        return self.norm.weight.shape[0]
-
-    @property
-    def tagger_width(self) -> int:
-        """W"""
-        return self.proj[0].in_features - self.clip_width
-
-    @property
-    def output_width(self) -> int:
-        """D"""
-        return self.proj[0].out_features
 
     def forward(self, clip_tokens: torch.Tensor, tagger_tokens: torch.Tensor) -> torch.Tensor:
         for name, tokens, width in (("CLIP", clip_tokens, self.clip_width), ("tagger", tagger_tokens, self._given())):
@@ -124,7 +112,7 @@ class RecoveryBlock(nn.Module):
         operations: Any = nn,
     ) -> None:
         super().__init__()
-        options = dict(device=device, dtype=dtype)
+        options: dict[str, Any] = dict(device=device, dtype=dtype)
         self.attn1 = MultiHeadAttention(width, head_width, operations=operations, **options)
         self.ff = FeedForward(width, operations=operations, **options)
         self.norm1 = operations.LayerNorm(width, **options)
@@ -171,7 +159,8 @@ class AdaptiveMLP(nn.Module):
         operations: Any = nn,
     ) -> None:
         super().__init__()
-        options = dict(device=device, dtype=dtype)
+        self.classes = inputs  # K
+        options: dict[str, Any] = dict(device=device, dtype=dtype)
         first = nn.Sequential(operations.Linear(inputs, width, **options))
         rest = (
             nn.Sequential(nn.SiLU(), operations.LayerNorm(width, **options), operations.Linear(width, width, **options))
@@ -180,11 +169,6 @@ class AdaptiveMLP(nn.Module):
         self.mlp = nn.ModuleList([first, *rest])
         self.fusion_layer = operations.Linear(layers * width, width, bias=False, **options)
         self.norm = operations.LayerNorm(width, **options)
-
-    @property
-    def classes(self) -> int:
-        """K"""
-        return self.mlp[0][0].in_features
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         answers = []
@@ -211,12 +195,13 @@ def from_state_dict(
     if "attn.to_q.weight" not in own or "proj.0.weight" not in own:
         raise ValueError(f"No token projection of an XL model is under {prefix!r}: {prefix}proj.0.weight is missing.")
     clip_width, (output_width, joined) = own["norm.weight"].shape[0], own["proj.0.weight"].shape
-    options = dict(
+    options: dict[str, Any] = dict(
         device=device, dtype=dtype if dtype is not None else own["proj.0.weight"].dtype, operations=operations
     )
-    sizes = dict(
+    sizes: dict[str, Any] = dict(
         clip_width=clip_width, tagger_width=joined - clip_width, output_width=output_width, head_width=head_width
     )
+    build: Callable[..., TokenProjection]
     if "mlp.fusion_layer.weight" in own:
         width, inputs = own["mlp.fusion_layer.weight"].shape
         classes = own["mlp.mlp.0.0.weight"].shape[1]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +78,7 @@ class WDTagger(nn.Module):
                 blocks.setdefault(match[1], set()).add(match[2])
         levels = range(count_numbered(blocks, "levels of the tagger"))
         patches = own[PATCHES]
-        sizes = dict(
+        sizes: dict[str, Any] = dict(
             classes=own["head.fc.weight"].shape[0],
             embed_dim=patches.shape[0],
             depths=tuple(count_numbered(blocks[str(n)], f"blocks of the tagger's level {n}") for n in levels),

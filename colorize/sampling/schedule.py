@@ -6,9 +6,12 @@ sigma = sqrt((1 - a_t) / a_t), v = sqrt(a_t) eps - sqrt(1 - a_t) x_0 (Salimans a
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 
 PREDICTION_TYPES = ("v", "eps")
+Schedule = TypeVar("Schedule", bound="NoiseSchedule")
 
 
 def fractional_step(log_sigmas: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -35,7 +38,7 @@ class NoiseSchedule:
         self.alphas_cumprod = alphas_cumprod.float()
         self.sigmas = ((1.0 - alphas_cumprod) / alphas_cumprod).sqrt().float()
 
-    def to(self, device: torch.device | str) -> NoiseSchedule:
+    def to(self: Schedule, device: torch.device | str) -> Schedule:
         """Move the tables to `device`; returns self."""
         for name in ("betas", "alphas_cumprod", "sigmas"):
             setattr(self, name, getattr(self, name).to(device))

@@ -62,10 +62,10 @@ def sample_dpm_solver(
     sigmas = schedule.sigmas[timesteps].double()
     if karras:
         timesteps, sigmas = karras_levels(schedule, steps)
-    sigmas = [*sigmas.tolist(), 0.0]
-    previous, previous_h = None, None
+    levels = [*sigmas.tolist(), 0.0]
+    previous: tuple[torch.Tensor, torch.Tensor] | None = None  # x0 and h of the step before
     for index, t in enumerate(timesteps.tolist()):
-        sigma, sigma_next = (torch.tensor(s, dtype=torch.float64) for s in sigmas[index : index + 2])
+        sigma, sigma_next = (torch.tensor(s, dtype=torch.float64) for s in levels[index : index + 2])
         signal = (1.0 + sigma**2).rsqrt()  # sqrt(a) of this noise level
         spread = sigma * signal
         rows = torch.full((x.shape[0],), t, device=x.device)
@@ -79,9 +79,10 @@ def sample_dpm_solver(
         h = (sigma / sigma_next).log()  # difference of log signal-to-noise
         estimate = x0
         if previous is not None:
-            estimate = x0 + (0.5 * h / previous_h).to(x) * (x0 - previous)
+            previous_x0, previous_h = previous
+            estimate = x0 + (0.5 * h / previous_h).to(x) * (x0 - previous_x0)
         next_signal = (1.0 + sigma_next**2).rsqrt()
         next_spread = sigma_next * next_signal
         x = (next_spread / spread).to(x) * x - (next_signal * torch.expm1(-h)).to(x) * estimate
-        previous, previous_h = x0, h
+        previous = x0, h
     return x

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..unet.layers import set_to_zero
 from ..weight_files import check_fits, reads_strange_sizes
 
 # Output widths and strides of the eight convolutions of the stem, before the last one reaches the U-Net's width.
@@ -95,9 +96,8 @@ class SketchEncoder(nn.Module):
 
     def zero_projections(self) -> None:
         """Set the 1x1 output convolutions to zero: at the start of training the sketch changes nothing."""
-        for layer in (self.zero_layer[0], *(block[0] for block in self.zero_blocks)):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for layer in (self.zero_layer, *self.zero_blocks):
+            set_to_zero(layer)
 
     def forward(self, sketch: torch.Tensor) -> list[torch.Tensor]:
         h = self.model(sketch)

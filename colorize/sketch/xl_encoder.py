@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from ..unet.attention import MultiHeadAttention, attend, usual_head_width
+from ..unet.layers import set_to_zero
 from ..weight_files import check_fits, reads_strange_sizes
 from .encoder import stem
 
@@ -85,11 +86,13 @@ class MultiScaleAttention(MultiHeadAttention):
         self.q_norm = operations.RMSNorm(width, eps=1e-6, device=device, dtype=dtype)
         self.k_norm = operations.RMSNorm(width, eps=1e-6, device=device, dtype=dtype)
 
-    def forward(self, tokens: torch.Tensor, grids: Sequence[tuple[int, int]]) -> torch.Tensor:
+    def forward(  # type: ignore[override]  # it has an attention's parts and looks by levels
+        self, tokens: torch.Tensor, grids: Sequence[tuple[int, int]]
+    ) -> torch.Tensor:
         """tokens (B, N, C): the whole's, then those of `grids` (height, width), coarse to fine -> (B, N, C)."""
         q, k, v = self.q_norm(self.to_q(tokens)), self.k_norm(self.to_k(tokens)), self.to_v(tokens)
-        tables = [torch.cat(parts).to(tokens.device) for parts in zip(*(self._grid(*grid) for grid in grids))]
-        q, k = (torch.cat([x[:, :1], rotate(x[:, 1:], *tables, self.head_width)], dim=1) for x in (q, k))
+        cosine, sine = (torch.cat(parts).to(tokens.device) for parts in zip(*(self._grid(*grid) for grid in grids)))
+        q, k = (torch.cat([x[:, :1], rotate(x[:, 1:], cosine, sine, self.head_width)], dim=1) for x in (q, k))
         answers, start, end = [], 0, 1
         for height, width in grids:  # the token of the whole asks with the coarsest level
             end += height * width
@@ -120,7 +123,7 @@ class XLSketchEncoder(nn.Module):
         operations: Any = nn,  # supplies Conv2d, Linear and RMSNorm; ComfyUI passes its casting layers
     ) -> None:
         super().__init__()
-        options = dict(device=device, dtype=dtype)
+        options: dict[str, Any] = dict(device=device, dtype=dtype)
 
         def conv(inputs: int, outputs: int, stride: int = 1, size: int = 3) -> nn.Module:
             return operations.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, **options)
@@ -176,8 +179,7 @@ class XLSketchEncoder(nn.Module):
         The released training starts with the stem's last convolution at zero as well, which delays the sketch.
         """
         for layer in self.proj_outs:
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            set_to_zero(layer)
 
     def tokens(self, sketch: torch.Tensor) -> tuple[torch.Tensor, list[tuple[int, int]]]:
         """Tokens (B, N, C) before the attention, one of the whole first, then coarse to fine; and the levels' sizes."""

@@ -38,7 +38,7 @@ class Warp(nn.Module):
         operations: Any = nn,
     ) -> None:
         super().__init__()
-        options = dict(device=device, dtype=dtype)
+        options: dict[str, Any] = dict(device=device, dtype=dtype)
         self.norm1, self.norm2 = operations.LayerNorm(width, **options), operations.LayerNorm(width, **options)
         self.attn = MultiHeadAttention(width, WARP_HEAD_WIDTH, **options, operations=operations)
         self.ff = nn.Sequential(
@@ -75,7 +75,9 @@ class Modulation(nn.Sequential):
             operations.Linear(2 * width, 2 * width, **options),
         )
 
-    def forward(self, h: torch.Tensor, emb: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
+    def forward(  # type: ignore[override]  # a sequence by its tensors' names only
+        self, h: torch.Tensor, emb: torch.Tensor, style: torch.Tensor
+    ) -> torch.Tensor:
         """h (B, C, H, W), emb (B, E) as the time embedding makes it, style (B or 1, 2 C)."""
         norm, of_time, last = self
         scale, shift = last(norm(style + of_time(emb)))[..., None, None].chunk(2, dim=1)

@@ -30,6 +30,12 @@ def timestep_embedding(timesteps: torch.Tensor, width: int, max_period: float = 
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
+def set_to_zero(layer: nn.Module) -> None:
+    """Weights and biases of a layer that must change nothing when training starts."""
+    for values in layer.parameters():
+        nn.init.zeros_(values)
+
+
 class ResBlock(nn.Module):
     """Two convolutions with the time embedding (B, E) added between them."""
 
@@ -59,8 +65,11 @@ class Attention(MultiHeadAttention):
         ranks: tuple[int | float, int | float] | None = None,  # region LoRAs, see UNetConfig
     ) -> None:
         super().__init__(width, head_width, context_width)
-        for name, inputs in zip(PROJECTIONS, (width, context_width, context_width), strict=True) if ranks else ():
-            setattr(self, name, RegionLinear(inputs, width, tuple(rank_of(rank, inputs, width) for rank in ranks)))
+        if ranks is None:
+            return
+        for name, inputs in zip(PROJECTIONS, (width, context_width, context_width), strict=True):
+            figure, background = (rank_of(rank, inputs, width) for rank in ranks)
+            setattr(self, name, RegionLinear(inputs, width, (figure, background)))
 
     def forward(self, x: torch.Tensor, context: torch.Tensor | None = None, strength: float = 1.0) -> torch.Tensor:
         """x (B, N, C) over context (B, M, D); without context over x itself."""
@@ -177,7 +186,8 @@ class TransformerBlock(nn.Module):
         elif tokens is not None:
             x = x + self.attn2(self.norm2(x), tokens, reading.strength)
         x = x + self.ff(self.norm3(x))
-        return x, {"output": x, "normed": normed}.get(reading.keep)
+        handed: dict[str | None, torch.Tensor] = {"output": x, "normed": normed}
+        return x, handed.get(reading.keep)
 
     def _look_around(self, normed: torch.Tensor, reading: Reading, size: tuple[int, int]) -> torch.Tensor:
         if reading.bank is None:
@@ -250,7 +260,7 @@ class Block(nn.Sequential):
         """How many transformer blocks it has."""
         return sum(len(layer.transformer_blocks) for layer in self if isinstance(layer, SpatialTransformer))
 
-    def forward(
+    def forward(  # type: ignore[override]  # a sequence by its tensors' names only
         self, x: torch.Tensor, emb: torch.Tensor, readings: Sequence[Reading]
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """-> the answer, and what the readings, one per transformer block, ask for."""

@@ -23,7 +23,8 @@ def lowest_blocks(places: Sequence[Place]) -> tuple[int, int]:
     """Numbers of the last transformer blocks of the lowest resolution in encoder and decoder, as for the Gram loss."""
     last = {(place.part, place.level): number for number, place in enumerate(places)}
     lowest = max(level for part, level in last if part in PARTS)
-    return tuple(last[part, lowest] for part in PARTS)
+    encoder, decoder = (last[part, lowest] for part in PARTS)
+    return encoder, decoder
 
 
 def place_of(point: tuple[float, float], size: tuple[int, int]) -> int:

@@ -64,6 +64,8 @@ def ratio_scalars(source: tuple[int, int], target: tuple[int, int], batch: int =
     A picture that is smaller in height or width counts as larger by the drawing's longer side, as in the released code,
     so that enlarged pictures can be told from reduced ones.
     """
+    height: float
+    width: float
     height, width = source
     if height < target[0] or width < target[1]:
         height, width = height + max(target), width / height * (height + max(target))

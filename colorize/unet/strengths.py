@@ -6,10 +6,9 @@ strength 0 leaves the projection's bias and 1 changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-
-from torch import nn
+from typing import Any
 
 # Names of the levels with cross-attention, finest first, by how many there are (XL: two); the middle block is "bottom".
 LEVELS = {1: ("high",), 2: ("high", "low"), 3: ("high", "middle", "low"), 4: ("high", "middle", "low", "bottom")}
@@ -25,15 +24,15 @@ class Place:
     """How often the feature map was halved."""
 
 
-def attention_places(unet: nn.Module, transformer: type, downsample: type, upsample: type) -> tuple[Place, ...]:
+def attention_places(unet: Any, transformer: type[Any], downsample: type, upsample: type) -> tuple[Place, ...]:
     """The places of all transformer layers of a U-Net with input_blocks, middle_block and output_blocks, in order.
 
-    transformer, downsample, upsample: the classes of those layers in this U-Net. A transformer of several blocks counts
-    once per block.
+    unet: ours or ComfyUI's. transformer, downsample, upsample: the classes of those layers in this U-Net. A transformer
+    of several blocks counts once per block.
     """
     level = 0
 
-    def layers(blocks: Sequence[nn.Module], part: str) -> Iterator[Place]:
+    def layers(blocks: Iterable[Any], part: str) -> Iterator[Place]:
         nonlocal level
         for block in blocks:
             for layer in block:

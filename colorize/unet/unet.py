@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal, cast, overload
 
 import torch
 from torch import nn
@@ -32,6 +32,7 @@ from .layers import (
     ResBlock,
     SpatialTransformer,
     Upsample,
+    set_to_zero,
     timestep_embedding,
 )
 from .split_attention import BANK_OPTIONS, Split
@@ -125,17 +126,19 @@ class UNet(nn.Module):
         """Zero the last layer of every residual branch and of the network, the usual start of training."""
         for module in self.modules():
             if isinstance(module, ResBlock):
-                layer = module.out_layers[3]
+                set_to_zero(module.out_layers[3])
             elif isinstance(module, SpatialTransformer):
-                layer = module.proj_out
-            elif module is self.out or isinstance(module, Modulation):
-                layer = module[2]
+                set_to_zero(module.proj_out)
+            elif isinstance(module, Modulation):
+                set_to_zero(module[2])
             elif isinstance(module, Warp):
-                layer = module.ff[2]
-            else:
-                continue
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+                set_to_zero(module.ff[2])
+        set_to_zero(self.out[2])
+
+    @property
+    def decoder_blocks(self) -> list[Block]:
+        """The output blocks; a list of modules does not know their type."""
+        return [cast(Block, block) for block in self.output_blocks]
 
     @cached_property
     def attention_places(self) -> tuple[Place, ...]:
@@ -150,7 +153,7 @@ class UNet(nn.Module):
     def unread_skips(self, last: int) -> int:
         """How many of the input blocks' answers the decoder has yet to read when transformer block `last` has run."""
         places, unread = self.decoder_start, len(self.input_blocks)
-        for block in self.output_blocks:
+        for block in self.decoder_blocks:
             if places > last:
                 break
             places, unread = places + block.depth, unread - 1
@@ -229,6 +232,14 @@ class UNet(nn.Module):
         last = len(readings) if last is None else last
         return self._advance(progress, lambda block, progress: progress.places > last, readings)
 
+    @overload
+    def finish(
+        self, progress: UNetState, readings: Sequence[Reading], answer: Literal[True] = True
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]: ...
+    @overload
+    def finish(
+        self, progress: UNetState, readings: Sequence[Reading], answer: Literal[False]
+    ) -> tuple[None, list[torch.Tensor]]: ...
     def finish(
         self, progress: UNetState, readings: Sequence[Reading], answer: bool = True
     ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
@@ -251,12 +262,14 @@ class UNet(nn.Module):
             h, skips, number = progress.h, progress.skips, progress.blocks
             guide, place = progress.decoder, number - inputs - 1  # place among the decoder's blocks
             if number > inputs:
-                skip = skips[-1] if guide is None else guide.skip(place, self.warp_modules[place], skips[-1])
+                skip = skips[-1]
+                if guide is not None:
+                    skip = guide.skip(place, cast(Warp, self.warp_modules[place]), skip)
                 h, skips = torch.cat([h, skip], dim=1), skips[:-1]
             places = progress.places + block.depth
             h, handed = self._run(block, h, progress.emb, readings[progress.places : places])
             if number > inputs and guide is not None:
-                h = guide.modulate(place, self.style_modules[place], h, progress.emb)
+                h = guide.modulate(place, cast(Modulation, self.style_modules[place]), h, progress.emb)
             if number < inputs:
                 h = h + progress.hints[number] if number in progress.hints else h
                 skips = (*skips, h)

@@ -1,18 +1,7 @@
 """Line extractors: a colour picture becomes a drawing. One file per method; pure torch.
 
 All of them read pictures (B, 3, H, W) in -1..1 and answer model sketches (B, 1, H, W): white lines (+1) on black (-1).
-`lineart` and `xdog` need no weights. The four networks share this interface:
-
-    title, mark                  name for people; a tensor name that only this network's files have
-    multiple, smallest           what H and W must be divisible by, and the least they may be
-    margin                       overlap of tiles in pixels; None when the network needs the whole picture at once
-    floats_per_pixel             working memory of `forward` for one picture, counted in float32 values
-    from_state_dict(weights)     sizes and weights from a file's tensors
-    prepare(picture, variant)    -> what `forward` reads, (B or 3 B, C, H, W)
-    forward(x)                   the network as published
-    finish(answer, variant)      -> model sketch; may leave the range a little
-
-`variant`: "paper" is what the authors of the networks meant, "released" what the ColorizeDiffusion applications do.
+`lineart` and `xdog` need no weights. What the four networks share stands in `extractor.py`.
 """
 
 from __future__ import annotations
@@ -21,21 +10,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
+from ...pictures.sides import sides_of
 from ...weight_files import reads_strange_sizes
 from . import lineart, working, xdog
 from .anime2sketch import Anime2Sketch
+from .extractor import Extractor
 from .lineart_sk import LineartSk
 from .manga_line import MangaLine
 from .sketchkeras import SketchKeras
 
-NETWORKS = (SketchKeras, Anime2Sketch, MangaLine, LineartSk)
+NETWORKS: tuple[type[Extractor], ...] = (SketchKeras, Anime2Sketch, MangaLine, LineartSk)
 WITHOUT_NETWORK = ("standard", "xdog")
 WRAPPERS = ("module.",)  # what distributed training puts before every name
 
 
-def load_network(state_dict: Mapping[str, torch.Tensor]) -> nn.Module:
+def load_network(state_dict: Mapping[str, torch.Tensor]) -> Extractor:
     """The extractor that a file's tensors belong to, float32, in eval mode.
 
     Raises ValueError when the tensors fit no extractor, or do not fit it exactly.
@@ -71,11 +61,11 @@ def load_network(state_dict: Mapping[str, torch.Tensor]) -> nn.Module:
 
 
 @reads_strange_sizes("line extractor")
-def _built(kind: type[nn.Module], weights: Mapping[str, torch.Tensor]) -> nn.Module:
+def _built(kind: type[Extractor], weights: Mapping[str, torch.Tensor]) -> Extractor:
     return kind.from_state_dict(weights)
 
 
-def lines(network: nn.Module, picture: torch.Tensor, variant: str = "paper") -> torch.Tensor:
+def lines(network: Extractor, picture: torch.Tensor, variant: str = "paper") -> torch.Tensor:
     """Picture (B, 3, H, W) in -1..1, H and W multiples of network.multiple -> model sketch (B, 1, H, W), at once."""
     return network.finish(network(network.prepare(picture, variant)), variant)
 
@@ -93,5 +83,7 @@ def without_network(picture: torch.Tensor, method: str, side: int = 0, **setting
     def compute(small: torch.Tensor) -> torch.Tensor:
         return lineart.standard(small, **settings) if parameters is None else xdog.xdog(small, parameters)
 
-    size = working.working_size(*picture.shape[-2:], side) if side else tuple(picture.shape[-2:])
+    size = height, width = sides_of(picture)
+    if side:
+        size = working.working_size(height, width, side)
     return working.at_size(compute, picture, size)

@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from .extractor import Extractor
+
 
 class _Level(nn.Module):
     """Half the size, everything below, twice the size again; the answer is joined with what came in."""
 
-    def __init__(self, outer: int, width: int, below: _Level | None) -> None:
+    def __init__(self, outer: int, width: int, below: _Level | None = None) -> None:
         super().__init__()
         self.model = nn.Sequential(
             nn.LeakyReLU(0.2),
@@ -35,12 +37,12 @@ class _Outside(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, widths: Sequence[int]) -> None:
         super().__init__()
-        below = None
+        inside: list[_Level] = []
         for outer, width in reversed(list(zip(widths, widths[1:]))):
-            below = _Level(outer, width, below)
+            inside = [_Level(outer, width, *inside)]
         self.model = nn.Sequential(
             nn.Conv2d(inputs, widths[0], 4, stride=2, padding=1),
-            below,
+            *inside,
             nn.ReLU(),
             nn.ConvTranspose2d(2 * widths[0], outputs, 4, stride=2, padding=1),
             nn.Tanh(),
@@ -50,7 +52,7 @@ class _Outside(nn.Module):
         return self.model(x)
 
 
-class Anime2Sketch(nn.Module):
+class Anime2Sketch(Extractor):
     """x (B, 3, H, W) in -1..1 -> drawing (B, 1, H, W) in -1..1, dark lines on white (+1)."""
 
     title = "Anime2Sketch"

@@ -7,9 +7,12 @@ tensor names as in `sk_model.pth`. Instance norm measures the whole picture, so 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
+
+from .extractor import Extractor
 
 
 def _norm(width: int, activation: bool = True) -> list[nn.Module]:
@@ -28,7 +31,7 @@ class _Residual(nn.Module):
         return x + self.conv_block(x)
 
 
-class LineartSk(nn.Module):
+class LineartSk(Extractor):
     """x (B, 3, H, W) in 0..1 -> drawing (B, 1, H, W) in 0..1, dark lines on white."""
 
     title = "lineart_sk (informative drawings)"
@@ -40,7 +43,8 @@ class LineartSk(nn.Module):
 
     def __init__(self, width: int = 64, residuals: int = 3, inputs: int = 3) -> None:
         super().__init__()
-        down, up = dict(stride=2, padding=1), dict(stride=2, padding=1, output_padding=1)
+        down: dict[str, Any] = dict(stride=2, padding=1)
+        up = down | dict(output_padding=1)
         half, quarter = 2 * width, 4 * width
         self.model0 = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(inputs, width, 7), *_norm(width))
         self.model1 = nn.Sequential(

@@ -14,6 +14,7 @@ from torch import nn
 
 from ...pictures import blur
 from ...weight_files import count_numbered
+from .extractor import Extractor
 
 WIDTHS = (24, 48, 96, 192, 384, 192, 96, 48, 24, 16)  # of the stages block0 ... block9
 BLOCKS = (2, 3, 5, 7, 12, 7, 5, 3, 2, 2)  # residual blocks of each
@@ -77,7 +78,7 @@ def stage(inputs: int, outputs: int, blocks: int, kind: str) -> nn.Module:
     )
 
 
-class MangaLine(nn.Module):
+class MangaLine(Extractor):
     """x (B, 1, H, W), grey 0..255 -> drawing (B, 1, H, W), about 0..255, dark lines on white."""
 
     title = "MangaLine"
@@ -86,6 +87,8 @@ class MangaLine(nn.Module):
     smallest = 16
     margin = 256
     floats_per_pixel = 192
+    block4: nn.Module
+    block9: nn.Module
 
     def __init__(self, widths: Sequence[int] = WIDTHS, blocks: Sequence[int] = BLOCKS) -> None:
         super().__init__()

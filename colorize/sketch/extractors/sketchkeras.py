@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ...pictures import blur
+from .extractor import Extractor
 
 SIGMA = 3.0  # pixels; what is more blurred than this is colour, not line
 FAINT = 0.1  # answers below this are paper
@@ -32,7 +33,7 @@ def _up(inputs: int, middle: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(double, *_layer((1, 2, 1, 2), inputs, middle, 4), *_layer(1, middle, outputs, 3))
 
 
-class SketchKeras(nn.Module):
+class SketchKeras(Extractor):
     """x (N, 1, H, W), a high-pass of one colour channel with maximum 1 -> lines (N, 1, H, W), about 0..1."""
 
     title = "SketchKeras"

@@ -10,9 +10,9 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import nn
 
 from ...pictures import blur, images
+from .extractor import Extractor
 
 SIDE = 768
 """Side in pixels of the square that the released XL application works on (SD1.5: 512)."""
@@ -88,22 +88,23 @@ def tiles(height: int, width: int, margin: int | None, tile: int = TILE) -> list
 def tiled(forward: Forward, x: torch.Tensor, margin: int | None, tile: int = TILE) -> torch.Tensor:
     """forward(x) for x (N, C, H, W) -> (N, 1, H, W), one tile after the other. tile and margin: multiples of 16."""
     height, width = x.shape[-2:]
-    answer = None
+    answer = x.new_empty(0)
     for rows, columns, up, across in tiles(height, width, margin, tile):
         part = forward(x[..., rows, columns])[..., up, across]
         if part.shape[-2:] == (height, width):
             return part
-        if answer is None:
+        if not answer.numel():
             answer = part.new_empty(x.shape[0], 1, height, width)
         top, left = rows.start + up.start, columns.start + across.start
         answer[..., top : top + part.shape[-2], left : left + part.shape[-1]] = part
     return answer
 
 
-def padded_size(network: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
+def padded_size(network: Extractor, size: tuple[int, int]) -> tuple[int, int]:
     """(height, width) that the network reads for a working size."""
     multiple, smallest = network.multiple, network.smallest
-    return tuple(max(smallest, math.ceil(length / multiple) * multiple) for length in size)
+    height, width = (max(smallest, math.ceil(length / multiple) * multiple) for length in size)
+    return height, width
 
 
 def together(size: tuple[int, int]) -> int:
@@ -112,7 +113,7 @@ def together(size: tuple[int, int]) -> int:
 
 
 def extract(
-    network: nn.Module,
+    network: Extractor,
     picture: torch.Tensor,  # (B, 3, H, W) in -1..1
     side: int = SIDE,
     variant: str = "paper",
@@ -125,7 +126,8 @@ def extract(
     that square, and what the application does around the network.
     """
     squash = variant == "released"
-    size = working_size(*picture.shape[-2:], side, squash)
+    height, width = picture.shape[-2:]
+    size = working_size(height, width, side, squash)
     resize = resize_in_levels if squash else images.resize
 
     def compute(small: torch.Tensor) -> torch.Tensor:
