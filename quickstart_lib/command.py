@@ -80,7 +80,8 @@ def make_plan(chosen: argparse.Namespace, comfy: Path, workflow: job.Workflow, s
     models.check_encoder(files["encoder"], checkpoint)
     trained = checkpoint.side or job.value_of(workflow, "width")
     width, height = sizes.working_size(sketch.size, chosen.size or trained, chosen.width, chosen.height)
-    sizes.check(width, height, trained, files["checkpoint"].stat().st_size, status)
+    steps = chosen.steps or job.value_of(workflow, "steps")
+    sizes.check(width, height, trained, files["checkpoint"].stat().st_size, steps, status)
     scale = chosen.reference_scale if chosen.reference_scale is not None else checkpoint.scale
     values = dict(width=width, height=height, steps=chosen.steps, seed=chosen.seed, reference_scale=scale)
     return Plan(sketch, reference, files, checkpoint, values, output.output_file(chosen.output))

@@ -1,5 +1,6 @@
 """Other programs in the environment quickstart makes: --test (style check and test suite) and --trainer."""
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -11,6 +12,10 @@ from .terminal import Status
 
 # pytest without the current folder on sys.path: our folder nodes/ must not stand before ComfyUI's module nodes
 PYTEST = "import sys; sys.path[:] = [p for p in sys.path if p]; import pytest; sys.exit(pytest.main())"
+
+PROCESSES = 2  # each has its own ComfyUI in memory, and starts its own server: about 3 GB
+# Whole files go to a process, in which what a file shares is made once; torch's own threads scale worse than that.
+SHARED_OUT = ("-n", str(PROCESSES), "--dist", "loadfile")
 
 
 def call(command: Sequence[str], folder: Path, environ: dict[str, str]) -> int:
@@ -29,7 +34,10 @@ def call(command: Sequence[str], folder: Path, environ: dict[str, str]) -> int:
 
 
 def run(environment: Environment, comfyui: Path, pack: Path, arguments: Sequence[str], status: Status) -> int:
-    """Run ruff (for the whole suite only), then pytest with `arguments`; pytest's exit status, else ruff's."""
+    """Run ruff (for the whole suite only), then pytest with `arguments`; pytest's exit status, else ruff's.
+
+    The whole suite runs in two processes where there are two cores.
+    """
     environ = clean_environ(COMFYUI_PATH=str(comfyui), HF_HUB_OFFLINE="1")
     python = str(environment.python)
     style = 0
@@ -37,8 +45,22 @@ def run(environment: Environment, comfyui: Path, pack: Path, arguments: Sequence
         status.line("Style check: ruff check .")
         style = call([python, "-m", "ruff", "check", "--quiet", "."], pack, environ)
     with tempfile.TemporaryDirectory(prefix="colorize-tests-", ignore_cleanup_errors=True) as folder:
-        tests = call([python, "-c", PYTEST, *arguments], pack, {**environ, "PYTEST_DEBUG_TEMPROOT": folder})
+        environ["PYTEST_DEBUG_TEMPROOT"] = folder
+        if not arguments and (cores := _cores()) >= PROCESSES and _has_xdist(python, pack, environ):
+            arguments = SHARED_OUT
+            environ["OMP_NUM_THREADS"] = str(cores // PROCESSES)
+        tests = call([python, "-c", PYTEST, *arguments], pack, environ)
     return tests or style
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _has_xdist(python: str, pack: Path, environ: dict[str, str]) -> bool:
+    """Whether pytest can use several processes there: an environment of somebody's own may lack the package."""
+    return subprocess.run([python, "-c", "import xdist"], cwd=pack, env=environ, capture_output=True).returncode == 0
 
 
 def train(environment: Environment, pack: Path, arguments: Sequence[str]) -> int:

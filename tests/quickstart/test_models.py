@@ -108,13 +108,19 @@ def test_the_working_size_follows_the_drawing(drawing, side, width, height, expe
 def test_absurd_sizes_are_told_and_impossible_ones_refused(monkeypatch):
     stream = io.StringIO()
     monkeypatch.setattr(sizes, "memory", lambda: 64 * 10**9)
-    sizes.check(512, 512, 256, 10**7, Status(stream))
+    sizes.check(512, 512, 256, 10**7, 20, Status(stream))
     assert stream.getvalue() == ""
-    sizes.check(4096, 4096, 256, 10**7, Status(stream))
+    sizes.check(4096, 4096, 256, 10**7, 20, Status(stream))
     assert "256 times as long as at 256 x 256" in stream.getvalue() and "21.1 GB of memory" in stream.getvalue()
+    assert "on two CPU cores 7 hours or more" in stream.getvalue()
     monkeypatch.setattr(sizes, "memory", lambda: 16 * 10**9)
     with pytest.raises(QuickstartError, match="21.1 GB.*has 16.0 GB.*--size 256"):
-        sizes.check(4096, 4096, 256, 10**7, Status(stream))
+        sizes.check(4096, 4096, 256, 10**7, 20, Status(stream))
+
+
+def test_durations_grow_faster_than_the_picture():
+    assert [sizes.duration(side, side, 20) for side in (256, 1024, 2048)] == ["1 minutes", "2 minutes", "30 minutes"]
+    assert sizes.duration(4096, 4096, 1) == "22 minutes" and sizes.duration(8192, 8192, 20) == "117 hours"
 
 
 def test_this_computer_has_memory():

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.server]
+LONGEST = 1800  # seconds: a hang, not a bar; on a busy machine a start alone has taken minutes
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -54,7 +55,7 @@ def quickstart(root, comfyui_folder, small_models, tmp_path):
 
 def test_a_picture_from_start_to_end(quickstart, tmp_path):
     process = quickstart("--steps", "3", "--width", "128", "--height", "128", "--seed", "7", "--output", "result.png")
-    out, err = process.communicate(timeout=280)
+    out, err = process.communicate(timeout=LONGEST)
     assert process.returncode == 0, err
     data = (tmp_path / "result.png").read_bytes()
     sketch = (Path(__file__).parents[2] / "workflows/examples/quickstart_sketch.png").read_bytes()
@@ -71,7 +72,7 @@ def test_broken_picture_is_one_readable_message(quickstart, tmp_path):
     data[start : start + 200] = bytes(200)
     (tmp_path / "broken.png").write_bytes(data)
     process = quickstart("--sketch", "broken.png")
-    out, err = process.communicate(timeout=280)
+    out, err = process.communicate(timeout=LONGEST)
     assert process.returncode == 1 and err.startswith("quickstart: Sketch (node ") and "Traceback" not in err
     assert list((tmp_path / "tmp").iterdir()) == []
 
@@ -79,7 +80,7 @@ def test_broken_picture_is_one_readable_message(quickstart, tmp_path):
 def test_swapped_pictures_are_told_under_the_result(quickstart, root):
     examples = root / "workflows/examples"
     files = [str(examples / f"quickstart_{name}.png") for name in ("reference", "sketch")]
-    out, err = quickstart(*files, "--steps", "1", "--size", "64").communicate(timeout=280)
+    out, err = quickstart(*files, "--steps", "1", "--size", "64").communicate(timeout=LONGEST)
     assert "Picture: " in out, err
     told = out[out.index("Picture: ") :]
     assert "(sketch): " in told and "(reference): " in told and "Fix: " in told
@@ -95,9 +96,9 @@ def test_ctrl_c_while_it_samples_leaves_nothing(quickstart, tmp_path):
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) == 2  # the keeper and the server
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=LONGEST)
     assert process.returncode == 130 and "nothing is left running" in err
-    assert psutil.wait_procs(children, timeout=5)[1] == []
+    assert psutil.wait_procs(children, timeout=LONGEST)[1] == []
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
