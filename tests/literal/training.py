@@ -56,10 +56,10 @@ def loss(answer, x0, noise, t, prediction, gamma=0.0, mask=None) -> float:
     return total / count
 
 
-def dual_loss(answer, answer_without, x0, noise, t, prediction, lambda_, gamma=0.0) -> float:
-    """Error with the reference plus lambda times the error without (losses/dual_condition.py)."""
-    both = [loss(values, x0, noise, t, prediction, gamma) for values in (answer, answer_without)]
-    return both[0] + lambda_ * both[1]
+def dual_loss(answer, answer_without, x0, noise, other_noise, t, prediction, lambda_, gamma=0.0) -> float:
+    """Eq. 4 of the v1 paper: the error with the reference, plus lambda times that without it, under another noise."""
+    with_reference = loss(answer, x0, noise, t, prediction, gamma)
+    return with_reference + lambda_ * loss(answer_without, x0, other_noise, t, prediction, gamma)
 
 
 def token_step(t: int, variant: str) -> int:

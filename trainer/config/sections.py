@@ -247,10 +247,10 @@ class Loss(Section):
     min_snr_gamma: float = 0.0
     """Clamp of the min-SNR weight; 0 switches the weights off, 5 is the usual value."""
     sketch_drop: Probability = 0.0
-    """Probability that a level of the sketch's features is left out, drawn for every level and sample by itself (stage
-    xl; released: 0.1)."""
+    """Probability that a level of the sketch's features is left out, drawn for every level and sample by itself (XL
+    stages; released: 0.1)."""
     reference_inpaint: Probability = 0.0
-    """Probability that a sample's reference loses, to white, what lies inside another picture's figure mask (stage xl;
+    """Probability that a sample's reference loses, to white, what lies inside another picture's figure mask (XL stages;
     released: 0.1)."""
     reduction: Literal["mean", "sum"] = "mean"
     """Of the squared error of stage animediffusion; the released trainer sums over batch, channels and pixels."""

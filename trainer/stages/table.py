@@ -153,9 +153,11 @@ TABLE: dict[str, Row] = {
         exports=(*XL_PARTS, "region LoRAs", "background plugin"),
         cost=xl_cost.xl_plugin_cost,
         files={**XL_FILES, "init": "a trained XL checkpoint, to which it adds weights"},
-        options=frozenset({"loss.background_bleach"}),
+        options=frozenset({"loss.background_bleach", "loss.reference_inpaint", "loss.sketch_drop"}),
         bucket_cells=32,
         encodings=xl.encodings,
+        also_reads=xl.also_reads,
+        check=xl_regions.check,
     ),
     "xl_lora": Row(
         build=xl_regions.XLRegionStage,
@@ -163,9 +165,10 @@ TABLE: dict[str, Row] = {
         exports=(*XL_PARTS, "region LoRAs"),
         cost=xl_cost.xl_lora_cost,
         files={**XL_FILES, "init": "a trained XL checkpoint, to which it adds weights"},
-        options=frozenset({"loss.background_bleach"}),
+        options=frozenset({"loss.background_bleach", "loss.reference_inpaint", "loss.sketch_drop"}),
         bucket_cells=32,
         encodings=xl.encodings,
+        also_reads=xl.also_reads,
     ),
 }
 """Row of every name of run.stage."""
@@ -178,7 +181,7 @@ def row(config: Config) -> Row:
 
 def needs_of(config: Config) -> tuple[str, ...]:
     """The parts and numbers of a picture that a run reads."""
-    return (*row(config).reads, *row(config).also_reads(config))
+    return tuple(dict.fromkeys((*row(config).reads, *row(config).also_reads(config))))
 
 
 def build_stage(config: Config, device: torch.device) -> Stage:

@@ -144,12 +144,14 @@ class ColorizerStage(Stage):
         noise = offset_noise(draws.randn(latents.shape), loss.offset_noise, draws).to(self.device)
         tokens = self.condition(tokens, t, draws, progress)
         control = self.control_encoder(model_sketch(sketches))
-        noisy, unet = self.schedule.add_noise(latents, noise, t), self.model["diffusion_model"]
-        answer = unet(noisy, t, tokens, control)
+        unet = self.model["diffusion_model"]
+        answer = unet(self.schedule.add_noise(latents, noise, t), t, tokens, control)
         wanted, weight = target_and_weight(self.schedule, latents, noise, t, prediction, loss.min_snr_gamma)
         if loss.dual_condition:
-            without = unet(noisy, t, torch.zeros_like(tokens), control)
-            return dual_conditioned_loss(answer, without, wanted, loss.dual_condition, weight)
+            other = offset_noise(draws.randn(latents.shape), loss.offset_noise, draws).to(self.device)
+            without = unet(self.schedule.add_noise(latents, other, t), t, torch.zeros_like(tokens), control)
+            wanted_without, _ = target_and_weight(self.schedule, latents, other, t, prediction, 0.0)
+            return dual_conditioned_loss(answer, wanted, without, wanted_without, loss.dual_condition, weight)
         return {"denoising": denoising_loss(answer, wanted, weight)}
 
     @torch.no_grad()

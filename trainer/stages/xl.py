@@ -43,7 +43,6 @@ from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, pi
 from .shared import drawn_latents, entanglement_curves, model_header, model_markers
 from .stage import Stage
 
-THRESHOLDS = (0.05, 0.99)  # range of the reference mask's threshold (released)
 Y_WIDTH = 2 * size_embedding.WIDTH
 
 
@@ -83,6 +82,8 @@ class XLStage(Stage):
     """What the XL stages share: networks, frozen encoders, encodings and the file they export."""
 
     family = "xl"
+    thresholds = (0.05, 0.99)
+    """range of the thresholds of masks (released)"""
 
     def __init__(self, config: Config, device: torch.device):
         super().__init__(config, device)
@@ -145,6 +146,17 @@ class XLStage(Stage):
             self.encodings.rows("clip_tokens", rows, lambda: compute(0)),
             self.encodings.rows("tagger_tokens", rows, lambda: compute(1)),
         )
+
+    def inpainted_references(self, batch: Batch, draw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Which samples lose a part of their reference (B,), and those references without what lies inside another
+        picture's figure mask. draw: (B, 2), uniform in 0..1."""
+        chosen = (draw[:, 0] < self.config.loss.reference_inpaint).to(self.device)
+        low, high = self.thresholds
+        level = (low + (high - low) * draw[:, 1]).to(self.device)[chosen]
+        if not chosen.any():
+            return chosen, batch["reference"][:0]
+        masks = batch["other_reference_mask"][chosen].float() / 255
+        return chosen, without_figure(picture(batch["reference"])[chosen], masks, level)
 
     def y(self, batch: Batch) -> torch.Tensor:
         """(B, Y): size of the source picture's part that is shown, and aesthetic score."""
@@ -257,17 +269,12 @@ class XLBackboneStage(XLStage):
             return entanglement_curves(colorizer, batch, self.config.report, draws)
 
     def inpainted(self, batch: Batch, draw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`seen_in` with some references cut by another picture's figure mask. draw: (B, 2), uniform in 0..1."""
+        """`seen_in` with some references of `inpainted_references`. draw: (B, 2), uniform in 0..1."""
         clip, tagger = self.seen_in(batch)
-        rate = self.config.loss.reference_inpaint
-        chosen = (draw[:, 0] < rate).to(self.device)
+        chosen, cut = self.inpainted_references(batch, draw)
         if chosen.any():
-            low, high = THRESHOLDS
-            level = (low + (high - low) * draw[:, 1]).to(self.device)[chosen]
-            masks = batch["other_reference_mask"][chosen].float() / 255
-            cut = self.seen(without_figure(picture(batch["reference"])[chosen], masks, level))
             clip, tagger = clip.clone(), tagger.clone()
-            clip[chosen], tagger[chosen] = cut
+            clip[chosen], tagger[chosen] = self.seen(cut)
         return clip, tagger
 
     def other_context(self, batch: Batch, context: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,7 @@ from colorize.sketch.xl_encoder import XLSketchEncoder
 from colorize.unet.region_lora import XL_KINDS, to_module_names, to_official_names
 from colorize.unet.split_attention import Split, SplitOptions
 from colorize.unet.unet import UNet
-from trainer.config import ConfigError
+from trainer.config import Config, ConfigError
 from trainer.draws import Draws
 from trainer.losses.bleach import background_reference, draw_bleached, whiten_background
 from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
@@ -41,9 +41,16 @@ from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, pi
 
 from .shared import drawn_latents
 from .v1_5 import region_ranks
-from .xl import XLStage
+from .xl import XLStage, drop_levels
 
-THRESHOLDS = (0.01, 0.99)  # range of both mask thresholds (released, stage 2)
+
+def check(config: Config) -> None:
+    """ConfigError for what does not go together in stage xl_plugin."""
+    if config.data.reference != "self":
+        raise ConfigError(
+            f"data.reference is {config.data.reference!r}: the background plugin is told which part of the sample's "
+            'own picture is shown, so stage xl_plugin reads the picture itself; set data.reference = "self".'
+        )
 
 
 class XLRegionStage(XLStage):
@@ -51,6 +58,7 @@ class XLRegionStage(XLStage):
 
     rests = True  # the weights of a region that no query of the batch falls into
     plugin = False
+    thresholds = (0.01, 0.99)  # released, stage 2
     options = SplitOptions(kinds=("fg", "bg"), strengths=(1.0, 1.0), threshold=modes.MASK_THRESHOLD)
 
     def networks(
@@ -80,14 +88,14 @@ class XLRegionStage(XLStage):
     def forward(self, batch: Batch, draws: Draws, progress: float = 0.0) -> dict[str, torch.Tensor]:
         loss, prediction = self.config.loss, self.config.model.prediction_type
         count = len(batch["color"])
-        low, high = THRESHOLDS
+        low, high = self.thresholds
         ours, theirs = (low + (high - low) * draws.rand((count, 2))).to(self.device).unbind(1)
         bleached = draw_bleached(count, loss.background_bleach, draws).to(self.device)
         shade = draws.rand((count, 1)).to(self.device).view(-1, 1, 1, 1)
         masks, reference_masks = (figure_mask(batch[name]) for name in ("mask", "reference_mask"))
         figure = masks > ours.view(-1, 1, 1, 1)
         with torch.no_grad():
-            references = picture(batch["reference"])
+            references, seen = self.references(batch, draws)
             shown = reference_masks >= theirs.view(-1, 1, 1, 1)
             background = background_reference(references, shown, bleached, shade)
             pictures = whiten_background(picture(batch["color"]), figure, bleached, 1.0)
@@ -95,7 +103,9 @@ class XLRegionStage(XLStage):
             erased = torch.ones_like(bleached) if self.plugin else bleached
             sketches = whiten_background(batch["sketch"].float(), figure, erased, 255.0)
             hints = self.colorizer.sketch_encoder(model_sketch(sketches))
-            sets = [self.colorizer.projection(*self.seen_in(batch)), self.colorizer.tokens(background)]
+            if loss.sketch_drop:
+                hints = drop_levels(hints, draws.rand((count, len(hints))) >= loss.sketch_drop)
+            sets = [self.colorizer.projection(*seen), self.colorizer.tokens(background)]
         t = draws.timesteps(self.schedule.steps, count).to(self.device)
         noise = offset_noise(draws.randn(latents.shape), loss.offset_noise, draws).to(latents)
         keep = keep_mask(count, drop_rate(loss.reference_drop, loss.reference_drop_end, progress), draws)
@@ -108,6 +118,16 @@ class XLRegionStage(XLStage):
         answer = self.model["diffusion_model"](noisy, t, None, hints, split=split, y=self.y(batch), banks=banks)
         wanted, weight = target_and_weight(self.schedule, latents, noise, t, prediction, loss.min_snr_gamma)
         return {"denoising": denoising_loss(answer, wanted, weight)}
+
+    def references(self, batch: Batch, draws: Draws) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """References (B, 3, H, W) in [-1, 1], some of them inpainted (loss.reference_inpaint), and what is seen."""
+        references = picture(batch["reference"])
+        if self.config.loss.reference_inpaint:
+            chosen, cut = self.inpainted_references(batch, draws.rand((len(references), 2)))
+            if chosen.any():
+                references[chosen] = cut
+                return references, self.seen(references)
+        return references, self.seen_in(batch)
 
     @torch.no_grad()
     def encoded(self, pictures: torch.Tensor, draws: Draws | None = None) -> torch.Tensor:

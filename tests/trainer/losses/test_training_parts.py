@@ -46,11 +46,11 @@ def test_min_snr(prediction):
 @pytest.mark.parametrize("gamma", (0.0, 5.0))
 def test_dual_conditioned_loss(gamma):
     schedule, t = NoiseSchedule(), torch.tensor(T)
-    x0, noise, answer, without = (normal(seed, 6, 2, 3, 2) for seed in range(4))
-    wanted = diffusion.target(schedule, x0, noise, t, "v")
+    x0, noise, other, answer, without = (normal(seed, 6, 2, 3, 2) for seed in range(5))
+    wanted, unread = (diffusion.target(schedule, x0, dirt, t, "v") for dirt in (noise, other))
     weight = diffusion.min_snr_weight(schedule, t, gamma, "v") if gamma else None
-    terms = dual_condition.dual_conditioned_loss(answer, without, wanted, 4.0, weight)
-    lists = [tensor.flatten(1).double().tolist() for tensor in (answer, without, x0, noise)]
+    terms = dual_condition.dual_conditioned_loss(answer, wanted, without, unread, 4.0, weight)
+    lists = [tensor.flatten(1).double().tolist() for tensor in (answer, without, x0, noise, other)]
     assert sum(terms.values()).item() == pytest.approx(literal.dual_loss(*lists, T, "v", 4.0, gamma), rel=1e-5)
     assert terms["denoising"].item() == pytest.approx(diffusion.denoising_loss(answer, wanted, weight).item())
 

@@ -351,7 +351,7 @@ def test_a_batch_of_one_cannot_take_the_next_sample(xl):
 def test_other_stages_refuse_what_is_only_for_xl(values):
     with pytest.raises(ConfigError, match="gram.weight belongs to stage xl"):
         table.checked(configuration.build({**values, "gram": {"weight": 1.0}}))
-    with pytest.raises(ConfigError, match="sketch_drop belongs to stage xl"):
+    with pytest.raises(ConfigError, match="sketch_drop belongs to stages xl, xl_plugin and xl_lora"):
         table.checked(configuration.build({**values, "loss": {**values["loss"], "sketch_drop": 0.1}}))
 
 
@@ -376,7 +376,12 @@ def backbone(xl, tmp_path) -> str:
 def regions_of(xl, backbone, stage, **model) -> dict[str, dict]:
     loss = {"reference_drop": 0.2, "offset_noise": 0.05, "background_bleach": 0.5}
     model = xl["model"] | {"init": backbone, "vae": "", "region_rank_background": 4} | model
-    return xl | {"run": xl["run"] | {"stage": stage}, "model": model, "loss": loss, "gram": {"weight": 0.0}}
+    data = xl["data"] | ({"reference": "self"} if stage == "xl_plugin" else {})
+    return (
+        xl
+        | {"data": data}
+        | {"run": xl["run"] | {"stage": stage}, "model": model, "loss": loss, "gram": {"weight": 0.0}}
+    )
 
 
 @pytest.mark.parametrize("kind", ("xl_plugin", "xl_lora"))
@@ -428,6 +433,13 @@ def test_region_weights_are_not_trained_by_the_backbone_stage(xl, backbone):
 def test_region_stages_need_a_trained_model(xl):
     with pytest.raises(ConfigError, match="model.init is empty: stage xl_plugin"):
         table.checked(configuration.build(regions_of(xl, "", "xl_plugin")))
+
+
+def test_the_plugin_reads_the_samples_own_picture(xl, backbone):
+    values = regions_of(xl, backbone, "xl_plugin")
+    values["data"] = values["data"] | {"reference": "group"}
+    with pytest.raises(ConfigError, match="data.reference is 'group'.*set data.reference = \"self\""):
+        table.checked(configuration.build(values))
 
 
 def test_a_sheet_shows_both_ways(xl, backbone):
