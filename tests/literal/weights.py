@@ -29,6 +29,10 @@ class Weights:
         assert tuple(tensor.shape) == shape, f"{name} is {tuple(tensor.shape)}, the transcription wants {shape}"
         return tensor
 
+    def take_any(self, name: str) -> torch.Tensor:
+        """A tensor that is there, of any shape."""
+        return self.tensors[name]
+
     def _draw(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         if self.device == "meta":
             return torch.empty(shape, device="meta")
@@ -52,6 +56,9 @@ class Prefixed:
 
     def take(self, name: str, *shape: int) -> torch.Tensor:
         return self._weights.take(self._prefix + name, *shape)
+
+    def take_any(self, name: str) -> torch.Tensor:
+        return self._weights.take_any(self._prefix + name)
 
     def under(self, prefix: str) -> Prefixed:
         return Prefixed(self._weights, self._prefix + prefix)

@@ -1,0 +1,161 @@
+"""Stages animediffusion and animediffusion_2, and FID of evaluate-faces, against the paper written out (tests/literal).
+
+The network is the stage's own; everything around it is transcribed: lines, warp, noise, both walks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.literal import faces
+from tests.scripted import Scripted
+from tests.trainer.metrics.test_metrics import literal_distance
+from trainer import config as configuration
+from trainer.commands import evaluate_faces
+from trainer.data import diagonal_warp
+from trainer.models import checkpoint
+from trainer.stages.table import build_stage
+
+SIDE, STEPS = 16, 3
+SIGMAS = [0.3, 0.4, 0.5]
+CHOSEN = [2, 0]  # of the widths, for the two pictures
+
+
+@pytest.fixture
+def stages(tmp_path):
+    """stages(kind, **loss) -> a stage whose small random network answers something."""
+
+    def build(kind, **loss):
+        values = {
+            "run": {"stage": "animediffusion"},
+            "model": {"model_channels": 64, "channel_mult": [1, 2], "residual_blocks": 1},
+            "data": {"folder": "unused", "size": 64, "reference": "self", "deform": 1.0},
+            "loss": {"chain_steps": STEPS, **loss},
+            "system": {"precision": "fp32", "channels_last": False},
+        }
+        torch.manual_seed(3)
+        stage = build_stage(configuration.build(values), torch.device("cpu"))
+        torch.nn.init.normal_(stage.denoise_fn.output[2].weight, std=0.1)
+        if kind == "animediffusion":
+            return stage
+        file = tmp_path / "first.safetensors"
+        checkpoint.write_tensors(file, *stage.export(stage.state_dict()))
+        values["run"], values["model"] = {"stage": kind}, {"init": str(file)}
+        return build_stage(configuration.build(values), torch.device("cpu"))
+
+    return build
+
+
+def colours():
+    """Two uint8 pictures with edges and grain."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(2, 3, 4, 4, generator=generator).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    grain = torch.rand(2, 3, SIDE, SIDE, generator=generator)
+    return ((0.8 * coarse + 0.2 * grain) * 255).round().byte()
+
+
+def drawn():
+    """The draws of lines and warps, and the control points (before, after) they stand for."""
+    widths = torch.tensor([(number + 0.5) / 3 for number in CHOSEN])
+    places = torch.rand(2, diagonal_warp.TRIES, 4, generator=torch.Generator().manual_seed(4))
+    points = []
+    for first, second, one, other in places[:, 0].tolist():
+        before = [round(0.3 + 0.4 * value, 2) for value in (first, second)]
+        moves = [round((2 * value - 1) * 0.25, 2) for value in (one, other)]
+        corners = [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)]
+        after = [place + move for place, move in zip(before, moves, strict=True)]
+        points.append(tuple([*corners, *((p, p) for p in diagonal)] for diagonal in (before, after)))
+    return [("rand", widths), ("rand", places)], points
+
+
+def condition_of(pictures, points):
+    """Lines and bent references (B, 4, H, W)."""
+    lines = faces.xdog_lines(pictures, [SIGMAS[number] for number in CHOSEN])
+    references = [faces.bent(picture, *pair) for picture, pair in zip(pictures, points, strict=True)]
+    return torch.cat([lines, torch.stack(references).float() / 127.5 - 1], dim=1)
+
+
+def predictor(stage, condition):
+    def predict(x, t):
+        return stage.denoise_fn(torch.cat([x, condition], dim=1), torch.full((2,), t)).float()
+
+    return predict
+
+
+@torch.no_grad()
+def test_lines_and_references_are_the_papers(stages):
+    answers, points = drawn()
+    found, expected = stages("animediffusion").condition({"color": colours()}, Scripted(answers)), None
+    expected = condition_of(colours(), points)
+    assert torch.equal(found[:, :1], expected[:, :1]) and len(found[:, 0].unique()) == 2
+    assert (found[:, 1:] - expected[:, 1:]).abs().max() < 1.5 / 127.5  # one level, where the two round differently
+    assert (found[:, 1:] - (colours().float() / 127.5 - 1)).abs().mean() > 0.05
+
+
+@torch.no_grad()
+def test_phase_1(stages):
+    """Eq. 6 and 7."""
+    stage, (answers, points), t = stages("animediffusion"), drawn(), [30, 800]
+    noise = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    draws = Scripted([*answers, ("timesteps", torch.tensor(t)), ("randn", noise)])
+    terms = stage({"color": colours()}, draws)
+    x0, condition = colours().float() / 127.5 - 1, condition_of(colours(), points)
+    noisy = torch.cat([faces.diffused(x0, noise, t), condition], dim=1)
+    answer = stage.denoise_fn(noisy, torch.tensor(t))
+    assert terms["noise"].item() == pytest.approx((answer - noise).square().mean().item(), rel=1e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("start", ["picture", "reference", "noise"])
+def test_phase_2(stages, start):
+    """Algorithm 1 and Eq. 14: the picture walked up to noise under its condition, walked down, and compared.
+
+    "reference" and "noise" are ours.
+    """
+    stage, (answers, points) = stages("animediffusion_2", chain_start=start), drawn()
+    noise = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    terms = stage({"color": colours()}, Scripted([*answers, *[("randn", noise)] * (start == "noise")]))
+    x0, condition = colours().float() / 127.5 - 1, condition_of(colours(), points)
+    predict = predictor(stage, condition)
+    begun = {"picture": x0, "reference": condition[:, 1:]}.get(start)
+    noised = noise if begun is None else faces.walked_up(predict, begun, STEPS)
+    made = faces.walked_down(predict, noised, STEPS)
+    assert terms["reconstruction"].item() == pytest.approx((made - x0).square().mean().item(), rel=2e-3)
+
+
+def test_fid_is_between_results_and_truth(tmp_path, monkeypatch):
+    """Paper, 4.3: the distance of the coloured pictures of shuffled references from the true ones."""
+    generator = np.random.default_rng(0)
+    (tmp_path / "color").mkdir()
+    pictures = generator.integers(0, 256, (6, SIDE, SIDE, 3), dtype=np.uint8)
+    for number, values in enumerate(pictures):
+        Image.fromarray(values).save(tmp_path / "color" / f"{number}.png")
+
+    def features(values):
+        return torch.stack([values.mean(dim=(1, 2, 3)), values[:, 0].mean(dim=(1, 2)), values.std(dim=(1, 2, 3))], 1)
+
+    class Network:
+        config = argparse.Namespace(multiple=1)
+
+    monkeypatch.setattr(evaluate_faces, "load", lambda path, device: Network())
+    monkeypatch.setattr(evaluate_faces, "inception", lambda path, device: (features, "fid"))
+    monkeypatch.setattr(evaluate_faces, "colour", lambda network, lines, references, *rest: 0.5 * references)
+    monkeypatch.setattr(evaluate_faces, "scores", lambda *rest: {"edges": torch.zeros(1)})
+    parser = argparse.ArgumentParser()
+    evaluate_faces.add_arguments(parser)
+    evaluate_faces.run(
+        parser.parse_args(
+            ["--checkpoint", "a.safetensors", "--data", str(tmp_path), "--protocol", "shuffled", "--count", "6"]
+            + ["--inception", "file", "--output", str(tmp_path / "out")]
+        )
+    )
+    truth = torch.from_numpy(pictures).movedim(-1, 1).float() / 127.5 - 1
+    expected = literal_distance(features(0.5 * truth), features(truth))
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["protocols"]["shuffled"]["a"]["fid"]["mean"] == pytest.approx(expected, rel=1e-4) and expected > 1e-3
