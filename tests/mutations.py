@@ -1,0 +1,352 @@
+"""`python -m tests.mutations [WORD ...]`: breaks the training steps on purpose and asks whether a test notices.
+
+Every mutation changes one place of the source in a copy of the repository and runs the tests named beside it, without
+the recorded numbers of the released code (golden set). A mutation that survives is a step that could be wrong without
+anybody seeing it. WORD: only mutations whose name has all of these words. Not part of the suite: it takes minutes.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES = "tests/trainer/stages"
+V1, XL, FACES = (f"{STAGES}/test_literal{name}.py" for name in ("", "_xl", "_faces"))
+PRESETS = "tests/trainer/config/test_paper_presets.py"
+SPLIT = "tests/colorize/unet/test_split_attention.py"
+THIRD_PARTY = ["torch", "numpy", "PIL", "safetensors.torch", "pytest", "accelerate", "einops", "torchmetrics"]
+
+
+class Mutation(NamedTuple):
+    """One change of the source that must make a test fail."""
+
+    name: str
+    file: str
+    old: str
+    """occurs once in the file"""
+    new: str
+    tests: str
+    """what runs: a file, or a file and `-k` words after a space"""
+
+
+MUTATIONS = (
+    Mutation(
+        "v1: dual, second term with the reference",
+        "trainer/stages/v1.py",
+        "t, torch.zeros_like(tokens), control)",
+        "t, tokens, control)",
+        V1,
+    ),
+    Mutation(
+        "v1: dual, one noise for both terms",
+        "trainer/stages/v1.py",
+        "other = offset_noise(draws.randn(latents.shape), loss.offset_noise, draws).to(self.device)",
+        "other = noise; draws.randn(latents.shape); draws.randn(latents.shape[:2])",
+        V1,
+    ),
+    Mutation(
+        "v1: noisy tokens at t = 0",
+        "trainer/stages/v1.py",
+        "noisy_tokens(self.schedule, tokens, noise, t, loss.noisy_variant)",
+        "noisy_tokens(self.schedule, tokens, noise, torch.zeros_like(t), loss.noisy_variant)",
+        V1,
+    ),
+    Mutation(
+        "v1: reference drop never applied",
+        "trainer/stages/v1.py",
+        "return drop_references(tokens, keep_mask(len(tokens), rate, draws))",
+        "return drop_references(tokens, keep_mask(len(tokens), rate, draws) * 0 + 1)",
+        V1,
+    ),
+    *(
+        Mutation(f"{stage}: drop schedule {how}", file, "loss.reference_drop_end, progress)", new, tests)
+        for stage, file, tests in (
+            ("v1", "trainer/stages/v1.py", V1),
+            ("v1_5", "trainer/stages/v1_5.py", V1),
+            ("xl", "trainer/stages/xl.py", XL),
+            ("xl regions", "trainer/stages/xl_regions.py", XL),
+        )
+        for how, new in (
+            ("frozen", "loss.reference_drop_end, 0.0)"),
+            ("reversed", "loss.reference_drop_end, 1.0 - progress)"),
+        )
+    ),
+    *(
+        Mutation(
+            f"{stage}: offset noise off",
+            file,
+            "noise = offset_noise(draws.randn(latents.shape), loss.offset_noise, draws)",
+            "noise = offset_noise(draws.randn(latents.shape), 0.0 * draws.randn(latents.shape[:2]).sum(), draws)",
+            tests,
+        )
+        for stage, file, tests in (
+            ("v1", "trainer/stages/v1.py", V1),
+            ("v1_5", "trainer/stages/v1_5.py", V1),
+            ("xl", "trainer/stages/xl.py", XL),
+            ("xl regions", "trainer/stages/xl_regions.py", XL),
+        )
+    ),
+    Mutation(
+        "v1_5: figure and background tokens swapped",
+        "trainer/stages/v1_5.py",
+        "sets = [drop_references(tokens, keep), drop_references(background, keep)]",
+        "sets = [drop_references(background, keep), drop_references(tokens, keep)]",
+        V1,
+    ),
+    Mutation(
+        "v1_5: sketch threshold not passed",
+        "trainer/stages/v1_5.py",
+        "split=Split(sets, latent_masks(masks), OPTIONS, ours)",
+        "split=Split(sets, latent_masks(masks), OPTIONS)",
+        V1,
+    ),
+    Mutation(
+        "v1_5: figure mask inverted",
+        "trainer/stages/v1_5.py",
+        'masks = figure_mask(batch["mask"])',
+        'masks = 1 - figure_mask(batch["mask"])',
+        V1,
+    ),
+    Mutation(
+        "v1_5: figure mask of the reference inverted",
+        "trainer/stages/v1_5.py",
+        "without_figure(references, masks.float() / 255, thresholds)",
+        "without_figure(references, 1 - masks.float() / 255, thresholds)",
+        V1,
+    ),
+    Mutation(
+        "modes: bg2fig with the background's LoRA",
+        "colorize/modes.py",
+        'Mode("bg2fig", FIGURE)',
+        'Mode("bg2fig", BACKGROUND)',
+        f"{V1} -k modes_of",
+    ),
+    Mutation(
+        "split attention: a region with the other's LoRA",
+        "colorize/unet/split_attention.py",
+        'layer.term("to_v", tokens, kind)',
+        'layer.term("to_v", tokens, kind and {"fg": "bg", "bg": "fg"}[kind])',
+        V1,
+    ),
+    Mutation(
+        "split attention: mask >= for >",
+        "colorize/unet/split_attention.py",
+        "masks >= level if options.ties_to_figure else masks > level",
+        "masks >= level",
+        SPLIT,
+    ),
+    Mutation("xl: Gram weight ignored", "trainer/stages/xl.py", "gram.weight * gram_loss(", "gram_loss(", XL),
+    Mutation(
+        "xl: Gram start doubled",
+        "trainer/stages/xl.py",
+        "progress >= self.config.gram.start",
+        "progress >= 2 * self.config.gram.start",
+        XL,
+    ),
+    Mutation(
+        "xl: Gram loss between the aligned branch and itself",
+        "trainer/stages/xl.py",
+        "self.y(batch), context, other, figure)",
+        "self.y(batch), context, None if other is None else context, figure)",
+        XL,
+    ),
+    Mutation(
+        "xl: sketch drop inverted",
+        "trainer/stages/xl.py",
+        'model_sketch(batch["sketch"])), ~dropped)',
+        'model_sketch(batch["sketch"])), dropped)',
+        XL,
+    ),
+    Mutation(
+        "xl: inpainting keeps the wrong side",
+        "trainer/stages/xl.py",
+        'masks = batch["other_reference_mask"][chosen].float() / 255',
+        'masks = 1 - batch["other_reference_mask"][chosen].float() / 255',
+        XL,
+    ),
+    Mutation(
+        "xl: projection joins in the other order",
+        "colorize/reference/token_projection.py",
+        "torch.cat([seen, self._tagger(tagger_tokens)], dim=-1)",
+        "torch.cat([self._tagger(tagger_tokens), seen], dim=-1)",
+        XL,
+    ),
+    Mutation(
+        "xl: projection without the class token",
+        "colorize/reference/token_projection.py",
+        "self.norm(self.attn(clip_tokens)[:, :count])",
+        "self.norm(self.attn(clip_tokens)[:, 1 : 1 + count])",
+        XL,
+    ),
+    Mutation(
+        "xl_plugin: sketch not erased",
+        "trainer/stages/xl_regions.py",
+        "torch.ones_like(bleached) if self.plugin else bleached",
+        "bleached",
+        XL,
+    ),
+    Mutation(
+        "xl_plugin: hard blend",
+        "trainer/stages/xl_regions.py",
+        "soft=True, overshoot=True)",
+        "soft=False)",
+        XL,
+    ),
+    Mutation(
+        "xl_plugin: the figure reads the bank too",
+        "colorize/unet/unet.py",
+        "banks and isinstance(tokens, Split) else None",
+        "False else None",
+        XL,
+    ),
+    Mutation(
+        "xl_lora: figure and background tokens swapped",
+        "trainer/stages/xl_regions.py",
+        "Split([drop_references(tokens, keep) for tokens in sets]",
+        "Split([drop_references(tokens, keep) for tokens in sets[::-1]]",
+        XL,
+    ),
+    Mutation(
+        "xl_lora: sketch threshold not passed",
+        "trainer/stages/xl_regions.py",
+        "latent_masks(masks), self.options, ours)",
+        "latent_masks(masks), self.options)",
+        XL,
+    ),
+    Mutation(
+        "xl_lora: figure mask inverted",
+        "trainer/stages/xl_regions.py",
+        'for name in ("mask", "reference_mask"))\n        figure =',
+        'for name in ("mask", "reference_mask"))\n        masks = 1 - masks\n        figure =',
+        XL,
+    ),
+    Mutation(
+        "animediffusion_2: started from the reference",
+        "trainer/stages/animediffusion.py",
+        'if loss.chain_start == "reference":',
+        'if loss.chain_start != "noise":',
+        FACES,
+    ),
+    Mutation(
+        "animediffusion_2: walked up with a zeroed condition",
+        "trainer/stages/animediffusion.py",
+        "predict = self.predictor(condition, timed=not released)",
+        "predict = self.predictor(condition * 0, timed=not released)",
+        FACES,
+    ),
+    *(
+        Mutation(
+            f"XDoG: {name}",
+            "colorize/sketch/extractors/xdog.py",
+            f"{name}: float = {value}",
+            f"{name}: float = {other}",
+            FACES,
+        )
+        for name, value, other in (("k", "3.5", "1.6"), ("p", "9.0", "10.0"), ("epsilon", "0.01", "0.1"))
+    ),
+    Mutation(
+        "warp: inverse",
+        "trainer/data/diagonal_warp.py",
+        "source_positions(solve(source, target), target,",
+        "source_positions(solve(target, source), source,",
+        FACES,
+    ),
+    Mutation(
+        "evaluate-faces: FID of the truth with itself",
+        "trainer/commands/evaluate_faces.py",
+        "ours = _features(extract, made, args.batch)",
+        "ours = _features(extract, picture(colours), args.batch)",
+        FACES,
+    ),
+    *(
+        Mutation(f"preset {name}: steps", f"trainer/presets/{name}.toml", f"steps = {steps}", "steps = 1000", PRESETS)
+        for name, steps in (
+            ("v1-paper", "250000"),
+            ("v1-noisy-paper", "350000"),
+            ("v1_5-paper", "112500"),
+            ("xl-paper", "70000"),
+            ("animediffusion", "297_150"),
+        )
+    ),
+)
+
+
+def mutated(text: str, mutation: Mutation) -> str:
+    """The file's text with the change. ValueError when the place is not there exactly once."""
+    if (count := text.count(mutation.old)) != 1:
+        raise ValueError(f"{mutation.name}: {mutation.old!r} stands {count} times in {mutation.file}; name it anew.")
+    return text.replace(mutation.old, mutation.new)
+
+
+def copy_of_the_tree(target: Path) -> None:
+    """The files that git knows or does not ignore."""
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
+        if (ROOT / name).is_file() and not name.startswith(("models/", "docs/images/")):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+
+
+def run_tests(folder: str, tests: str) -> None:
+    """In a process of its own: run the tests of a copy and exit with pytest's code."""
+    import pytest
+
+    for module in [name for name in sys.modules if name.partition(".")[0] in ("tests", "trainer", "colorize")]:
+        del sys.modules[module]
+    os.chdir(folder)
+    sys.path[:] = [folder, *(path for path in sys.path if path and Path(path).resolve() != ROOT)]
+    os.environ.pop("GOLDEN_DIR", None)
+    sys.dont_write_bytecode = True
+    file, *rest = tests.split(" ", 1)
+    with open(os.devnull, "w") as nowhere:
+        sys.stdout = sys.stderr = nowhere
+        code = pytest.main([file, "-x", "-q", "-p", "no:cacheprovider", *(rest[0].split(" ", 1) if rest else ())])
+    os._exit(int(code))
+
+
+def outcome(context: multiprocessing.context.BaseContext, folder: Path, tests: str) -> int:
+    """pytest's exit code: 0 all passed, 1 some failed, else the tests could not run."""
+    process = context.Process(target=run_tests, args=(str(folder), tests))
+    process.start()
+    process.join()
+    return process.exitcode if process.exitcode is not None else -1
+
+
+def main(words: list[str]) -> int:
+    chosen = [mutation for mutation in MUTATIONS if all(word.lower() in mutation.name.lower() for word in words)]
+    forks = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if forks else "spawn")
+    if forks:
+        context.set_forkserver_preload(THIRD_PARTY)
+    survivors = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary).resolve()
+        copy_of_the_tree(folder)
+        for tests in dict.fromkeys(mutation.tests for mutation in chosen):
+            if code := outcome(context, folder, tests):
+                print(f"without any change {tests} ends with {code}: mend it first.")
+                return 2
+        for mutation in chosen:
+            begun, file = time.monotonic(), folder / mutation.file
+            text = file.read_text(encoding="utf-8")
+            file.write_text(mutated(text, mutation), encoding="utf-8")
+            code = outcome(context, folder, mutation.tests)
+            file.write_text(text, encoding="utf-8")
+            verdict = {0: "SURVIVES", 1: "dies"}.get(code, f"breaks ({code})")
+            print(f"{verdict:10} {time.monotonic() - begun:5.1f} s  {mutation.name}", flush=True)
+            if code != 1:
+                survivors.append(mutation.name)
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} die.")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
