@@ -19,6 +19,7 @@ from ...colorize.counts import check_count
 from ...colorize.unet.region_lora import KINDS, region_ranks, to_module_names, to_official_names
 from ..payload import Payload, StepInputs
 from .attention import ColorizeUNet
+from .previews import SmallLatents, has_small_latents
 from .schedule import EpsSampling, VSampling
 
 MODEL_TYPES = {"v": comfy.model_base.ModelType.V_PREDICTION, "eps": comfy.model_base.ModelType.EPS}
@@ -162,6 +163,13 @@ class ColorizeV1(ColorizeBase):
     }
     latent_format = comfy.latent_formats.SD15
     memory_usage_factor = 1.0
+
+    def get_model(
+        self, state_dict: dict[str, torch.Tensor], prefix: str = "", device: torch.device | str | None = None
+    ) -> Any:
+        if has_small_latents(state_dict):
+            self.latent_format = SmallLatents()
+        return super().get_model(state_dict, prefix, device)
 
     @classmethod
     def matches(
