@@ -30,6 +30,7 @@ class ColorizeFigureFromDrawing(Node):
             category=CATEGORY + "/masks",
             description="The figure_mask of a drawing from its lines alone, without a network to download: for "
             "drawings with a plain background. Look at its preview; paint a rough mask where it errs.",
+            has_intermediate_output=True,
             search_aliases=["figure mask", "drawing mask", "flood fill", "segment sketch", "mask without download"],
             inputs=[
                 io.Image.Input("image", tooltip="The drawing as it goes into Prepare Sketch, or a batch of them."),
@@ -39,7 +40,8 @@ class ColorizeFigureFromDrawing(Node):
                     min=0,
                     max=256,
                     tooltip="Widest gap in a line that still closes it, in pixels of the drawing, 1 to 256. 0: chosen "
-                    "by the drawing's size and lines. Raise it when the background runs into the figure.",
+                    "by the drawing's size and lines. Raise it if background runs into the figure, also to close an "
+                    "outline that ends before the picture's edge.",
                 ),
                 io.Int.Input(
                     "grow",

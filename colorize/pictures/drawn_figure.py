@@ -2,9 +2,10 @@
 
 The drawing's regions (`regions.find_regions`, which closes gaps) are told apart by where they lie. What reaches the top
 or the sides of the picture is background, unless it lies where figures do; what the figure's outline encloses is
-figure. A figure may leave the picture at the bottom, and its head at the top. Parts that hang on nothing go, holes are
-filled. It is a rule of thumb for one figure, or several side by side, before a plain background: closed shapes behind
-the figure (a tiled wall, furniture) look enclosed too. A rough mask, painted over the figure, decides where it errs.
+figure. A figure may leave the picture at the bottom, its head at the top, and low at the sides.
+Parts that hang on nothing go, holes are filled. It is a rule of thumb for one figure, or several side by side, before a
+plain background: closed shapes behind the figure (a tiled wall, furniture) look enclosed too. A rough mask, painted
+over the figure, decides where it errs.
 """
 
 from __future__ import annotations
@@ -84,11 +85,13 @@ def drawn_figures(
 ) -> torch.Tensor:
     """Figures of the drawings of a comfy batch (B, H, W, C) -> masks (B, H, W) of 0 and 1, 1 = figure.
 
-    mask, polarity, gap: as for `regions.find_regions`. rough: a mask (1 or B, h, w) in 0..1, painted roughly over the
-    figure, stretched over the drawing: its regions by more than half are then the figure, and nothing else is.
+    mask, polarity, gap: as for `regions.find_regions`; a gap that is given also closes what is open towards the
+    picture's edge (in all drawings that would shut in the background beside an elbow near the edge). rough: a mask
+    (1 or B, h, w) in 0..1, painted roughly over the figure, stretched over the drawing: its regions by more than half
+    are then the figure, and nothing else is.
     Raises ValueError for a drawing without lines, and for masks that do not fit in number.
     """
-    maps = find_regions(image, mask, polarity, gap).maps
+    maps = find_regions(image, mask, polarity, gap, framed=gap is not None).maps
     height, width = image.shape[1:3]
     if rough is not None:
         if len(rough) not in (1, len(maps)):

@@ -24,6 +24,7 @@ PIECE_RATIO = 0.8  # a pass below this share of both peaks parts two pieces
 REGION_RATIO = 0.6
 SLIVER = 1.5  # pixels of the working copy; rooms whose peak is lower are slivers between double strokes
 SMALL_AREA = 2.0  # rooms below (SMALL_AREA x line width)^2 join a neighbour
+FRAME = 0.004  # of the longer side: width of a line around the picture
 SOLID = 2.0  # line widths; ink that is thicker to both sides is a region of its own (hair filled with black)
 
 
@@ -63,12 +64,17 @@ class Regions:
 
 
 def find_regions(
-    image: torch.Tensor, mask: torch.Tensor | None = None, polarity: str = "auto", gap: float | None = None
+    image: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    polarity: str = "auto",
+    gap: float | None = None,
+    framed: bool = False,
 ) -> Regions:
     """Regions of the drawings of a comfy batch (B, H, W, C) in 0..1; mask and polarity as in `images.line_layer`.
 
-    gap: widest gap in a line in pixels of the drawing; None chooses by the drawing's size and its lines. Raises
-    ValueError for a blank drawing.
+    gap: widest gap in a line in pixels of the drawing; None chooses by the drawing's size and its lines. framed: the
+    picture's edge counts as a line, so that an outline which ends just before it encloses. Raises ValueError for a
+    blank drawing.
     """
     if gap is not None and not 0 <= gap < math.inf:
         raise ValueError(f"gap is {gap} pixels; give 0 or more, or none for the automatic choice.")
@@ -79,8 +85,16 @@ def find_regions(
                 f"Drawing {number} of {image.shape[0]} ({ink.shape[1]}x{ink.shape[0]} pixels) has no lines to find "
                 "regions between. Connect the line drawing itself, and its MASK where the lines are its transparency."
             )
-        found.append(region_map(ink, gap))
+        found.append(region_map(_framed(ink) if framed else ink, gap))
     return Regions(tuple(found))
+
+
+def _framed(ink: np.ndarray) -> np.ndarray:
+    """Ink (H, W) with a line around the picture, of the width that stays one in the working copy."""
+    width = max(1, round(max(ink.shape) * FRAME))
+    framed = np.full_like(ink, 255)
+    framed[width:-width, width:-width] = ink[width:-width, width:-width]
+    return framed
 
 
 def region_map(ink: np.ndarray, gap: float | None = None) -> RegionMap:

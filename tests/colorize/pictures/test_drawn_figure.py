@@ -57,6 +57,24 @@ def test_what_it_cannot_know_and_how_a_rough_mask_says_it():
     assert painted[0, 150, 170] == 0 and agreement(painted, inside) > 0.9
 
 
+@pytest.mark.parametrize("distance", [0, 12])
+def test_a_shoulder_that_the_picture_cuts(distance):
+    """A close-up whose shoulder leaves at the left side. Its outline may end before the edge: then a gap is given."""
+    y, x = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+    head = ((x - 110) ** 2 + (y - 70) ** 2).float().sqrt() < 62
+    shoulder = (x < 70) & (y > 112)
+    inside = head | ((x >= 70) & (x < 160) & (y > 110)) | shoulder
+    padded = torch.nn.functional.pad(inside[None, None].float(), (2, 2, 2, 2), mode="replicate")
+    outline = (torch.nn.functional.max_pool2d(padded, 5, 1)[0, 0] > 0) & ~inside
+    outline |= (x == 70) & (y > 110) & ~head  # the sleeve's seam
+    outline[:, :distance] = False
+    image = 1 - outline.float()[None, ..., None].expand(-1, -1, -1, 3)
+    found = drawn_figures(image, gap=float(distance) or None)
+    assert found[0, 160, 20] == 1 and agreement(found, inside) > 0.93
+    if distance:
+        assert drawn_figures(image)[0, 160, 20] == 0  # what the automatic gap does not know
+
+
 def test_batches_and_their_messages():
     image, _ = person()
     both = torch.cat([image, image.flip(2)])
