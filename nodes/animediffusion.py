@@ -11,6 +11,7 @@ from ..model_patches.animediffusion import inputs
 from ..model_patches.animediffusion.inputs import LINE_KINDS
 from ..model_patches.animediffusion.model import load_animediffusion
 from ..model_patches.animediffusion.sampling import METHODS, NOISES, STARTS, Walk, sample
+from .known_before import offered
 from .sockets import CATEGORY, FrameSocket, Node, transparency_input
 
 STEP = 8  # pixels; the published network halves a picture three times
@@ -53,6 +54,14 @@ class ColorizeLoadAnimeDiffusion(Node):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, ckpt_name):
+        from ..model_patches.checkpoint.choices import animediffusion_checkpoints
+
+        names = animediffusion_checkpoints()
+        elsewhere = "ColorizeDiffusion's load with Load ColorizeDiffusion Checkpoint."
+        return offered(ckpt_name, names, ("checkpoints",), "an AnimeDiffusion model", elsewhere)
 
     @classmethod
     def execute(cls, ckpt_name):

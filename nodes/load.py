@@ -4,6 +4,7 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..model_patches.checkpoint.loading import load_checkpoint
+from .known_before import offered
 from .sockets import CATEGORY, ColorizerSocket, Node
 
 
@@ -52,6 +53,18 @@ class ColorizeLoadCheckpoint(Node):
                     display_name="colorizer", tooltip="What Apply Reference needs to know about this checkpoint."
                 ),
             ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, ckpt_name):
+        from ..model_patches.checkpoint.choices import colorize_checkpoints
+
+        return offered(
+            ckpt_name,
+            colorize_checkpoints(),
+            ("checkpoints",),
+            "a ColorizeDiffusion checkpoint (README, Weights)",
+            "Stable Diffusion's load with ComfyUI's Load Checkpoint, AnimeDiffusion's with Load AnimeDiffusion.",
         )
 
     @classmethod

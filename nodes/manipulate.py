@@ -8,6 +8,7 @@ from ..colorize.reference.correlation import preview
 from ..colorize.reference.edits import LARGEST_RATIO, LARGEST_SCALE, PARTS, Edit, manipulate_global, manipulate_local
 from ..colorize.reference.manipulation import RATIO, THRESHOLDS, VARIANTS
 from ..model_patches.reference.text import load_text_encoder
+from .known_before import offered
 from .sockets import CATEGORY, Node, ReferenceSocket
 
 TextEncoderSocket = io.Custom("REFERENCE_TEXT_ENCODER")  # model_patches.reference.text.LoadedTextEncoder
@@ -132,6 +133,11 @@ class ColorizeLoadTextEncoder(Node):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, encoder_name):
+        fits = "a CLIP with a text tower (official models: OpenCLIP ViT-H/14)"
+        return offered(encoder_name, text_encoder_files(), TEXT_FOLDERS, fits)
 
     @classmethod
     def execute(cls, encoder_name):

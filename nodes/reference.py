@@ -6,6 +6,7 @@ from comfy_api.v0_0_2 import io
 from ..colorize.pictures import images
 from ..colorize.pictures.figure_masks import check_mask
 from ..model_patches.reference.encoder import load_encoder
+from .known_before import offered
 from .sockets import (
     CATEGORY,
     Node,
@@ -42,6 +43,11 @@ class ColorizeLoadReferenceEncoder(Node):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, encoder_name):
+        names = folder_paths.get_filename_list("clip_vision")
+        return offered(encoder_name, names, ("clip_vision",), "the image encoder of your model (README, Weights)")
 
     @classmethod
     def execute(cls, encoder_name):

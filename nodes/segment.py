@@ -13,6 +13,7 @@ from ..model_patches.inputs.segment import (
     segmenter_files,
     segmenter_path,
 )
+from .known_before import offered
 from .sockets import CATEGORY, Node, provider_input, transparency_input
 
 SegmenterSocket = io.Custom(
@@ -65,6 +66,11 @@ class ColorizeLoadSegmenter(Node):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, segmenter_name):
+        fits = "an ISNet (this node's help page has addresses; Figure from Drawing needs no file)"
+        return offered(segmenter_name, segmenter_files(), ("background_removal",), fits)
 
     @classmethod
     def execute(cls, segmenter_name, made_for="pictures", working_size=1024, provider="auto"):

@@ -5,6 +5,7 @@ from comfy_api.v0_0_2 import io
 from ..colorize.reference.tag_lists import ORDERS, THRESHOLDS, TagOptions, line, select
 from ..colorize.reference.wd_tagger import PREPARATIONS
 from ..model_patches.reference.tagger import load_tagger, tagger_files, tagger_path
+from .known_before import offered
 from .sockets import CATEGORY, Node, TaggerSocket, provider_input, transparency_input
 
 TagFeaturesSocket = io.Custom("COLORIZE_TAG_FEATURES")  # model_patches.reference.tagger.TagFeatures
@@ -31,6 +32,11 @@ class ColorizeLoadTagger(Node):
             ],
             outputs=[TaggerSocket.Output(display_name="tagger", tooltip="The tagger. Goes to Tag Reference.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, tagger_name):
+        fits = "a WD tagger (this node's help page has addresses)"
+        return offered(tagger_name, tagger_files(), ("colorize_taggers",), fits)
 
     @classmethod
     def execute(cls, tagger_name, provider="auto"):
