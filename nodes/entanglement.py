@@ -45,9 +45,7 @@ class ColorizeEntanglementMeter(Node):
                     tooltip="Share of the reference's own edges that the result repeats beyond chance, mean of the "
                     "batch: about 0 = none, 1 = all.",
                 ),
-                io.String.Output(
-                    display_name="report", tooltip="The numbers of every picture. For Preview as Text."
-                ),
+                io.String.Output(display_name="report", tooltip="The numbers of every picture. For Preview as Text."),
                 io.Image.Output(
                     display_name="heat_map",
                     tooltip="The result, pale, with edges in red that the reference has at the same place and the "

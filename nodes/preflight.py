@@ -3,11 +3,12 @@
 from comfy_api.v0_0_2 import io, ui
 
 from ..colorize.modes import MODES
+from ..colorize.pictures.images import PIXELS_PER_LATENT
 from ..colorize.preflight.examine import Inputs, examine, report
 from ..colorize.preflight.preview import preview
 from ..model_patches import core
 from ..model_patches.model.model import ColorizeModel
-from .sockets import CATEGORY, ColorizerSocket, Node, ReferenceSocket, share_input
+from .sockets import CATEGORY, ColorizerSocket, FrameSocket, Node, ReferenceSocket, share_input
 
 
 def _picture(name, tooltip):
@@ -55,6 +56,17 @@ class ColorizePreflight(Node):
                 ReferenceSocket.Input("reference", optional=True, tooltip="The output of Encode Reference."),
                 share_input("mask_threshold", 0.05, "The mask_threshold of Apply Reference, 0 to 1."),
                 share_input("reference_mask_threshold", 0.5, "The mask_threshold of Encode Reference, 0 to 1."),
+                FrameSocket.Input(
+                    "frame",
+                    optional=True,
+                    tooltip="From Prepare Sketch: the size that is sampled, in place of width and height. Needed when "
+                    "its size follows the drawing.",
+                ),
+                io.Latent.Input(
+                    "second_pass",
+                    optional=True,
+                    tooltip="The latent of a second pass (hires fix) or of one tile: does the model know that size?",
+                ),
             ],
             outputs=[
                 io.String.Output(
@@ -89,7 +101,11 @@ class ColorizePreflight(Node):
         reference=None,
         mask_threshold=0.05,
         reference_mask_threshold=0.5,
+        frame=None,
+        second_pass=None,
     ):
+        if frame is not None:
+            width, height = frame.width, frame.height
         inner = getattr(model, "model", model)
         inputs = Inputs(
             sketch=_on_cpu(sketch),
@@ -108,6 +124,7 @@ class ColorizePreflight(Node):
             colorizer=colorizer,
             encoded=reference,
             core_remark=core.age_remark(),
+            second_pass=_picture_size(second_pass),
         )
         findings = examine(inputs)
         text = report(findings)
@@ -119,3 +136,11 @@ class ColorizePreflight(Node):
 
 def _on_cpu(value):
     return value if value is None else value.cpu()
+
+
+def _picture_size(latent):
+    """(width, height) in pixels of the pictures of a LATENT; None without one."""
+    if latent is None:
+        return None
+    height, width = latent["samples"].shape[-2:]
+    return width * PIXELS_PER_LATENT, height * PIXELS_PER_LATENT

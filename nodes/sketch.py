@@ -2,35 +2,50 @@
 
 import comfy.model_management
 import torch
-from comfy_api.v0_0_2 import io
+from comfy_api.v0_0_2 import io, ui
 
-from ..colorize.pictures import images
+from ..colorize.pictures import canvas, images
 from ..colorize.pictures.transparency import check_drawing
 from ..colorize.sketch.extractors import lineart
+from .known_before import sampled_size
 from .sockets import CATEGORY, FrameSocket, Node, transparency_input
 
-STEP = 64  # the deepest feature map is 1/64 of the picture
+GIVEN, FOLLOW = canvas.SIZES
+PREVIEWS = 4  # of a batch, shown on the node: frames of a video would fill the disk
 CLEAN_PAPER_SIDE = 2048  # clean_paper compares with the next few pixels: lines must not be much wider than those
 
 
-def prepare_sketch(image, width, height, fit="pad", polarity="auto", line_contrast=1.0, clean_paper=False, mask=None):
-    """Comfy picture of a drawing -> (model sketch (B, 3, height, width) in -1..1, images.Frame)."""
-    if width % STEP or height % STEP:
-        raise ValueError(
-            f"The size must be divisible by {STEP}, not {width}x{height}. "
-            f"The nearest is {nearest_size(width)}x{nearest_size(height)}."
-        )
+def prepare_sketch(
+    image,
+    width,
+    height,
+    fit="pad",
+    polarity="auto",
+    line_contrast=1.0,
+    clean_paper=False,
+    mask=None,
+    size=GIVEN,
+):
+    """Comfy picture of a drawing -> (model sketch (B, 3, canvas height, canvas width) in -1..1, images.Frame)."""
+    check_size(width, height)
     check_drawing(image, mask, polarity)
     sketch = images.comfy_image_to_sketch(image, mask, polarity)
     source = sketch.shape[-2:]
+    if size == FOLLOW:
+        width, height = canvas.following(*source, width * height)
     if clean_paper:
         sketch = lineart.standard(images.invert(images.reduced(sketch, CLEAN_PAPER_SIDE))).expand(-1, 3, -1, -1)
     sketch, frame = images.place(sketch, height, width, fit, source=source)
     return images.line_contrast(sketch, line_contrast), frame  # after resizing, which thins the lines
 
 
-def nearest_size(size):
-    return max(STEP, round(size / STEP) * STEP)
+def check_size(width, height):
+    """Raise ValueError for a size that cannot be sampled."""
+    if width % canvas.STEP or height % canvas.STEP:
+        raise ValueError(
+            f"The size must be divisible by {canvas.STEP}, not {width}x{height}. "
+            f"The nearest is {canvas.nearest_side(width)}x{canvas.nearest_side(height)}."
+        )
 
 
 class ColorizePrepareSketch(Node):
@@ -41,7 +56,8 @@ class ColorizePrepareSketch(Node):
             display_name="Prepare Sketch",
             category=CATEGORY + "/basic",
             description="Use it on every drawing: brings it to white lines on black and to the size to sample. "
-            "Preview the sketch output to see what the model sees.",
+            "The node shows what the model sees.",
+            has_intermediate_output=True,
             search_aliases=["line art", "lineart", "sketch", "invert sketch", "resize sketch", "polarity"],
             inputs=[
                 io.Image.Input(
@@ -52,10 +68,13 @@ class ColorizePrepareSketch(Node):
                     default=512,
                     min=64,
                     max=8192,
-                    step=STEP,
-                    tooltip="Width to sample in pixels. Official models: 512 (up to 768); bundled small model: 256.",
+                    step=canvas.STEP,
+                    tooltip="Width to sample in pixels, or of the square whose area size keeps. Official models: 512 "
+                    "(up to 768), XL 1024; bundled small model: 256.",
                 ),
-                io.Int.Input("height", default=512, min=64, max=8192, step=STEP, tooltip="Height to sample in pixels."),
+                io.Int.Input(
+                    "height", default=512, min=64, max=8192, step=canvas.STEP, tooltip="Height to sample, likewise."
+                ),
                 io.Combo.Input(
                     "fit",
                     options=list(images.FITS),
@@ -87,6 +106,15 @@ class ColorizePrepareSketch(Node):
                     "darker than its surroundings. Large black areas become outlines.",
                 ),
                 transparency_input("mask", "drawing"),
+                io.Combo.Input(
+                    "size",
+                    options=list(canvas.SIZES),
+                    default=FOLLOW,
+                    optional=True,
+                    tooltip="follow the drawing: the drawing's own proportions at the area of width x height, so that "
+                    "nothing is spent on margins; give the square that the model was trained at. width x height: that "
+                    "canvas, as fit says; API prompts that name no size mean this.",
+                ),
             ],
             outputs=[
                 io.Image.Output(
@@ -103,10 +131,26 @@ class ColorizePrepareSketch(Node):
         )
 
     @classmethod
-    def execute(cls, image, width, height, fit="pad", polarity="auto", line_contrast=1.0, clean_paper=False, mask=None):
-        sketch, frame = prepare_sketch(image, width, height, fit, polarity, line_contrast, clean_paper, mask)
+    def validate_inputs(cls, width, height):
+        return sampled_size(width, height)
+
+    @classmethod
+    def execute(
+        cls,
+        image,
+        width,
+        height,
+        fit="pad",
+        polarity="auto",
+        line_contrast=1.0,
+        clean_paper=False,
+        mask=None,
+        size=GIVEN,
+    ):
+        sketch, frame = prepare_sketch(image, width, height, fit, polarity, line_contrast, clean_paper, mask, size)
         device = comfy.model_management.intermediate_device()
         dtype = comfy.model_management.intermediate_dtype()
-        latent = torch.zeros(sketch.shape[0], 4, height // 8, width // 8, device=device, dtype=dtype)
+        latent = torch.zeros(sketch.shape[0], 4, frame.height // 8, frame.width // 8, device=device, dtype=dtype)
         picture = images.model_image_to_comfy(sketch).to(device=device, dtype=dtype)
-        return io.NodeOutput(picture, {"samples": latent, "downscale_ratio_spacial": 8}, frame)
+        shown = ui.PreviewImage(picture[:PREVIEWS], cls=cls)
+        return io.NodeOutput(picture, {"samples": latent, "downscale_ratio_spacial": 8}, frame, ui=shown)

@@ -83,7 +83,9 @@ def make_plan(chosen: argparse.Namespace, comfy: Path, workflow: job.Workflow, s
     steps = chosen.steps or job.value_of(workflow, "steps")
     sizes.check(width, height, trained, files["checkpoint"].stat().st_size, steps, status)
     scale = chosen.reference_scale if chosen.reference_scale is not None else checkpoint.scale
-    values = dict(width=width, height=height, steps=chosen.steps, seed=chosen.seed, reference_scale=scale)
+    values = dict(
+        width=width, height=height, canvas=job.AS_GIVEN, steps=chosen.steps, seed=chosen.seed, reference_scale=scale
+    )
     return Plan(sketch, reference, files, checkpoint, values, output.output_file(chosen.output))
 
 
@@ -145,7 +147,7 @@ def colour(chosen: argparse.Namespace, status: Status) -> None:
             values[option] = file.name
             place(file, server.base / "models" / MODEL_FOLDERS[option] / file.name)
         filled = job.fill(workflow, values)
-        result = job.run(server, job.with_preflight(filled), status, output.FORMATS[plan.output.suffix.lower()])
+        result = job.run(server, filled, status, output.FORMATS[plan.output.suffix.lower()])
         work_seconds = work.seconds()
         saved = output.save(result.picture, plan.output, status)  # before anything else can go wrong
     status.clear()

@@ -18,12 +18,17 @@ BINDINGS = {
     "reference": ("Reference", "image"),
     "width": ("Prepare Sketch", "width"),
     "height": ("Prepare Sketch", "height"),
+    "canvas": ("Prepare Sketch", "size"),
     "checkpoint": ("Load ColorizeDiffusion Checkpoint", "ckpt_name"),
     "encoder": ("Load Reference Encoder", "encoder_name"),
     "steps": ("Sampler", "steps"),
     "seed": ("Sampler", "seed"),
     "reference_scale": ("Sampler", "cfg"),
 }
+
+AS_GIVEN = (
+    "width x height"  # what Prepare Sketch calls a canvas that does not follow the drawing: sizes.py has done that
+)
 
 # title of a node -> what it does, for the person who waits
 WORDS = {
@@ -42,7 +47,7 @@ WORDS = {
     "Preflight": "Checking both pictures",
 }
 
-PREFLIGHT = "preflight"  # id of the node that `with_preflight` adds
+PREFLIGHT = "Preflight"  # title of the node that checks the pictures
 SHOWN_LEVELS = ("PROBLEM", "WARNING")
 
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
@@ -96,26 +101,6 @@ def value_of(workflow: Workflow, option: str) -> Any:
     """What the workflow has for an option."""
     node_id, name = find_input(workflow, option)
     return workflow[node_id]["inputs"][name]
-
-
-def with_preflight(workflow: Workflow) -> Workflow:
-    """A copy of `workflow` that also checks its sketch, reference and model against each other."""
-    at = {title: find_node(workflow, title) for title in ("Sketch", "Reference", "Encode Reference")}
-    model = find_node(workflow, "Load ColorizeDiffusion Checkpoint")
-    inputs = {
-        "width": value_of(workflow, "width"),
-        "height": value_of(workflow, "height"),
-        "mode": "vanilla",
-        "sketch": [at["Sketch"], 0],
-        "sketch_mask": [at["Sketch"], 1],
-        "reference_image": [at["Reference"], 0],
-        "reference_mask": [at["Reference"], 1],
-        "model": [model, 0],
-        "colorizer": [model, 3],
-        "reference": [at["Encode Reference"], 0],
-    }
-    node = {"class_type": "ColorizePreflight", "inputs": inputs, "_meta": {"title": "Preflight"}}
-    return {**workflow, PREFLIGHT: node}
 
 
 def findings(report: str) -> list[str]:
@@ -220,7 +205,8 @@ def run(server: Server, workflow: Workflow, status: Status, preview: str | None 
     if problem:
         raise QuickstartError(f"{problem}\nThe server's output is in {server.log}.")
     outputs = entry.get("outputs", {})
-    report = "\n".join(map(str, outputs.get(PREFLIGHT, {}).get("text", [])))
+    checks = [node_id for node_id, node in workflow.items() if title_of(node) == PREFLIGHT]
+    report = "\n".join(str(text) for node_id in checks for text in outputs.get(node_id, {}).get("text", []))
     for output in outputs.values():
         for image in output.get("images", []):
             if image.get("type") == "output":

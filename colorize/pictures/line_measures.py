@@ -12,6 +12,9 @@ from . import images, masks
 
 MEASURED_SIDE = 1024  # pixels; larger pictures are measured on a reduced copy
 FLAT = 0.05  # a picture whose tones differ by less is one tone
+SCREENED_SIDE = 2048  # the same where single strokes count
+WINDOW = 0.024  # of the longer side: where strokes are counted together
+HATCHED, DOTTED = 0.010, 0.018  # spacing, of the longer side, below which strokes (across and down: dots) are a tone
 SOLID_SIDE = 17  # pixels of the measured copy; a line that holds a square of this side is an area
 
 
@@ -34,6 +37,8 @@ class Lines:
     """Share of middle tones."""
     solid: float
     """Share in solid areas."""
+    screened: float
+    """Share in hatching and screentone."""
     width: float
     """Mean line width in pixels of the drawing's file; 0 without lines."""
     coloured: float
@@ -50,6 +55,7 @@ def measure_lines(image: torch.Tensor, mask: torch.Tensor | None = None) -> list
         opacity = None if alpha is None else alpha[index : index + 1]
         colour = images.on_white(colours[index : index + 1], opacity)
         tone = (images.luminance(sketches[index : index + 1]) + 1) / 2
+        strokes = images.reduced(tone, SCREENED_SIDE).clamp(0, 1)
         scale = max(1.0, max(tone.shape[-2:]) / MEASURED_SIDE)
         tone, colour = (images.reduced(picture, MEASURED_SIDE).clamp(0, 1) for picture in (tone, colour))
         peak = _quantile(tone, 0.999)
@@ -66,11 +72,31 @@ def measure_lines(image: torch.Tensor, mask: torch.Tensor | None = None) -> list
                 coverage=lines.mean().item(),
                 middle=((tone > 0.15) & (tone < 0.85)).float().mean().item(),
                 solid=solid.mean().item(),
+                screened=screened(strokes, peak),
                 width=scale * line_width(lines * (1 - masks.dilate(solid, 3))),
                 coloured=(saturation > 0.15).float().mean().item(),
             )
         )
     return found
+
+
+def screened(tone: torch.Tensor, peak: float) -> float:
+    """Share of a drawing (1, 1, H, W), 0 = paper, whose strokes lie closer than lines of a drawing do.
+
+    Counted are the changes between paper and stroke along rows and columns of a window: strokes of spacing s change
+    2 / s times a pixel across their direction, dots as often in both. Lines of ten drawings, by people and procedural,
+    reach 0.035 of the picture; tones of 4 to 8 pixels in a quarter of a 768 px drawing 0.14 to 0.25.
+    """
+    if peak <= FLAT:
+        return 0.0
+    strokes = (tone > 0.5 * peak).float()
+    side = max(strokes.shape[-2:])
+    window = min(max(2, round(WINDOW * side)), *strokes.shape[-2:])
+    changes = (F.pad(strokes.diff(dim=-1).abs(), (0, 1)), F.pad(strokes.diff(dim=-2).abs(), (0, 0, 0, 1)))
+    across, down = (F.avg_pool2d(counted, window, max(1, window // 4)) for counted in changes)
+    hatched = torch.maximum(across, down) > 2 / (HATCHED * side)
+    dotted = torch.minimum(across, down) > 2 / (DOTTED * side)
+    return (hatched | dotted).float().mean().item()
 
 
 def line_width(lines: torch.Tensor) -> float:

@@ -18,15 +18,16 @@ LEVELS = ("problem", "warning", "note", "fine")
 """problem: the run fails or its result is useless. warning: the result suffers. note: good to know. fine: as it should
 be."""
 
-STEP = 64  # Prepare Sketch's
 SMALL_MODEL_WIDTH = 256  # U-Nets narrower than this are small ones, trained at 256 pixels
 TRAINED_SIDE = {"official": (512, 768), "xl": (1024, 1536), "small": (256, 384)}  # best and largest side in pixels
+SECOND_PASS = 1.5  # times the largest side: from there on a second pass, too, sees too little of the whole
 ENCODER_SIDE = 224  # pixels, what the reference encoder of the official models reads
 
 UNSURE = 0.1  # share of light pixels this close to a half: paper and lines cannot be told apart
 GREY_PAPER = 0.12  # darkness of the paper from which clean_paper is worth it
 FAINT = 0.5  # darkness of the darkest lines
 THIN, THICK = 0.7, 8.0  # pixels of line width at the sampled size
+SCREENED = 0.05  # share of a drawing in hatching or screentone
 SHADES = 0.35  # share of middle tones that line art does not have
 COLOURED, COLOURLESS = 0.15, 0.03  # share of coloured pixels in a sketch; mean saturation of a reference
 DARK = 0.15  # mean brightness of a reference below which it is a night picture
@@ -92,6 +93,8 @@ class Inputs:
     width: int = 512
     """Of the sampled picture, pixels."""
     height: int = 512
+    second_pass: tuple[int, int] | None = None
+    """(width, height) in pixels of a second pass, or of one tile of it."""
     mode: str = "vanilla"
     """Mode of Apply Reference."""
     mask_threshold: float = MASK_THRESHOLD

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
-
+from ..pictures.canvas import STEP, following, nearest_side
 from ..pictures.line_measures import FLAT, Lines, measure_lines
 from .finding import (
     COLOURED,
     FAINT,
     GREY_PAPER,
     MARGINS,
+    SCREENED,
+    SECOND_PASS,
     SHADES,
     SMALL_MODEL_WIDTH,
     SOLID,
-    STEP,
     THICK,
     THIN,
     TRAINED_SIDE,
@@ -125,6 +125,16 @@ def _line_findings(name: str, lines: Lines) -> list[Finding]:
                 f"Set line_contrast of Prepare Sketch to about {min(4.0, 1 / max(lines.peak, 0.25)):.1f}.",
             )
         )
+    if lines.screened > SCREENED:
+        found.append(
+            Finding(
+                "warning",
+                "sketch",
+                f"{lines.screened:.0%} of {name.lower()} is hatching or screentone: the models know lines only, and "
+                "colour it in stripes and spots.",
+                "Take the drawing before its tones, or hide their layer; else clean them off in a paint program.",
+            )
+        )
     if lines.solid > SOLID:
         found.append(
             Finding(
@@ -164,14 +174,14 @@ def _placement_findings(height: int, width: int, scale: float, inputs: Inputs) -
     found = []
     margin = 1 - min(1.0, scale * scale * width * height / (inputs.width * inputs.height))
     if margin > MARGINS:
-        better = "x".join(str(side) for side in fitting_size(height, width, inputs.width * inputs.height))
+        better = "x".join(str(side) for side in following(height, width, inputs.width * inputs.height))
         found.append(
             Finding(
                 "note",
                 "sketch",
                 f"A drawing of {width}x{height} fills {1 - margin:.0%} of {inputs.width}x{inputs.height}; the rest is "
                 "blank margin.",
-                f"Sample at {better}, which has its proportions.",
+                f'Set size of Prepare Sketch to "follow the drawing": {better}, its proportions.',
             )
         )
     if scale > 2:
@@ -186,32 +196,44 @@ def _placement_findings(height: int, width: int, scale: float, inputs: Inputs) -
     return found
 
 
-def fitting_size(height: int, width: int, area: int) -> tuple[int, int]:
-    """(width, height) in steps of 64 with about the proportions of a drawing and about `area` pixels."""
-    ratio = min(8.0, max(1 / 8, width / height))
-    width, height = (max(STEP, round(math.sqrt(side) / STEP) * STEP) for side in (area * ratio, area / ratio))
-    return width, height
-
-
 def _size_findings(inputs: Inputs) -> list[Finding]:
     if inputs.sketch is None and inputs.colorizer is None:
         return []
-    size = f"{inputs.width}x{inputs.height}"
     if inputs.width % STEP or inputs.height % STEP:
-        nearest = "x".join(str(max(STEP, round(side / STEP) * STEP)) for side in (inputs.width, inputs.height))
-        fix = f"Use {nearest}."
-        return [Finding("problem", "sketch", f"The size {size} is not divisible by {STEP}.", fix)]
+        nearest = "x".join(str(nearest_side(side)) for side in (inputs.width, inputs.height))
+        text = f"The size {inputs.width}x{inputs.height} is not divisible by {STEP}."
+        return [Finding("problem", "sketch", text, f"Use {nearest}.")]
     if inputs.colorizer is None:
         return []
     family = inputs.colorizer.family
     small = family.model_channels < SMALL_MODEL_WIDTH
     best, largest = TRAINED_SIDE["small" if small else "xl" if family.is_xl else "official"]
-    area = inputs.width * inputs.height
+    found = _against_trained((inputs.width, inputs.height), best, largest)
+    if inputs.second_pass is not None:
+        found += _second_pass_findings(inputs.second_pass, best, largest)
+    return found
+
+
+def _against_trained(size: tuple[int, int], best: int, largest: int) -> list[Finding]:
+    """The first pass, which places figures and colours."""
+    area, words = size[0] * size[1], f"{size[0]}x{size[1]}"
     if area > largest**2 * 1.1:
         fix = f"Sample at about {best}x{best} and enlarge the result, or sample its latent again at the large size."
-        text = f"{size} is far above the size of this model ({best}, at most {largest}): figures and colours repeat."
+        text = f"{words} is far above the size of this model ({best}, at most {largest}): figures and colours repeat."
         return [Finding("warning", "sketch", text, fix)]
     if area < best**2 * 0.4:
-        text = f"{size} is far below the size this model was trained at ({best}x{best})."
+        text = f"{words} is far below the size this model was trained at ({best}x{best})."
         return [Finding("warning", "sketch", text, f"Sample at about {best}x{best}.")]
     return []
+
+
+def _second_pass_findings(size: tuple[int, int], best: int, largest: int) -> list[Finding]:
+    """A second pass, or one tile of it: it may be larger, because the colours are placed already."""
+    if size[0] * size[1] <= (SECOND_PASS * largest) ** 2:
+        return []
+    text = (
+        f"The second pass samples {size[0]}x{size[1]} at once, far above what this model knows ({best}, at most "
+        f"{largest}): textures repeat, and memory grows with it."
+    )
+    fix = f"Lower denoise to 0.4 or less, or sample in tiles of about {largest}x{largest} and enlarge by a model."
+    return [Finding("warning", "sketch", text, fix)]

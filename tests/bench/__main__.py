@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Benchmarks of the trainer, each a module with main(arguments); the name comes first.
 WITHOUT_COMFYUI = {
+    "canvas": "tests.bench.canvas",
     "flats": "tests.bench.flats",
     "gram": "tests.bench.gram",
     "index": "tests.bench.data_index",

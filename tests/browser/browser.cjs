@@ -6,7 +6,7 @@
      node browser.cjs browse URL WORDS TITLE [PICTURE]         searches the template browser for WORDS, opens the template TITLE
 
    PACKS is {"ours": {"cnr_id", "ver"}, "core": {...}}. A layout stacks the nodes of an API workflow, named by their titles, in
-   groups, and the groups in columns from left to right. ["Title", height] asks for at least that height: room for a preview.
+   groups, and the groups in columns from left to right; its `app` lists what app mode shows: widgets and results. ["Title", height] asks for at least that height: room for a preview.
    `optional` adds nodes that are switched off (muted) and the links that come from them; `models` says what
    ComfyUI may download for a node. Prints one JSON document. playwright-core is looked for on NODE_PATH; $CHROMIUM names the browser.
 */
@@ -104,6 +104,10 @@ async function make(url, apiFile, layoutFile, packs, out) {
     for (const node of graph.nodes) {
       for (const widget of node.widgets || []) if (widget.name === "control_after_generate") widget.value = "fixed";
     }
+    graph.extra.linearData = { // app mode: what a person sees who does not want to see the graph
+      inputs: layout.app.inputs.map(([title, widget]) => [String(titles[title].id), widget]),
+      outputs: layout.app.outputs.map((title) => String(titles[title].id)),
+    };
     await new Promise((done) => setTimeout(done, 500));
     return { ...graph.serialize(), id: layout.id };
   }, [JSON.parse(fs.readFileSync(apiFile, "utf8")), layout, layout.name, JSON.parse(packs), SIZES]);

@@ -76,7 +76,7 @@ def test_the_template_browser_finds_and_opens_the_quickstart(browse, live_server
     seen = browse("browse", f"http://127.0.0.1:{live_server.port}", "colorize", title)
     assert {template(name).stem for name in NAMES} <= set(seen["titles"])
     assert seen["thumbnails"] and min(seen["thumbnails"]) > 0
-    assert seen["nodes"] and seen["scale"] >= 0.75
+    assert seen["nodes"] and seen["scale"] >= 0.62  # below 0.57 the frontend draws no names of nodes
 
 
 def test_missing_files_are_offered_for_download(browse, live_server):

@@ -36,6 +36,26 @@ def test_prepare_sketch_size(prepare, width, height):
         prepare(tiny.drawing(), width=width, height=height)
 
 
+def test_the_canvas_follows_the_drawing(prepare, pack):
+    """In API prompts only when asked for, so that those of before stay; latent, frame and mask placement go along."""
+    wide = tiny.drawing(90, 160)
+    assert prepare(wide, width=256, height=256)[0].shape == (1, 256, 256, 3)
+    sketch, latent, frame = prepare(wide, width=256, height=256, size="follow the drawing")
+    assert sketch.shape == (1, 192, 320, 3) and latent["samples"].shape == (1, 4, 24, 40)
+    assert (frame.width, frame.height) == (320, 192) and frame.box_width * frame.box_height > 0.9 * 320 * 192
+    picture = pack.run("ColorizeRestoreSize", image=sketch, frame=frame)[0]
+    assert picture.shape == wide.shape
+
+
+def test_preflight_takes_the_frame_and_a_second_pass(pack, prepare):
+    tall = tiny.drawing(600, 150)
+    frame = prepare(tall, width=256, height=256, size="follow the drawing")[2]
+    square, followed = (
+        pack.run("ColorizePreflight", sketch=tall, width=256, height=256, **more)[0] for more in ({}, {"frame": frame})
+    )
+    assert 'Set size of Prepare Sketch to "follow the drawing": 128x512' in square and "blank margin" not in followed
+
+
 def test_prepare_sketch_options(prepare):
     faint = tiny.drawing() * 0.3 + 0.7
     plain, strong = prepare(faint)[0], prepare(faint, line_contrast=3.0)[0]

@@ -62,7 +62,7 @@ class Handler(BaseHTTPRequestHandler):
                 ]
             ]
             report = "Preflight: 1 problem.\n1. PROBLEM (sketch): The sketch is blank.\n2. NOTE (model): small."
-            outputs = {"preflight": {"images": [{"type": "temp"}], "text": [report]}, "12": {"images": [image]}}
+            outputs = {"13": {"images": [{"type": "temp"}], "text": [report]}, "12": {"images": [image]}}
             entry = {"outputs": outputs, "status": {"status_str": "success", "messages": []}}
             if MODE == "fail":
                 entry = {"outputs": {}, "status": {"status_str": "error", "messages": failed}}

@@ -123,7 +123,6 @@ def test_picture_path_seed_and_seconds(start, tmp_path):
     assert images == ["quickstart_sketch.png", "quickstart_reference.png"]
     assert "Sketch: " in out and "the bundled example" in out and "working at 128 x 128, 5 steps" in out
     assert "  PROBLEM (sketch): The sketch is blank." in out and "NOTE" not in out
-    assert "preflight" in prompt
     assert run.still_running() == [] and run.leftovers() == [] and list((tmp_path / "cache" / "logs").iterdir()) == []
 
 

@@ -21,6 +21,7 @@ def test_every_option_has_its_place(workflow):
         "reference": "r.png",
         "width": 512,
         "height": 320,
+        "canvas": job.AS_GIVEN,
         "checkpoint": "c.safetensors",
         "encoder": "e.safetensors",
         "steps": 3,
@@ -186,13 +187,14 @@ def test_step_bar():
 
 
 def test_every_node_has_words_for_the_person_who_waits(workflow):
-    assert {job.title_of(node) for node in job.with_preflight(workflow).values()} <= set(job.WORDS)
+    assert {job.title_of(node) for node in workflow.values()} <= set(job.WORDS)
+    assert job.PREFLIGHT in {job.title_of(node) for node in workflow.values()}
 
 
-def test_preflight_reads_what_the_workflow_reads(workflow):
-    node = job.with_preflight(job.fill(workflow, {"width": 512}))[job.PREFLIGHT]
-    assert node["inputs"]["width"] == 512 and node["inputs"]["sketch"] == ["3", 0]
-    assert job.PREFLIGHT not in workflow
+def test_a_canvas_as_given_is_what_the_node_calls_it():
+    from colorize.pictures.canvas import SIZES
+
+    assert job.AS_GIVEN == SIZES[0]
 
 
 def test_only_problems_and_warnings_are_shown():

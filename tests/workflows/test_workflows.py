@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from tests.browser.stand_ins import BY_PAGE
-from tests.workflows.shipped import EXAMPLES, NAMES, ROOT, TEMPLATES, api, example, packs, template
+from tests.workflows.shipped import EXAMPLES, NAMES, ROOT, TEMPLATES, api, example, layout, packs, template
 
 API_FILES = sorted((ROOT / "workflows" / "api").glob("*.json"))
 UI_FILES = sorted(TEMPLATES.glob("*.json"))
 FILE_SUFFIX = re.compile(r"\.(safetensors|ckpt|pt|pth|png|jpg|jpeg|webp)$")
 WEIGHTS = re.compile(r"\.(safetensors|ckpt|pt|pth)$")
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+ENDS = ("Save", "Preview", "ColorizePreflight")
 MUTED = 2  # mode of a node that is switched off
 
 
@@ -103,7 +104,7 @@ def test_every_node_is_used_and_titles_are_unique(file):
     titles = [node["_meta"]["title"] for node in workflow.values()]
     assert len(set(titles)) == len(titles)
     used = {value[0] for node in workflow.values() for value in node["inputs"].values() if isinstance(value, list)}
-    ends = {node_id for node_id, node in workflow.items() if node["class_type"].startswith(("Save", "Preview"))}
+    ends = {node_id for node_id, node in workflow.items() if node["class_type"].startswith(ENDS)}
     assert used | ends == set(workflow)
 
 
@@ -119,6 +120,22 @@ def test_ui_workflow_is_whole(file, object_info):
         assert node["type"] in object_info or node["type"] in ("Note", "MarkdownNote"), node["type"]
     assert any(node["type"] == "MarkdownNote" for node in nodes.values()), "a workflow explains itself in a note"
     assert graph["groups"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_app_mode_shows_pictures_settings_and_result(name, object_info):
+    """What the layout says, by the nodes' numbers: widgets that are there, and nodes that show a picture."""
+    graph = read(template(name))
+    nodes = {str(node["id"]): node for node in graph["nodes"]}
+    titles = {node["_meta"]["title"]: node_id for node_id, node in read(api(name)).items()}
+    app, shown = read(layout(name))["app"], graph["extra"]["linearData"]
+    assert shown["inputs"] == [[titles[title], widget] for title, widget in app["inputs"]]
+    assert shown["outputs"] == [titles[title] for title in app["outputs"]]
+    for node_id, widget in shown["inputs"]:
+        assert widget in [slot["name"] for slot in nodes[node_id]["inputs"] if "widget" in slot], f"{node_id} {widget}"
+    assert all(object_info[nodes[node_id]["type"]]["output_node"] for node_id in shown["outputs"])
+    loads = {title for title, node_id in titles.items() if nodes[node_id]["type"].startswith("LoadImage")}
+    assert loads <= {title for title, _ in app["inputs"]}
 
 
 @pytest.mark.parametrize("file", UI_FILES, ids=by_name)

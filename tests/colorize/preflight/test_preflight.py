@@ -11,7 +11,6 @@ from colorize.pictures.line_measures import line_width, measure_lines
 from colorize.preflight.examine import Inputs, examine, report
 from colorize.preflight.finding import LEVELS
 from colorize.preflight.preview import preview
-from colorize.preflight.sketch import fitting_size
 
 NAN = float("nan")
 
@@ -139,7 +138,23 @@ def test_sizes():
     small = colorizer(channels=64)
     assert found("warning", "far above", sketch=drawing(), colorizer=small)
     assert not found("warning", "far above", sketch=drawing(), width=256, height=256, colorizer=small)
-    assert fitting_size(300, 1500, 512 * 512) == (1152, 256)
+    passes = {"width": 256, "height": 256, "colorizer": small}
+    assert found("warning", "The second pass samples 1024x1024 at once", second_pass=(1024, 1024), **passes)
+    assert not found("warning", "second pass", second_pass=(512, 512), **passes)
+
+
+@pytest.mark.parametrize("tone", ["hatching", "dots"])
+def test_hatching_and_screentone(tone):
+    """A quarter of the drawing in strokes or dots of 5 pixels; lines alone, thick or thin, are no tone."""
+    down, across = torch.meshgrid(torch.arange(512), torch.arange(512), indexing="ij")
+    dots = (across % 5 - 2) ** 2 + (down % 5 - 2) ** 2 <= 2
+    marks = dots if tone == "dots" else (across + down) % 5 < 2
+    marks &= (down > 256) & (across > 256)
+    toned = drawing()
+    toned[0][marks] = 0
+    assert found("warning", "is hatching or screentone", sketch=toned)
+    for line in (1, 3, 6):
+        assert not found("warning", "hatching", sketch=drawing(line=line))
 
 
 # -- references --------------------------------------------------------------------------------------------------------
