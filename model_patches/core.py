@@ -13,7 +13,7 @@ TESTED = ("0.21.0", "0.33.0")  # oldest and newest; the oldest is requires-comfy
 
 def numbers(version: str) -> tuple[int, ...]:
     """The leading numbers of a version: "0.30.0rc1" -> (0, 30, 0)."""
-    return tuple(int(part) for part in re.match(r"[\d.]*", version).group().split(".") if part)
+    return tuple(int(part) for part in re.split(r"[^\d.]", version)[0].split(".") if part)
 
 
 def age_remark(version: str | None = None) -> str:

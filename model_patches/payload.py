@@ -11,7 +11,7 @@ references share it, and nothing is left behind after a run. Three stations, and
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
@@ -315,7 +315,7 @@ class StepInputs:
                 keep = torch.tensor(on, device=device).view(-1, 1, 1)
                 every = [t * keep for t in every]
         split = None
-        if settings.split is not None and not off:
+        if settings.split is not None and masks is not None and not off:
             split = settings.plans.split(every, masks, settings.split, sizes)
         if self.features is None or off:
             return Guide(settings.strengths, split, off), every[0]
@@ -377,7 +377,7 @@ def token_noise(shapes: Sequence[tuple[int, int]], rows: int, seed: int, empty: 
     return [torch.stack(region) for region in zip(*drawn, strict=True)]
 
 
-def with_patch(options: dict, name: str, patch: Callable, first: bool = False) -> dict:
+def with_patch(options: dict, name: str, patch: Any, first: bool = False) -> dict:
     """A copy of transformer_options with one more patch; dictionaries and lists on the way are copied too."""
     patches = dict(options.get("patches", {}))
     others = list(patches.get(name, ()))

@@ -92,7 +92,8 @@ class ColorizeSaveReference(Node):
 
     @classmethod
     def execute(cls, reference, filename_prefix="reference", tags="", image=None, encoder=None):
-        palette, mark = (), None
+        palette: tuple[str, ...] = ()
+        mark = None
         if image is not None:
             colours = images.comfy_image_to_model(image, name="image")[:1]
             palette = card.palette_of(images.model_image_to_comfy(colours)[0])
@@ -171,8 +172,7 @@ class ColorizeLoadReference(Node):
         if colorizer is not None:
             card.check_family(reference, colorizer.family, f"The reference card {card_name!r}", colorizer.file_name)
         if tagger is not None:
-            tagger.check_features()
-            card.check_tagger(reference, tagger.network, f"The reference card {card_name!r}", tagger.file_name)
+            card.check_tagger(reference, tagger.reader(), f"The reference card {card_name!r}", tagger.file_name)
         if encoder is not None:
             card.check_encoder(reference, encoder.encoder, f"The reference card {card_name!r}", encoder.file_name)
             if reference.encoder_mark is None:

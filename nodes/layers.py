@@ -24,12 +24,12 @@ def documents(flats, lines, lines_mask=None, polarity="auto", split="one layer",
         raise ValueError(f"There are {found}. Use one drawing and mask, or as many as flats.")
     picture = None if reference is None else images.on_white(*images.rgb_and_alpha(reference[:1], name="reference"))
     hidden = None if picture is None else picture[0].movedim(0, -1).cpu().numpy()
-    found = []
+    made = []
     for number, (one, shading) in enumerate(zip(flats.flats, flats.shades())):
         ink = rows[number % len(rows)].movedim(0, -1).numpy()
         mask = None if masks is None else masks[number % len(masks)].numpy()
-        found.append(layers.stack(one, ink, shading, split, mask, hidden))
-    return found
+        made.append(layers.stack(one, ink, shading, split, mask, hidden))
+    return made
 
 
 class ColorizeSaveLayers(Node):

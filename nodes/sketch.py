@@ -5,6 +5,7 @@ import torch
 from comfy_api.v0_0_2 import io, ui
 
 from ..colorize.pictures import canvas, images
+from ..colorize.pictures.sides import sides_of
 from ..colorize.pictures.transparency import check_drawing
 from ..colorize.sketch.extractors import lineart
 from .known_before import sampled_size
@@ -30,9 +31,9 @@ def prepare_sketch(
     check_size(width, height)
     check_drawing(image, mask, polarity)
     sketch = images.comfy_image_to_sketch(image, mask, polarity)
-    source = sketch.shape[-2:]
+    source = sides_of(sketch)
     if size == FOLLOW:
-        width, height = canvas.following(*source, width * height)
+        width, height = canvas.following(source[0], source[1], width * height)
     if clean_paper:
         sketch = lineart.standard(images.invert(images.reduced(sketch, CLEAN_PAPER_SIDE))).expand(-1, 3, -1, -1)
     sketch, frame = images.place(sketch, height, width, fit, source=source)

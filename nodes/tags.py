@@ -171,9 +171,9 @@ class ColorizeTagReference(Node):
             scores=scores,
             order=order,
         )
-        tagger.check_tags()
+        names = tagger.tag_list()
         probabilities, features = tagger.answer(image, mask, preparation)
-        found = [select(row, tagger.tags, options) for row in probabilities]
+        found = [select(row, names, options) for row in probabilities]
         return io.NodeOutput(
             [line(tags.general, options) for tags in found],
             [line(tags.characters, options) for tags in found],

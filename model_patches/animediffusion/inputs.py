@@ -6,6 +6,7 @@ import torch
 
 from ...colorize.counts import check_count
 from ...colorize.pictures import images
+from ...colorize.pictures.sides import sides_of
 from ...colorize.sketch.extractors.xdog import XDoG, xdog
 from .model import LINES, REFERENCE
 
@@ -35,8 +36,8 @@ def place_lines(
         picture = images.comfy_image_to_model(image, mask, "sketch")
     else:
         picture = images.invert(images.comfy_image_to_sketch(image, mask, polarity))
-    source = tuple(picture.shape[-2:])
-    frame = images.frame_for(*source, height, width, fit)
+    source = sides_of(picture)
+    frame = images.frame_for(source[0], source[1], height, width, fit)
     if fit == "pad":  # the margin comes after the lines, or its edge would become one
         sized = images.resize(picture, frame.box_height, frame.box_width)
     else:

@@ -60,7 +60,7 @@ class PixelUNet(AnimeUNet):
         super().__init__(config, device=device, dtype=dtype, operations=operations)
         self.dtype = dtype
 
-    def forward(
+    def forward(  # type: ignore[override]  # as ComfyUI calls its networks
         self,
         x: torch.Tensor,
         timesteps: torch.Tensor,
@@ -137,7 +137,7 @@ def _fitted(part: torch.Tensor, noise: torch.Tensor, name: str) -> torch.Tensor:
 class AnimeDiffusion(comfy.supported_models_base.BASE):
     """The family as ComfyUI describes models; not in the table of stock loaders, whose detection reads other names."""
 
-    unet_extra_config = {}
+    unet_extra_config: dict[str, Any] = {}
     latent_format = comfy.latent_formats.ChromaRadiance  # three channels, ratio 1, previews show the pixels
     # bfloat16 is left out: the first steps divide by a twelfth, and its 8 bits would show.
     supported_inference_dtypes = [torch.float16, torch.float32]

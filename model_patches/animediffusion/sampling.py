@@ -102,7 +102,7 @@ def sample(model: Any, positive: list, latent: torch.Tensor, walk: Walk, progres
         frames = range(first, min(first + walk.chunk, count))
         done = first * walk.calls
 
-        def report(step: int, picture: torch.Tensor, *_: Any, frames: int = frames, done: int = done) -> None:
+        def report(step: int, picture: torch.Tensor, *_: Any, frames: range = frames, done: int = done) -> None:
             progress(picture, done + (step + 1) * len(frames), count * walk.calls)
 
         results.append(_sample_chunk(model, rows(positive, frames), frames, shape, walk, report))
@@ -160,8 +160,8 @@ def _walked(
     disable: bool | None = None,
     *,
     walk: Walk,
-    noise: torch.Tensor,
-    reference: torch.Tensor,
+    noise: Callable[[int], torch.Tensor],
+    reference: torch.Tensor | None,
 ) -> torch.Tensor:
     """A sampler function of ComfyUI: x is noise times the first noise level; gives the picture at step 0."""
     schedule = AnimeSchedule().to(x.device)

@@ -54,7 +54,8 @@ class LoadedPlugin:
         b, b' and b'' are 1 or the number of pictures.
         """
         count = max(len(latent), len(sketch_mask), len(background_mask))
-        size = tuple(PIXELS_PER_LATENT * side for side in latent.shape[-2:])
+        height, width = (PIXELS_PER_LATENT * side for side in latent.shape[-2:])
         given = (latent, sketch_mask, background_mask)
-        values = plugin_input(*(v.float().expand(count, -1, -1, -1) for v in given))
-        return read_rows(self.patcher, [values], size_embedding.crop_scalars(source, size))
+        latent, sketch_mask, background_mask = (v.float().expand(count, -1, -1, -1) for v in given)
+        values = plugin_input(latent, sketch_mask, background_mask)
+        return read_rows(self.patcher, [values], size_embedding.crop_scalars(source, (height, width)))

@@ -19,6 +19,7 @@ from ...colorize.modes import REFERENCE_THRESHOLD, with_plugin
 from ...colorize.pictures import images
 from ...colorize.pictures.figure_masks import check_mask, without_figure
 from ...colorize.pictures.masks import squash
+from ...colorize.pictures.sides import sides_of
 from ..checkpoint.colorizer import Colorizer
 from ..payload import Banks, Payload, PlanCache
 from .latents import size_of
@@ -59,8 +60,7 @@ def read_background(
     check_counts({"backgrounds": len(picture), "figure masks of the drawing": len(figure)})
     squashed = images.model_image_to_comfy(images.resize(picture, height, width))
     scaled = comfy.latent_formats.SDXL().process_in(vae.encode(squashed).float())
-    masks, source = (squash(figure, height, width), mask[:, None]), tuple(picture.shape[-2:])
-    return Banks(colorizer.plugin.read(scaled, *masks, source))
+    return Banks(colorizer.plugin.read(scaled, squash(figure, height, width), mask[:, None], sides_of(picture)))
 
 
 def figure_of(conditioning: list) -> torch.Tensor | None:

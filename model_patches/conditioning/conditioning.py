@@ -93,7 +93,8 @@ class Context:
 
 def context_of(colorizer: Colorizer, reference: Reference) -> Context:
     """The tokens of a reference as they are, or for XL as the checkpoint's token projection joins them."""
-    if colorizer.projection is None:
+    projection = colorizer.projection
+    if projection is None:
         return Context(reference.local_tokens, reference.background_tokens, tuple(r.tokens for r in reference.regions))
 
     def projected(
@@ -101,9 +102,10 @@ def context_of(colorizer: Colorizer, reference: Reference) -> Context:
     ) -> torch.Tensor:
         # Without tagger there is no class token either; the projection says what is missing.
         both = local_tokens if class_token is None else torch.cat([class_token, local_tokens], dim=1)
-        return colorizer.projection.tokens(both, tagger_tokens)
+        return projection.tokens(both, tagger_tokens)
 
-    own, background = projected(None, reference.tokens, reference.tagger_tokens), None
+    own = projected(None, reference.tokens, reference.tagger_tokens)
+    background: torch.Tensor | None = None
     if reference.background_tokens is not None:
         background = projected(
             reference.background_class_token, reference.background_tokens, reference.background_tagger_tokens
@@ -127,7 +129,10 @@ def condition(
     """
     check_mode(colorizer, reference, settings, figure_mask)
     context = context_of(colorizer, reference)
-    tokens, options, region_tokens, masks = context.own, None, (), ()
+    tokens = context.own
+    options: SplitOptions | None = None
+    region_tokens: tuple[torch.Tensor, ...] = ()
+    masks: tuple[torch.Tensor, ...] = ()
     if MODES[settings.mode].splits:
         tokens, options, region_tokens, masks = _regions(colorizer, reference, context, settings, figure_mask)
     strengths = reference.levels.of(model.diffusion_model.attention_places, settings.strength)
@@ -139,7 +144,7 @@ def condition(
         noise_level=settings.noise_level,
         split=options,
     )
-    scalars = dict(size=settings.size, score=settings.aesthetic_score)
+    scalars: dict[str, Any] = dict(size=settings.size, score=settings.aesthetic_score)
     positive = Payload(steps, region_tokens, masks, **scalars)
     if steps == StepSettings() and scalars == dict(size=0, score=SCORE):  # only plain cross-attention: the stock path
         return [[tokens, {}]], [[torch.zeros_like(tokens), {}]]
@@ -194,8 +199,8 @@ def _regions(
         soft=settings.mask_edges == "soft",
         overshoot=settings.variant == "released",
     )
-    tokens = [t for t, *_ in figures] + [_background(colorizer, reference, context, settings)]
-    return tokens[0], options, tuple(tokens[1:]), tuple(mask for _, mask, _ in figures)
+    first, *others = *(t for t, *_ in figures), _background(colorizer, reference, context, settings)
+    return first, options, tuple(others), tuple(mask for _, mask, _ in figures)
 
 
 def _background(
@@ -204,9 +209,10 @@ def _background(
     """(B, N, D): what the background's queries read."""
     given = Given(figure=True, background=context.background is not None)
     source = background_of(settings.mode, weights_of(colorizer), given)
-    if source == "reference":
+    tokens, encoder = context.background, colorizer.background_encoder
+    if source == "reference" or tokens is None:
         return context.own
-    if source == "background":
-        return context.background
+    if source == "background" or encoder is None:
+        return tokens
     recover = settings.variant == "paper" or not reference.background_is_picture
-    return colorizer.background_encoder.background(context.background, reference.background_threshold, recover)
+    return encoder.background(tokens, reference.background_threshold, recover)

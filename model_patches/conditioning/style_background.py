@@ -29,6 +29,7 @@ from ...colorize.modes import BACKGROUND, REFERENCE_THRESHOLD
 from ...colorize.pictures import images
 from ...colorize.pictures.figure_masks import check_mask, without_figure
 from ...colorize.pictures.masks import squash
+from ...colorize.pictures.sides import sides_of
 from ...colorize.reference.types import Reference
 from ...colorize.unet import size_embedding
 from ..checkpoint.colorizer import Colorizer
@@ -90,8 +91,12 @@ def read_pictures(
     if pictures.background is not None:
         _check_background(warps, merges, reference)
     reader = _Reader(encoders, vae, reference, size_of(latent), settings)
-    styles = () if pictures.style is None else reader.styles(pictures)
-    backgrounds = reader.backgrounds(pictures) if pictures.background is not None and warps else ()
+    styles: tuple[torch.Tensor, ...] = ()
+    backgrounds: tuple[torch.Tensor, ...] = ()
+    if pictures.style is not None:
+        styles = reader.styles(pictures.style, pictures)
+    if pictures.background is not None and warps:
+        backgrounds = reader.backgrounds(pictures.background, pictures)
     tensors = [*backgrounds, *styles]
     if styles and backgrounds:
         check_counts({"style pictures": len(styles[0]), "backgrounds": len(backgrounds[0])})
@@ -111,25 +116,24 @@ class _Reader:
     """Height and width of the drawings in pixels."""
     settings: StyleSettings
 
-    def styles(self, pictures: Pictures) -> tuple[torch.Tensor, ...]:
+    def styles(self, style: torch.Tensor, pictures: Pictures) -> tuple[torch.Tensor, ...]:
         """The style vectors; a background picture of its own is merged into them where that is wanted."""
-        own, theirs = self.reference.local_tokens, self.reference.background_tokens
-        styles = self._seen(self.encoders.style, pictures.style, "style_image", None, own)
-        if pictures.background is not None and self.reference.background_is_picture and self.settings.merge > 0:
+        own = self.reference.local_tokens
+        theirs = self.reference.background_tokens if self.reference.background_is_picture else None
+        styles = self._seen(self.encoders.style, style, "style_image", None, own)
+        if pictures.background is not None and theirs is not None and self.settings.merge > 0:
             mask = pictures.figure_mask
             other = self._seen(self.encoders.style, pictures.background, "background", mask, theirs)
             styles = tuple(merged_styles(styles, other, self.settings.merge))
         return styles
 
-    def backgrounds(self, pictures: Pictures) -> tuple[torch.Tensor, ...]:
+    def backgrounds(self, background: torch.Tensor, pictures: Pictures) -> tuple[torch.Tensor, ...]:
         """The tokens of the background picture."""
         theirs = self.reference.background_tokens if self.reference.background_is_picture else None
         beside_style = pictures.style is not None
         tokens = background_context(self.reference.local_tokens, theirs, beside_style, self.settings.variant)
-        given = pictures.background, "background", pictures.figure_mask, tokens
-        return tuple(
-            values * self.settings.background_factor for values in self._seen(self.encoders.background, *given)
-        )
+        seen = self._seen(self.encoders.background, background, "background", pictures.figure_mask, tokens)
+        return tuple(values * self.settings.background_factor for values in seen)
 
     def _seen(
         self,
@@ -147,7 +151,7 @@ class _Reader:
         scaled = comfy.latent_formats.SD15().process_in(self.vae.encode(squashed.movedim(1, -1)).float())
         count = max(len(scaled), len(tokens))
         inputs = [scaled.expand(count, -1, -1, -1), tokens.expand(count, -1, -1)]
-        return read_rows(patcher, inputs, size_embedding.ratio_scalars(tuple(picture.shape[-2:]), self.size))
+        return read_rows(patcher, inputs, size_embedding.ratio_scalars(sides_of(picture), self.size))
 
 
 def _follows_regions(conditioning: list) -> bool:

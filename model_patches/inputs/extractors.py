@@ -16,6 +16,7 @@ import torch
 from ...colorize.families import CheckpointError
 from ...colorize.public_files import LINE_EXTRACTORS, line_extractor_addresses
 from ...colorize.sketch.extractors import load_network, without_network, working
+from ...colorize.sketch.extractors.extractor import Extractor
 from ...colorize.sketch.extractors.folding import for_inference
 from ..checkpoint.files import add_model_folder, check_finite, read_weights
 from ..checkpoint.managed import managed
@@ -42,8 +43,7 @@ def where_to_get(file_name: str) -> str:
 class LoadedLineExtractor:
     """An extractor network with the patcher that owns its memory."""
 
-    network: torch.nn.Module
-    """One of networks.extractors.NETWORKS"""
+    network: Extractor
     patcher: comfy.model_patcher.ModelPatcher = field(repr=False)
     file_name: str
 
@@ -56,8 +56,9 @@ class LoadedLineExtractor:
         network, device = self.network, self.patcher.load_device
         side = side or working.SIDE
         squash = variant == "released"
-        size = working.padded_size(network, working.working_size(*picture.shape[-2:], side, squash))
-        cuts = working.tiles(*size, network.margin)
+        height, width = picture.shape[-2:]
+        size = working.padded_size(network, working.working_size(height, width, side, squash))
+        cuts = working.tiles(size[0], size[1], network.margin)
         at_once = min(len(picture), working.together(size))
         pixels = max((rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns, _, _ in cuts)
         comfy.model_management.load_models_gpu(

@@ -100,7 +100,8 @@ class LoadedSegmenter:
 
     def _mask(self, picture: torch.Tensor) -> torch.Tensor:
         if self.route == "drawings":
-            return masks.sketch_figure_mask(self.network, picture, *picture.shape[-2:], self.size)
+            height, width = picture.shape[-2:]
+            return masks.sketch_figure_mask(self.network, picture, height, width, self.size)
         if self.route == "pictures (released)":
             return masks.figure_mask(self.network, picture, self.size)
         return character_mask(self.network, picture, self.size)
@@ -120,15 +121,15 @@ def load_segmenter(
         raise ValueError(f"made_for is {route!r}; choose one of {', '.join(ROUTES)}.")
     name = os.path.basename(path)
     if name.lower().endswith(".onnx"):
-        network = OnnxNetwork(path, provider)
-        if len(network.shape) != 4 or isinstance(network.shape[1], int) and network.shape[1] != 3:
+        onnx = OnnxNetwork(path, provider)
+        if len(onnx.shape) != 4 or isinstance(onnx.shape[1], int) and onnx.shape[1] != 3:
             raise CheckpointError(
-                f"The file {name!r} reads {network.shape}, not pictures (count, 3, height, width). "
+                f"The file {name!r} reads {onnx.shape}, not pictures (count, 3, height, width). "
                 "Use isnetis.onnx of skytnt/anime-seg."
             )
-        fixed = network.shape[-1]
+        fixed = onnx.shape[-1]
         return LoadedSegmenter(
-            network, None, name, route, fixed if isinstance(fixed, int) else size, f"onnxruntime, {network.provider}"
+            onnx, None, name, route, fixed if isinstance(fixed, int) else size, f"onnxruntime, {onnx.provider}"
         )
     state_dict, _ = read_weights(path)
     try:

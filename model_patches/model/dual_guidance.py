@@ -71,7 +71,7 @@ class DualGuider(comfy.samplers.CFGGuider):
         no_sketch = [blanked(cond, self._blanks) for cond in self.conds["no_sketch"]]
         patched = model_options.get("sampler_calc_cond_batch_function")
 
-        def evaluate(args: Any) -> torch.Tensor:
+        def evaluate(args: Any) -> list[torch.Tensor]:
             """[cond, uncond] for single guidance."""
             # Patches expect a pair. The blank sketch keeps its reference, so it runs as a positive of its own: patches
             # that treat the two sides differently treat it like the positive.

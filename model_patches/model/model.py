@@ -62,7 +62,7 @@ class ColorizeModel(comfy.model_base.BaseModel):
             check_count("references", tokens.shape[0], noise.shape[0])
         conds = super().extra_conds(**kwargs)
         payload = Payload.of(kwargs)
-        if payload is not None:
+        if payload is not None and tokens is not None and noise is not None:
             inputs = payload.inputs(tokens, noise, kwargs.get("seed"), kwargs["device"], self.features_node)
             conds.update(inputs.conds())
         return conds
@@ -78,7 +78,7 @@ class ColorizeModel(comfy.model_base.BaseModel):
         **kwargs: Any,
     ) -> torch.Tensor:
         inputs = StepInputs.take(kwargs)
-        if inputs is not None:
+        if inputs is not None and c_crossattn is not None:
             step, sigmas = self.model_sampling.timestep(t), transformer_options.get("sample_sigmas")
             dtype = self.get_dtype_inference()
             guide, c_crossattn = inputs.guide(c_crossattn, t, step, self._sizes(x), sigmas, dtype)
@@ -117,7 +117,7 @@ class ColorizeModel(comfy.model_base.BaseModel):
 class ColorizeBase(comfy.supported_models_base.BASE):
     """What the entries of our families in ComfyUI's model table share."""
 
-    unet_extra_config = {"num_heads": -1, "num_head_channels": families.DEFAULT_HEAD_WIDTH}
+    unet_extra_config: dict[str, Any] = {"num_heads": -1, "num_head_channels": families.DEFAULT_HEAD_WIDTH}
     is_colorize_family = True
     model_class = ColorizeModel
 

@@ -6,14 +6,15 @@ output block ends with an empty layer that marks the place of its modulation. Th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 
 from ...colorize import recognition
-from ...colorize.unet.decoder_guide import Modulation, Warp
+from ...colorize.unet.decoder_guide import DecoderGuide, Modulation, Warp
 from ..payload import Guide, StyleAndBackground, with_patch
 from .attention import ColorizeUNet
 from .model import ColorizeModel, ColorizeV1
@@ -58,8 +59,7 @@ class V2UNet(ColorizeUNet):
         transformer_options: dict[str, Any] = {},  # noqa: B006 - as inherited
         **kwargs: Any,
     ) -> torch.Tensor:
-        guide = Guide.of(transformer_options)
-        if guide is not None and guide.decoder is not None:
+        if _decoder(transformer_options) is not None:
             transformer_options = with_patch(transformer_options, "output_block_patch", self._warp, first=True)
             place = (ModulationPlace, self._modulate)
             transformer_options = with_patch(transformer_options, "forward_timestep_embed_patch", place, first=True)
@@ -67,12 +67,22 @@ class V2UNet(ColorizeUNet):
 
     def _warp(self, h: torch.Tensor, skip: torch.Tensor, options: Any) -> tuple[torch.Tensor, torch.Tensor]:
         number = options["block"][1]
-        return h, Guide.of(options).decoder.skip(number, self.warp_modules[number], skip, ATTEND)
+        guide = _decoder(options)
+        return h, skip if guide is None else guide.skip(number, cast(Warp, self.warp_modules[number]), skip, ATTEND)
 
     def _modulate(
         self, place: Any, h: torch.Tensor, emb: torch.Tensor, context: torch.Tensor | None, options: Any, *others: Any
     ) -> torch.Tensor:
-        return Guide.of(options).decoder.modulate(place.number, self.style_modules[place.number], h, emb)
+        guide = _decoder(options)
+        if guide is None:
+            return h
+        return guide.modulate(place.number, cast(Modulation, self.style_modules[place.number]), h, emb)
+
+
+def _decoder(options: Mapping[str, Any]) -> DecoderGuide | None:
+    """What the decoder reads of pictures in this step; None where there are none."""
+    guide = Guide.of(options)
+    return None if guide is None else guide.decoder
 
 
 class ColorizeV2Model(ColorizeModel):

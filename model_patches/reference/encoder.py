@@ -15,7 +15,7 @@ from ...colorize.families import CheckpointError
 from ...colorize.pictures.figure_masks import without_background, without_figure
 from ...colorize.reference.card import encoder_mark, tagger_mark
 from ...colorize.reference.types import Reference
-from ...colorize.reference.vision import fitted, preprocess
+from ...colorize.reference.vision import ReferenceEncoder, fitted, preprocess
 from ..checkpoint.files import check_finite, read_weights
 from ..checkpoint.managed import managed
 from .tagger import LoadedTagger
@@ -28,8 +28,7 @@ LARGEST_SHARE = 0.6  # of the graphics card that an encoder's float32 weights ma
 class LoadedReferenceEncoder:
     """A vision tower with the patcher that owns its memory."""
 
-    encoder: torch.nn.Module
-    """colorize.reference.vision.ReferenceEncoder"""
+    encoder: ReferenceEncoder
     patcher: comfy.model_patcher.ModelPatcher = field(repr=False)
     file_name: str
 
@@ -56,13 +55,16 @@ class LoadedReferenceEncoder:
         hands and framing moves to the sketch's by geometry_strength, 0..1 (reference.geometry_tags). Raises ValueError
         when the counts do not agree.
         """
-        if cut_out and figure_mask is None:
-            raise ValueError(
-                "figure is set to cut out, but there is no figure_mask. Connect the mask of the figure (Segment "
-                "Character makes one), or set figure to whole picture."
-            )
-        pictures = [without_background(image, figure_mask, mask_threshold) if cut_out else image]
-        edits = (f"figure cut out at {mask_threshold:g}",) if cut_out else ()
+        pictures = [image]
+        edits: tuple[str, ...] = ()
+        if cut_out:
+            if figure_mask is None:
+                raise ValueError(
+                    "figure is set to cut out, but there is no figure_mask. Connect the mask of the figure (Segment "
+                    "Character makes one), or set figure to whole picture."
+                )
+            pictures = [without_background(image, figure_mask, mask_threshold)]
+            edits = (f"figure cut out at {mask_threshold:g}",)
         if background is not None:
             advice = "Connect one background, or one for each reference."
             check_count("background pictures", len(background), len(image), "references", advice)
@@ -70,13 +72,15 @@ class LoadedReferenceEncoder:
         elif figure_mask is not None:
             pictures.append(without_figure(image, figure_mask, mask_threshold))
         own, other = self._parts(self._tokens(pictures, fit), len(image))
-        tags = (None, None)
+        own_tags: torch.Tensor | None = None
+        other_tags: torch.Tensor | None = None
         if tagger is not None:
-            tags = self._parts(torch.cat([tagger.features(fitted(batch, fit)) for batch in pictures]), len(image))
-        if tagger is not None and sketch is not None and geometry_strength > 0:
-            check_count("sketches", len(sketch), len(image), "references", "Connect one, or one for each.")
-            tags = tagger.features_with_geometry(tags[0], sketch, geometry_strength), tags[1]
-            edits += (f"geometry tags of the sketch at {geometry_strength:g}",)
+            features = torch.cat([tagger.features(fitted(batch, fit)) for batch in pictures])
+            own_tags, other_tags = self._parts(features, len(image))
+            if sketch is not None and geometry_strength > 0:
+                check_count("sketches", len(sketch), len(image), "references", "Connect one, or one for each.")
+                own_tags = tagger.features_with_geometry(own_tags, sketch, geometry_strength)
+                edits += (f"geometry tags of the sketch at {geometry_strength:g}",)
         return Reference(
             tokens=own,
             image_size=self.encoder.image_size,
@@ -86,10 +90,10 @@ class LoadedReferenceEncoder:
             background_threshold=mask_threshold,
             encoder_mark=encoder_mark(self.encoder),
             edits=edits,
-            tagger_tokens=tags[0],
-            tagger_mark=None if tagger is None else tagger_mark(tagger.network),
+            tagger_tokens=own_tags,
+            tagger_mark=None if tagger is None else tagger_mark(tagger.reader()),
             background_class_token=None if other is None or tagger is None else other[:, :1],
-            background_tagger_tokens=tags[1],
+            background_tagger_tokens=other_tags,
         )
 
     @staticmethod

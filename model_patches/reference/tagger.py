@@ -75,9 +75,9 @@ class LoadedTagger:
     @property
     def provider(self) -> str:
         """What computes, for people."""
-        if isinstance(self.network, OnnxNetwork):
-            return f"onnxruntime, {self.network.provider}"
-        return f"torch, {self.patcher.load_device}"
+        if self.patcher is not None:
+            return f"torch, {self.patcher.load_device}"
+        return f"onnxruntime, {getattr(self.network, 'provider', '')}"
 
     @property
     def note(self) -> str:
@@ -93,47 +93,49 @@ class LoadedTagger:
         """
         images.check_image(image, "image")
         probabilities, tokens = self._answer(images.on_white(*images.rgb_and_alpha(image, mask)), preparation)
-        return probabilities, None if tokens is None else TagFeatures(tokens, preparation, self.file_name)
+        return probabilities, TagFeatures(torch.cat(tokens), preparation, self.file_name) if tokens else None
 
     def features(self, picture: torch.Tensor) -> torch.Tensor:
         """Pictures (B, 3, H, W) in [-1, 1] -> (B, P, W): a token per patch as XL models read them, float32 on the CPU.
 
         Raises ValueError for .onnx files, which answer tags only.
         """
-        self.check_features()
-        return self._answer((picture.float() + 1) / 2, "xl")[1]
+        self.reader()
+        _, tokens = self._answer((picture.float() + 1) / 2, "xl")
+        return torch.cat(tokens)
 
     def features_with_geometry(self, tokens: torch.Tensor, sketch: torch.Tensor, strength: float) -> torch.Tensor:
         """Features (B, P, W) of references, what they say of pose, hands and framing moved to the sketches'.
 
         sketch: (B or 1, 3, H, W) in [-1, 1], dark lines on white. strength: 0 (as they are) .. 1.
         """
-        self.check_tags()
-        general = [category == GENERAL for category in self.tags.categories]
-        places = geometry_tags(self.tags.names, general)
+        tags = self.tag_list()
+        places = geometry_tags(tags.names, [category == GENERAL for category in tags.categories])
         if not places:
             raise ValueError(
                 f"The tag list of {self.file_name!r} has no tag of pose, hands, expression or framing. Put the "
                 f"selected_tags.csv of the same model ({PAGE}) beside it, or leave sketch unconnected."
             )
-        weight = self.network.model.head.fc.weight.detach().cpu()
+        weight = self.reader().model.head.fc.weight.detach().cpu()
         return geometry_features(tokens, self.features(sketch), weight, places, strength)
 
-    def check_features(self) -> None:
-        """Raise ValueError for .onnx files, which have no patch features."""
-        if self.patcher is None:
+    def reader(self) -> WDTagger:
+        """The network that has patch features; raises ValueError for .onnx files, which have none."""
+        if isinstance(self.network, OnnxNetwork):
             raise ValueError(
                 f"The tagger {self.file_name!r} answers tags only; XL models read its patch features. Choose the torch "
                 f"file (model.safetensors) of {PAGE} in Load Tagger."
             )
+        return self.network
 
-    def check_tags(self) -> None:
-        """Raise CheckpointError for a tagger without its list of tags."""
+    def tag_list(self) -> TagList:
+        """The tags; raises CheckpointError for a tagger without its list of tags."""
         if self.tags is None:
             raise CheckpointError(missing_list(self.file_name))
+        return self.tags
 
-    def _answer(self, colours: torch.Tensor, preparation: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Colours (B, 3, H, W) in 0..1 -> (probabilities (B, tags), tokens (B, P, W) or None for .onnx files)."""
+    def _answer(self, colours: torch.Tensor, preparation: str) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Colours (B, 3, H, W) in 0..1 -> (probabilities (B, tags), chunks of tokens (b, P, W); none of .onnx)."""
         colours = colours.cpu()
         if self.patcher is not None:
             comfy.model_management.load_models_gpu([self.patcher], memory_required=self._working_memory(len(colours)))
@@ -149,7 +151,7 @@ class LoadedTagger:
                     probabilities.append(found[0].float().cpu())
                     tokens.append(found[1].float().cpu())
                 progress.update(len(chunk))
-        return torch.cat(probabilities), torch.cat(tokens) if tokens else None
+        return torch.cat(probabilities), tokens
 
     def _working_memory(self, count: int) -> int:
         # The first level is the largest: 112 x 112 tokens of width 128, about 16 such tensors at once, in float32.
@@ -164,17 +166,17 @@ def load_tagger(path: str, provider: str = "auto") -> LoadedTagger:
     """
     name = os.path.basename(path)
     if name.lower().endswith(".onnx"):
-        network = OnnxNetwork(path, provider)
-        if len(network.shape) != 4 or isinstance(network.shape[3], int) and network.shape[3] != 3:
+        onnx = OnnxNetwork(path, provider)
+        if len(onnx.shape) != 4 or isinstance(onnx.shape[3], int) and onnx.shape[3] != 3:
             raise CheckpointError(
-                f"The file {name!r} reads {network.shape}, not pictures (count, height, width, 3) as WD taggers do. "
+                f"The file {name!r} reads {onnx.shape}, not pictures (count, height, width, 3) as WD taggers do. "
                 f"Use model.onnx of {PAGE} or of another WD tagger."
             )
-        size = network.shape[1] if isinstance(network.shape[1], int) else IMAGE_SIZE
+        size = onnx.shape[1] if isinstance(onnx.shape[1], int) else IMAGE_SIZE
         tags = read_tag_list(path, {})
         if tags is None:
             raise CheckpointError(missing_list(name))
-        return LoadedTagger(network, None, tags, name, size)
+        return LoadedTagger(onnx, None, tags, name, size)
     state_dict, metadata = read_weights(path)
     try:
         network = WDTagger.from_state_dict(state_dict, metadata)

@@ -12,6 +12,8 @@ import comfy.model_patcher
 import torch
 
 from ...colorize.families import CheckpointError
+from ...colorize.reference.text import VOCABULARY, TextEncoder, token_counts, tokenize
+from ...colorize.reference.text import load_text_encoder as build
 from ..checkpoint.files import check_finite, read_weights
 from ..checkpoint.managed import managed
 
@@ -24,8 +26,7 @@ ADVICE = "Official models need OpenCLIP ViT-H/14 (laion2b_s32b_b79k), the whole 
 class LoadedTextEncoder:
     """A text tower with the patcher that owns its memory."""
 
-    encoder: torch.nn.Module
-    """colorize.reference.text.TextEncoder"""
+    encoder: TextEncoder
     patcher: comfy.model_patcher.ModelPatcher = field(repr=False)
     file_name: str
 
@@ -36,8 +37,6 @@ class LoadedTextEncoder:
 
     def encode(self, texts: Sequence[str]) -> torch.Tensor:
         """Texts -> vectors (n, D) of length 1, float32 on the CPU. What is too long is cut, and said in the log."""
-        from ...colorize.reference.text import VOCABULARY, token_counts, tokenize
-
         network = self.encoder
         if network.vocabulary != VOCABULARY:
             raise ValueError(
@@ -63,8 +62,6 @@ def load_text_encoder(path: str) -> LoadedTextEncoder:
 
     Computed in float32, as in the released application: it runs once per prompt.
     """
-    from ...colorize.reference.text import load_text_encoder as build
-
     name = os.path.basename(path)
     state_dict, metadata = read_weights(path)
     try:

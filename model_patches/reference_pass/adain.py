@@ -54,7 +54,9 @@ class AdaIN:
         """See reference_pass.Effect."""
 
         def match(h: torch.Tensor, skip: torch.Tensor, extra: dict[str, Any]) -> Any:
-            found = kept.get(extra["block"])
-            return (h if found is None else match_statistics(h, *found, self.strength)), skip
+            if extra["block"] in kept:
+                mean, spread = kept[extra["block"]]
+                h = match_statistics(h, mean, spread, self.strength)
+            return h, skip
 
         return with_patch(options, "output_block_patch", match)

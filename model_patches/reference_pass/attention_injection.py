@@ -70,8 +70,9 @@ class Injection:
         return Reader(kept, options.get(OVERRIDE), self, without).patched(options)
 
 
-def last_place(network: torch.nn.Module) -> tuple | None:
-    """The self-attention layer after which nothing of a run is recorded; None when blocks without attention follow."""
+def last_place(network: Any) -> tuple | None:
+    """The self-attention layer of ComfyUI's U-Net after which nothing of a run is recorded; None when blocks without
+    attention follow."""
     transformers = [part for part in network.output_blocks[-1] if isinstance(part, SpatialTransformer)]
     if not transformers:
         return None

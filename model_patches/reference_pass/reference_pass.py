@@ -18,7 +18,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import comfy.model_management
 import torch
@@ -97,13 +97,21 @@ class Recorded(Exception):
 class Effect(Protocol):
     """What is taken from the reference's run and done to the picture's. A frozen dataclass."""
 
-    source: Source
-    start: float
-    """Share of the run from which it acts, 0..1."""
-    end: float
-    """Share of the run up to which it acts, 0..1."""
+    __dataclass_fields__: ClassVar[dict[str, Any]]
     title: str
     """For messages."""
+
+    @property
+    def source(self) -> Source:
+        """Whose run it reads."""
+
+    @property
+    def start(self) -> float:
+        """Share of the run from which it acts, 0..1."""
+
+    @property
+    def end(self) -> float:
+        """Share of the run up to which it acts, 0..1."""
 
     def record(self, network: torch.nn.Module, options: dict, kept: dict) -> dict:
         """transformer_options of the reference's run of the U-Net `network`, with patches that fill `kept`.
@@ -152,7 +160,7 @@ class ReferencePass:
         pictures = len(x) // len(transformer_options.get("cond_or_uncond") or (0,))
         seed = transformer_options.get(SEED) or 0
         for source in unique(effect.source for effect in active):
-            sharing = [(effect, {}) for effect in active if effect.source is source]
+            sharing: list[tuple[Effect, dict]] = [(effect, {}) for effect in active if effect.source is source]
             first = transformer_options
             for effect, kept in sharing:
                 first = effect.record(model.diffusion_model, first, kept)
