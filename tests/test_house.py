@@ -56,14 +56,7 @@ KNOWN: dict[str, set[str]] = {
     "imports": set(),
     "circles": set(),
     "floors": set(),
-    "names": {
-        "trainer/models/autoencoder.py: first_stage_model.",
-        "trainer/run/init_from.py: model.diffusion_model.",
-        "trainer/stages/animediffusion.py: colorize.sketch_polarity",
-        "trainer/stages/shared.py: colorize.num_head_channels",
-        "trainer/stages/shared.py: colorize.prediction_type",
-        "trainer/stages/shared.py: colorize.sketch_polarity",
-    },
+    "names": set(),
     "functions": {
         "trainer/world/face.py: _eye",
         "trainer/world/fringe.py: fringe_locks",
@@ -72,11 +65,9 @@ KNOWN: dict[str, set[str]] = {
     "modules": set(),
     "words": {
         "Character: trainer/art/painted.py, trainer/commands/evaluate_flats.py",
-        "Colorizer: model_patches/checkpoint/colorizer.py, trainer/models/colorizer.py",
         "Finding: colorize/preflight/finding.py, trainer/commands/doctor.py",
         "Frame: colorize/pictures/images.py, trainer/world/geometry.py",
         "Palette: colorize/pictures/palette.py, trainer/art/palettes.py",
-        "Regions: colorize/pictures/regions.py, trainer/models/colorizer.py",
         "Report: trainer/commands/prepare.py, trainer/config/sections.py, trainer/run/init_from.py",
         "Run: trainer/config/sections.py, trainer/run/run.py",
     },

@@ -22,7 +22,7 @@ def present(name: str) -> bool:
 
 def check(command: str, args: argparse.Namespace | None = None) -> None:
     """Raise ConfigError naming every package that `command`, with these options, needs and does not find."""
-    needs = ALWAYS.get(command, ())
+    needs: tuple[str, ...] = ALWAYS.get(command, ())
     if args is not None and command in FOR_OPTIONS:
         needs += FOR_OPTIONS[command](args)
     missing = [name for name in needs if not present(name)]

@@ -91,7 +91,8 @@ def _hex(color: str) -> str:
 
 def rgb(color: str) -> tuple[int, int, int]:
     """#rrggbb -> values 0..255."""
-    return tuple(int(color[i : i + 2], 16) for i in (1, 3, 5))
+    red, green, blue = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return red, green, blue
 
 
 def _luma(color: str) -> float:

@@ -69,7 +69,8 @@ def _painted_pair(figure, other, clusters, share, ground, random) -> tuple[scene
     behind = np.full((*size, 3), 255.0) if ground is None else painted.cut(ground, size, random)
     layers = [painted.placed(part, size, share, random) for part in (figure, other)]
     alphas = [layer[..., 3:] / 255 for layer in layers]
-    soft, flat = {}, {}
+    soft: scenes.Parts = {}
+    flat: scenes.Parts = {}
     for parts, convert in ((soft, lambda values: values), (flat, lambda values: painted.flattened(values, clusters))):
         shown = [convert(layer[..., :3]) * a + behind * (1 - a) for layer, a in zip(layers, alphas, strict=True)]
         color, reference = (np.round(np.clip(picture, 0, 255)).astype(np.uint8) for picture in shown)

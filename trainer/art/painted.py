@@ -65,7 +65,9 @@ def read_character(name: str, files: Sequence[Path], seed: int = 0) -> Character
         image = open_picture(file).convert("RGBA")
         image = image.crop(image.getchannel("A").getbbox())
         if image.height > WORKING_HEIGHT:
-            image = image.resize((round(image.width * WORKING_HEIGHT / image.height), WORKING_HEIGHT), Image.LANCZOS)
+            image = image.resize(
+                (round(image.width * WORKING_HEIGHT / image.height), WORKING_HEIGHT), Image.Resampling.LANCZOS
+            )
         figures.append(np.asarray(image))
     random = np.random.default_rng(seed)
     pixels = np.concatenate([f[f[..., 3] > 200][:, :3] for f in figures])
@@ -150,9 +152,10 @@ def sample(characters: Sequence[Character], grounds: Sequence[np.ndarray], rando
 
     grounds: painted pictures (h, w, 3) uint8 that may stand behind it. Sketches are made of `color` afterwards.
     """
-    character = characters[random.integers(len(characters))]
-    order = random.permutation(len(character.figures))
-    target, reference = character.figures[order[0]], character.figures[order[min(len(order) - 1, random.integers(3))]]
+    character = characters[int(random.integers(len(characters)))]
+    order = random.permutation(len(character.figures)).tolist()
+    target = character.figures[order[0]]
+    reference = character.figures[order[min(len(order) - 1, int(random.integers(3)))]]
     moved = new_centres(character.clusters, random)
     tan = random.choice([0.0, random.uniform(-3, 6), random.uniform(8, 35)], p=[0.3, 0.4, 0.3])
     if random.random() < KEPT:
@@ -162,7 +165,7 @@ def sample(characters: Sequence[Character], grounds: Sequence[np.ndarray], rando
     mood = random.choice(["plain", "pale", "dark", "grey"], p=[0.76, 0.08, 0.1, 0.06])
     ground = str(random.choice(list(GROUNDS), p=list(GROUNDS.values())))
     flat = _rgb(np.array([random.uniform(10, 95), *random.normal(0, 25, 2)]))
-    painted = grounds[random.integers(len(grounds))] if grounds and ground == "painted" else None
+    painted = grounds[int(random.integers(len(grounds)))] if grounds and ground == "painted" else None
     canvas = CANVASES[0] if random.random() < SQUARES else CANVASES[1 + random.integers(len(CANVASES) - 1)]
     portion = random.uniform(0.28, 1.0)  # of the figure's height that is seen
     shown = portion * random.uniform(0.9, 1.6)
@@ -195,9 +198,11 @@ def placed(figure: np.ndarray, size: tuple[int, int], share: float, random: np.r
     image = Image.fromarray(figure)
     scale = height * random.uniform(0.9, 1.0) / (figure.shape[0] * share)
     scale = min(scale, 2.2 * width / figure.shape[1])
-    image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.LANCZOS)
+    image = image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
+    )
     if random.random() < 0.5:
-        image = image.transpose(Image.FLIP_LEFT_RIGHT)
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     out = Image.new("RGBA", (width, height), (255, 255, 255, 0))
     room = width - image.width
     left = round(room / 2 + random.uniform(-0.15, 0.15) * width)
@@ -212,4 +217,4 @@ def cut(picture: np.ndarray, size: tuple[int, int], random: np.random.Generator)
     cut = round(size[1] * scale), round(size[0] * scale)
     left, top = random.integers(width - cut[0] + 1), random.integers(height - cut[1] + 1)
     image = Image.fromarray(picture).crop((left, top, left + cut[0], top + cut[1]))
-    return np.asarray(image.resize((size[1], size[0]), Image.LANCZOS)).astype(float)
+    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.LANCZOS)).astype(float)

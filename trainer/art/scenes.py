@@ -114,7 +114,8 @@ def _placed(values: np.ndarray, canvas: tuple[int, int], top: int, left: int, fi
 def _shade(mask: np.ndarray, light: np.ndarray) -> np.ndarray:
     """Factors (H, W) of brightness: a soft shadow on the side of the figure that is turned from the light."""
     reach = 0.12 * min(mask.shape) * light / max(1e-6, np.hypot(*light))
-    moved = _placed(mask[..., None], mask.shape, int(reach[0]), int(reach[1]), False)[..., 0]
-    lit = Image.fromarray(np.where(moved, 255, 0).astype(np.uint8)).resize((mask.shape[1] // 8, mask.shape[0] // 8))
-    lit = np.asarray(lit.resize(mask.shape[::-1], Image.BICUBIC)) / 255.0
+    moved = _placed(mask[..., None], (mask.shape[0], mask.shape[1]), int(reach[0]), int(reach[1]), False)[..., 0]
+    height, width = mask.shape
+    reduced = Image.fromarray(np.where(moved, 255, 0).astype(np.uint8)).resize((width // 8, height // 8))
+    lit = np.asarray(reduced.resize((width, height), Image.Resampling.BICUBIC)) / 255.0
     return 0.68 + 0.32 * lit

@@ -63,8 +63,8 @@ class Remembered(Encodings):
         kept = self._kept.get(kind)
         if kept is None or not keep:
             return compute()
-        numbers = batch[KINDS[kind].number]
-        numbers = (numbers if chosen is None else numbers[chosen.to(numbers.device)]).tolist()
+        every = batch[KINDS[kind].number]
+        numbers = (every if chosen is None else every[chosen.to(every.device)]).tolist()
         if any(number not in kept for number in numbers):
             for number, row in zip(numbers, compute(), strict=True):
                 kept.setdefault(number, row.cpu())
@@ -95,7 +95,7 @@ class TensorCache(Encodings):
         if store is None:
             return compute()
         found = [store.get(key) for key in _row_keys(batch, kind, chosen)]
-        computed = None
+        computed = torch.empty(0)
         if missing := sum(row is None for row in found):
             if kind not in self.missing:
                 log.warning(

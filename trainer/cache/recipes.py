@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from colorize import names
 from trainer.cache.store import digest
 from trainer.config import Config, ConfigError
-from trainer.models import autoencoder, checkpoint
+from trainer.models import checkpoint
 from trainer.models.frozen import autoencoder_file
 
 VERSION = 1
@@ -76,7 +77,7 @@ def recipes(config: Config, kinds: Sequence[str]) -> dict[str, dict[str, Any]]:
     shared = {"version": VERSION, "values": config.data.cache_values}
     made = {}
     for kind in kinds:
-        recipe = {"kind": kind, **shared}
+        recipe: dict[str, Any] = {"kind": kind, **shared}
         if KINDS[kind].parts[0] == "color":
             recipe |= {"autoencoder": vae, "precision": config.system.precision}
         else:
@@ -93,7 +94,7 @@ def recipes(config: Config, kinds: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def autoencoder_digest(path: str) -> str:
     """Hash of the autoencoder in a file; the same whether it lies there alone or inside a whole model."""
-    return _weights_digest(Path(path), autoencoder.PREFIX, with_metadata=False)
+    return _weights_digest(Path(path), names.VAE, with_metadata=False)
 
 
 def encoder_digest(path: str) -> str:

@@ -141,7 +141,7 @@ class Store:
         return {"folder": self.folder}  # a loader process maps the files itself
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["folder"])
+        Store.__init__(self, state["folder"])
 
     def __len__(self) -> int:
         return len(self._keys)

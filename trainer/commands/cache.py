@@ -71,7 +71,7 @@ class Encoder:
             return self.tokens(pictures)
         if kind == "clip_tokens":
             return self.reference_encoder.encode(pictures)
-        if kind == "tagger_tokens":
+        if kind == "tagger_tokens" and self.tagger is not None:
             return self.tagger.tokens(pictures)
         masks = grown_masks(batch["reference_mask"], self.config.data.reference_mask_cell)
         return self.tokens(without_figure(pictures, masks.float() / 255, ANY_THRESHOLD))

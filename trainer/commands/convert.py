@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -55,7 +56,7 @@ def run_config(folder: Path) -> configuration.Config:
         (folder.parent / "config.json", None),
     ):
         if path.is_file():
-            values = read_object(path, "give the folder of a run of this trainer")
+            values: Any = read_object(path, "give the folder of a run of this trainer")
             values = values.get(key) if key else values
             if not isinstance(values, dict) or not all(isinstance(section, dict) for section in values.values()):
                 raise ConfigError(f"{path} holds no configuration of this trainer; give the folder of one of its runs.")

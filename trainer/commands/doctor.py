@@ -266,7 +266,9 @@ def near_duplicates(looks: np.ndarray, most: int = NEAR) -> tuple[list[tuple[int
     Of four quarters with at most three differing bits one is equal (pigeonhole), so only rows that share a quarter are
     compared; rows without any slope (a plain picture) are left out.
     """
-    rows, pairs, crowded = np.flatnonzero(looks != 0), set(), set()
+    rows = np.flatnonzero(looks != 0)
+    pairs: set[tuple[int, int]] = set()
+    crowded: set[int] = set()
     for quarter in range(4):
         band = (looks[rows] >> np.uint64(16 * quarter)) & np.uint64(0xFFFF)
         order = rows[np.argsort(band, kind="stable")]

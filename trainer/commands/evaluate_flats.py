@@ -36,6 +36,10 @@ from trainer.data.decode import open_picture
 from trainer.metrics import flats as measures
 from trainer.metrics.flats import Truth
 from trainer.metrics.intervals import interval
+from trainer.models.colorizer import V1Colorizer
+from trainer.models.denoising import Denoising
+from trainer.models.xl_colorizer import XLColorizer, load
+from trainer.pictures import model_sketch, picture
 from trainer.world import Appearance, LineStyle, pose_layout, render, seeds_of, true_flats
 
 INK = 180  # grey level of a drawing below which a pixel is line
@@ -81,7 +85,7 @@ def measure(one: Character, soft: np.ndarray, hints: int = 0) -> dict[str, float
         "flats": flatten(regions, picture).picture,
         "locked": locked.picture,
     }
-    row = {}
+    row: dict[str, float] = {}
     for name, result in made.items():
         errors = measures.colour_error(result, one.truth)
         row |= {f"{name} {part}": error for part, error in zip(PARTS, errors)}
@@ -90,8 +94,8 @@ def measure(one: Character, soft: np.ndarray, hints: int = 0) -> dict[str, float
     row["palette"] = measures.palette_accuracy(locked.entries, palette, one.truth)
     row |= {"number of regions": regions.count, "palette entries": len(palette.entries), "region seconds": found_after}
     if hints:
-        errors = measures.hinted_errors(regions, picture, one.truth, hints)
-        row |= {f"hints {number}": error for number, error in enumerate(errors)}
+        hinted = measures.hinted_errors(regions, picture, one.truth, hints)
+        row |= {f"hints {number}": error for number, error in enumerate(hinted)}
     return row
 
 
@@ -145,21 +149,17 @@ def run(args: argparse.Namespace) -> None:
         values = values[np.isfinite(values)]
         low, high = interval(values, np.mean)
         print(f"{name:20} {values.mean():9.4f}   ({low:.4f} to {high:.4f})")
-    soft, flat, locked = (np.mean([row[f"{name} all"] for row in rows]) for name in ("soft", "flats", "locked"))
-    print(f"flats / soft {flat / soft:.3f}, locked / soft {locked / soft:.3f}, {len(rows)} characters")
+    plain, flat, locked = (np.mean([row[f"{name} all"] for row in rows]) for name in ("soft", "flats", "locked"))
+    print(f"flats / soft {flat / plain:.3f}, locked / soft {locked / plain:.3f}, {len(rows)} characters")
     if args.json:
         Path(args.json).write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
 def _colouriser(args: argparse.Namespace):
     """index, character -> soft result (h, w, 3) uint8; the model is read when it is first needed."""
-    loaded = []
+    loaded: list[tuple[V1Colorizer | XLColorizer, torch.device]] = []
 
     def colour(index: int, one: Character) -> np.ndarray:
-        from trainer.models.denoising import Denoising
-        from trainer.models.xl_colorizer import load
-        from trainer.pictures import model_sketch, picture
-
         if not loaded:
             if not (args.checkpoint and args.encoder):
                 raise ConfigError("Give --checkpoint and --encoder, or --results with a picture of every character.")
@@ -188,6 +188,6 @@ def _soft(one: Character, index: int, folder: Path | None, colour) -> np.ndarray
             raise ConfigError(f"{path} cannot be read ({error}); remove it, and it is made anew.") from None
     result = colour(index, one)
     if path is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(result).save(path)
     return result

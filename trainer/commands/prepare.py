@@ -196,7 +196,7 @@ def _jobs(
     for picture in data.pictures(part):
         seen = journal.picture(part, picture.key)
         unchanged = seen is not None and seen[0] == picture.signature
-        if unchanged and seen[3]:
+        if seen is not None and unchanged and seen[3]:
             report.unreadable[picture.file] = seen[3]
             yield None
             continue
@@ -274,7 +274,7 @@ def _looked_up(values: Mapping[str, Any], picture: Picture) -> Any:
     return None
 
 
-def read_table(path: str, column: str) -> dict[str, str | float]:
+def read_table(path: str, column: str) -> dict[str, Any]:
     """{picture: value} of a JSON object, or of a CSV file whose first two columns are picture and value.
 
     Raises ConfigError, naming the file and the place.

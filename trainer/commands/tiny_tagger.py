@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from colorize.reference.wd_tagger import WDTagger
 from trainer.models import checkpoint
 
-SIZES = dict(classes=4, embed_dim=32, depths=(1, 1), heads=(1, 2), image_size=112, window=7, patch_size=4)
+SIZES: dict[str, Any] = dict(
+    classes=4, embed_dim=32, depths=(1, 1), heads=(1, 2), image_size=112, window=7, patch_size=4
+)
 """14 x 14 features of width 64, as many as the published tagger has; for the bundled encoder of 197 tokens."""
 
 

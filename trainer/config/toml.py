@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import sys
 import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ModuleNotFoundError:  # Python 3.10
+else:
     import tomli as tomllib
 
 from .section import ConfigError
@@ -61,7 +62,7 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
 
 def build(values: dict[str, dict[str, Any]]) -> Config:
     """A checked Config from nested dictionaries."""
-    sections = {f.name: f.default_factory for f in dataclasses.fields(Config)}
+    sections: dict[str, Any] = {f.name: f.default_factory for f in dataclasses.fields(Config)}
     built = {}
     for section, content in values.items():
         if section not in sections:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from trainer.config import ConfigError
 
@@ -118,9 +119,7 @@ class BucketOrder:
 # -- the released sampler ----------------------------------------------------------------------------------------------
 
 
-def released_batches(
-    width: Sequence[int], height: Sequence[int], batch: int, seed: int, block_batches: int = 8
-) -> np.ndarray:
+def released_batches(width: ArrayLike, height: ArrayLike, batch: int, seed: int, block_batches: int = 8) -> np.ndarray:
     """Rows of the batches of one epoch as the released XL trainer composes them, (batches, batch).
 
     Landscapes, portraits and squares apart, pictures are sorted by width / height (ties at random), shuffled within
@@ -128,13 +127,13 @@ def released_batches(
     shuffled. seed: 42 + epoch in the released trainer, whose draws (Python's random) are reproduced.
     """
     draw = random.Random(seed)
-    width, height = np.asarray(width), np.asarray(height)
+    widths, heights = np.asarray(width), np.asarray(height)
     batches = []
-    for members in (width > height, width < height, width == height):
-        rows = np.flatnonzero(members)
-        ties = [draw.random() for _ in rows]
-        rows = rows[np.lexsort((ties, width[rows] / height[rows]))].tolist()
-        mixed = []
+    for members in (widths > heights, widths < heights, widths == heights):
+        found = np.flatnonzero(members)
+        ties = [draw.random() for _ in found]
+        rows = found[np.lexsort((ties, widths[found] / heights[found]))].tolist()
+        mixed: list[int] = []
         for first in range(0, len(rows), block_batches * batch):
             block = rows[first : first + block_batches * batch]
             draw.shuffle(block)

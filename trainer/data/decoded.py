@@ -8,7 +8,7 @@ happens last. Records carry a checksum, so one that a power cut tore is decoded 
 
 from __future__ import annotations
 
-import itertools
+import io
 import logging
 import os
 import struct
@@ -36,7 +36,7 @@ class DecodedStore:
         self._process = os.getpid()
         self._tables: dict[str, np.memmap] = {}
         self._checked: dict[str, np.ndarray] = {}
-        self._files: dict[int, BinaryIO] = {}
+        self._files: dict[int, io.BufferedReader] = {}
         self._own: tuple[int, BinaryIO] | None = None
         self._full = False
 
@@ -44,7 +44,7 @@ class DecodedStore:
         return {"folder": self.folder, "count": self.count}
 
     def __setstate__(self, state: dict) -> None:
-        self.__init__(**state)
+        DecodedStore.__init__(self, **state)
 
     def _table(self, part: str) -> np.memmap:
         if self._process != os.getpid():  # a forked worker must not share the position in a file
@@ -77,7 +77,7 @@ class DecodedStore:
         except (OSError, struct.error):
             return None
         if not self._checked[part][number]:  # once per process
-            if zlib.adler32(values) != checksum:
+            if zlib.adler32(values.data) != checksum:
                 return None
             self._checked[part][number] = True
         return values
@@ -92,7 +92,7 @@ class DecodedStore:
             place = file.tell()
             channels = values.shape[2] if values.ndim == 3 else 0
             values = np.ascontiguousarray(values)
-            file.write(_HEADER.pack(*values.shape[:2], channels, zlib.adler32(values)))
+            file.write(_HEADER.pack(*values.shape[:2], channels, zlib.adler32(values.data)))
             file.write(values.data)
             file.flush()
         except OSError as error:
@@ -102,10 +102,12 @@ class DecodedStore:
         table[number] = which << _PLACE_BITS | place
 
     def _new_file(self) -> tuple[int, BinaryIO]:
-        for which in itertools.count():
+        which = 0
+        while True:
             try:
                 file = (self.folder / f"data-{which}.bin").open("xb")
             except FileExistsError:
+                which += 1
                 continue
             file.write(_MAGIC)  # no record lies at 0: a table entry of 0 means none
             return which, file

@@ -214,10 +214,10 @@ class FolderDataset(torch.utils.data.Dataset):
         random = np.random.default_rng((self.seed, position, 0))  # apart: what is added here moves nothing above
         augment = self.augment
         zoom = 1 + (augment.zoom - 1) * random.random()
-        flips = random.random(2) < augment.flip
+        flips = (random.random(2) < augment.flip).tolist()
         style = self._style_of(number, random)
 
-        batch: dict[str, torch.Tensor | int] = {}
+        batch: dict[str, torch.Tensor] = {}
         numbers = {kind: shown if kind in REFERENCE_PARTS else number for kind in self.needs}
         files = {kind: self._opener(kind, numbers[kind], style) for kind in self.needs}
         known: set[str] = set()
@@ -240,8 +240,8 @@ class FolderDataset(torch.utils.data.Dataset):
                 batch[kind] = deform.bend(batch[kind], grid, fill, nearest=kind in LABEL_PARTS)
         self._change(batch, position)
         batch |= self._values(number, canvas, place, zoom, bool(flips[0]))
-        batch |= {"index": number, "reference_index": shown}
-        return batch | self._other(position, number, canvas) if self.others else batch
+        whole: dict[str, torch.Tensor | int] = {**batch, "index": number, "reference_index": shown}
+        return whole | self._other(position, number, canvas) if self.others else whole
 
     def _other(self, position: int, number: int, canvas: buckets.Canvas) -> dict[str, torch.Tensor | int]:
         """The parts of OTHER_PARTS that are needed, of a picture that was drawn from all other groups."""
@@ -286,7 +286,8 @@ class FolderDataset(torch.utils.data.Dataset):
     def _opener(self, kind: str, number: int, style: str) -> Callable[[], BinaryIO]:
         """A function that opens a part's file. With a cache, which reads files to know them, it is read once."""
         part = style if kind == "sketch" else self._source_part(kind)
-        name, kept = self.items.names[number], []
+        name = self.items.names[number]
+        kept: list[bytes] = []
 
         def open_file() -> BinaryIO:
             if self.cached is None:

@@ -149,11 +149,13 @@ class Writer:
 
     def __init__(self, folder: Path | None = None, shards: bool = False):
         self.folder, self.shards = folder, shards
-        self._numbers = {name: array(np.dtype(kind).char) for name, kind in _NUMBERS.items()}
+        self._numbers: dict[str, array[Any]] = {name: array(np.dtype(kind).char) for name, kind in _NUMBERS.items()}
         self._hashes = {name: array("Q") for name in _HASHES}
         self._ends = {name: array("q") for name in _TEXTS}
         self._sizes = dict.fromkeys(_TEXTS, 0)
-        self._texts = {name: (folder / f"{name}.bin").open("wb") if folder else io.BytesIO() for name in _TEXTS}
+        self._texts: dict[str, io.BytesIO | io.BufferedWriter] = {
+            name: (folder / f"{name}.bin").open("wb") if folder else io.BytesIO() for name in _TEXTS
+        }
 
     def add(self, path: str, entry: Mapping[str, Any]) -> None:
         """One row from an index file. ConfigError when the entry is not of the documented form."""
@@ -197,17 +199,21 @@ class Writer:
 
     def index(self, fingerprint: str, problems: Iterable[str] = ()) -> Index:
         """The rows as an index in memory."""
-        texts = {name: np.frombuffer(text.getvalue(), np.uint8) for name, text in self._texts.items()}
+        kept = {name: text.getvalue() for name, text in self._texts.items() if isinstance(text, io.BytesIO)}
+        texts = {name: np.frombuffer(text, np.uint8) for name, text in kept.items()}
         return Index(self._arrays() | texts, fingerprint, tuple(problems))
 
     def close(self, fingerprint: str, problems: Iterable[str] = ()) -> None:
         """Write what is still in memory to the folder."""
+        folder = self.folder
+        if folder is None:
+            raise ValueError("These rows have no folder: take them with index().")
         for text in self._texts.values():
             text.close()
         for name, values in self._arrays().items():
-            np.save(self.folder / f"{name}.npy", values)
+            np.save(folder / f"{name}.npy", values)
         described = {"fingerprint": fingerprint, "rows": len(self), "problems": list(problems)}
-        (self.folder / "index.json").write_text(json.dumps(described))
+        (folder / "index.json").write_text(json.dumps(described))
 
 
 def is_text(text: str) -> bool:
@@ -239,7 +245,7 @@ def _extra(key: str, entry: Mapping[str, Any]) -> str:
     if tags and not is_text(tags):
         raise ConfigError(f"The index gives {key!r} tags that are no text: {tags!r:.100}.")
     if not references:
-        return f'{{"tags": {encode_basestring(tags)}}}'  # a third of the time of json.dumps
+        return f'{{"tags": {encode_basestring(tags or "")}}}'  # a third of the time of json.dumps
     try:
         paths = json.loads(references) if isinstance(references, str) else list(references)
         if not isinstance(paths, list) or not all(isinstance(path, str) and is_text(path) for path in paths):

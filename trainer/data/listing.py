@@ -49,7 +49,7 @@ class Names(Sequence):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, number: int) -> str:
+    def __getitem__(self, number: int) -> str:  # type: ignore[override]  # one by one, no slices
         return self.listed.name(int(self.rows[number]))
 
 
@@ -64,7 +64,7 @@ class Items(Sequence):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, number: int) -> Item:
+    def __getitem__(self, number: int) -> Item:  # type: ignore[override]  # one by one, no slices
         row = int(self.rows[number])
         stem = self.listed.name(row)
         size = int(self.listed["width"][row]), int(self.listed["height"][row])
@@ -178,7 +178,7 @@ def list_pictures(
     root = source.root
     if files:
         listed = index_files.from_files(index_files.find_files(root, files), index.cache_folder(root), source.shards)
-    elif source.shards:
+    elif isinstance(source, ShardSource):
         listed = _list_shards(source, parts, measure)
     else:
         listed = _list_folder(source, parts, measure)
@@ -186,7 +186,7 @@ def list_pictures(
     rows = listed.rows(min_score, min_side)
     if (out := len(listed) - len(rows)) and (files or min_side):
         problems.append(f"{out} pictures are below data.min_score or data.min_side, or have no sketch")
-    if files and not source.shards:
+    if files and isinstance(source, FolderSource):
         missing, hashes = _Missing(), listed["key"][rows]
         rows = rows[missing.keep(Names(listed, rows), parts, lambda part: source.has(part, hashes))]
         problems += missing.problems(root)
@@ -266,7 +266,11 @@ def _shard_entries(
         misplaced += len(found) - len(keys)
         hashes = np.array([index.hash64(key) for key in keys], np.uint64)
         others = {part: folders for part, folders in parts.items() if part != "color"}
-        keep = missing.keep(keys, others, lambda part, f=file, h=hashes: source.has(part, f.stem, h))
+
+        def has(part: str, shard: str = file.stem, hashes: np.ndarray = hashes) -> np.ndarray:
+            return source.has(part, shard, hashes)
+
+        keep = missing.keep(keys, others, has)
         for key in (key for key, kept in zip(keys, keep) if kept):
             yield key, _measured(source, key) if measure else {}
     problems += missing.problems(source.root)

@@ -19,7 +19,7 @@ from trainer.metrics.edges import edge_f1
 from trainer.metrics.entanglement import Values, entanglement_of
 from trainer.metrics.regions import region_errors, shown_regions
 from trainer.metrics.similarity import ms_ssim, psnr
-from trainer.models.colorizer import Colorizer
+from trainer.models.colorizer import WholeColorizer
 from trainer.world import REGION_NAMES
 
 from .sample import Sample
@@ -44,7 +44,12 @@ class Protocol:
 
 
 def build(
-    name: str, colorizer: Colorizer, device: torch.device, inception: str | None, clip_file: str | None, bend: float
+    name: str,
+    colorizer: WholeColorizer,
+    device: torch.device,
+    inception: str | None,
+    clip_file: str | None,
+    bend: float,
 ) -> Protocol:
     """The protocol of this name. Without CLIP and Inception files the model's own reference encoder stands in.
 
@@ -55,7 +60,7 @@ def build(
         return Protocol(name, needs, _measure_regions, blind=1)
     if name == "entanglement":
         return Protocol(name, ("color", "sketch", "reference"), _measure_entanglement, "self", strangers=True, blind=2)
-    own = clip.embedding(colorizer.reference_encoder)
+    own = clip.embedding(colorizer.reference_encoder, device)
     embed = clip.clip_embedding(clip_file, device) if clip_file else own
     similarity = "clip_similarity" if clip_file else "encoder_similarity"
     if name == "deformed":
@@ -87,12 +92,12 @@ def _measure_regions(sample: Sample) -> Values:
     lines = -sample.sketches[:, :1]
     return {
         "errors": region_errors(sample.result, sample.truth, labels, count),
-        "errors_without": region_errors(sample.without, sample.truth, labels, count),
+        "errors_without": region_errors(sample.blind, sample.truth, labels, count),
         "edge_f1": edge_f1(sample.result, lines),
-        "edge_f1_without": edge_f1(sample.without, lines),
+        "edge_f1_without": edge_f1(sample.blind, lines),
         "shown": shown_regions(sample.batch["reference_regions"], REGION_NAMES),
     }
 
 
 def _measure_entanglement(sample: Sample) -> Values:
-    return entanglement_of(sample.result, sample.without, sample.base, sample.references, sample.sketches)
+    return entanglement_of(sample.result, sample.blind, sample.base, sample.references, sample.sketches)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from trainer.metrics.intervals import interval, joint_interval
 from trainer.metrics.regions import region_errors
 from trainer.metrics.similarity import ms_ssim, psnr
 from trainer.models import checkpoint
-from trainer.models.colorizer import Colorizer
+from trainer.models.colorizer import WholeColorizer
 
 MEANS = ("psnr", "ms_ssim", "feature_similarity", "edge_f1")
 TITLES = {"psnr": "PSNR", "ms_ssim": "MS-SSIM", "feature_similarity": "features", "edge_f1": "edge F1"}
@@ -38,7 +39,7 @@ def prepared(folder: Path, fetched: Path) -> Path:
     return folder
 
 
-def features_of(colorizer: Colorizer, file: str) -> EfficientNetLite | None:
+def features_of(colorizer: WholeColorizer, file: str) -> EfficientNetLite | None:
     """The network that judges: of a file in the published layout, else the one inside the reference encoder."""
     if file:
         network = EfficientNetLite()
@@ -58,7 +59,7 @@ def protocol(name: str, judge: EfficientNetLite | None) -> Protocol:
             "ms_ssim": ms_ssim(sample.result, sample.truth),
             "edge_f1": edge_f1(sample.result, -sample.sketches[:, :1]),
             "errors": region_errors(sample.result, sample.truth, labels, benchmark.REGION_COUNT),
-            "errors_without": region_errors(sample.without, sample.truth, labels, benchmark.REGION_COUNT),
+            "errors_without": region_errors(sample.blind, sample.truth, labels, benchmark.REGION_COUNT),
         }
         if similarity is not None:
             values["feature_similarity"] = similarity(sample.result, sample.truth)
@@ -68,7 +69,7 @@ def protocol(name: str, judge: EfficientNetLite | None) -> Protocol:
 
 
 def measure_sets(
-    colorizer: Colorizer,
+    colorizer: WholeColorizer,
     folder: Path,
     settings: Measurement,
     judge: EfficientNetLite | None,
@@ -90,7 +91,7 @@ def summary(values: Values) -> dict:
     """Means with 95 % intervals; the region error as the median over pairs and regions, and its ratio to that of the
     run without reference."""
     numbers = {name: value.numpy() for name, value in values.items()}
-    out = {"pairs": len(numbers["psnr"])}
+    out: dict[str, Any] = {"pairs": len(numbers["psnr"])}
     for name in MEANS:
         if name in numbers:
             out[name] = float(numbers[name].mean())

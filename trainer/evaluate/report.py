@@ -35,7 +35,9 @@ def report(
     """
     summarise = summary_of_regions if protocol.name == "regions" else summary_of_means
     scores = scores_of_regions if protocol.name == "regions" else scores_of_means
-    runs, comparisons, first = [], [], {}
+    runs: list[dict] = []
+    comparisons: list[dict] = []
+    first: dict[float, tuple[str, Scores]] = {}
 
     def compare(mode: str, against: str, scale: float, ours: Scores, others: Scores) -> None:
         differences = {key: difference(ours[key], others[key]) for key in ours}

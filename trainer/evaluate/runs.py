@@ -16,7 +16,7 @@ from trainer.data import decode
 from trainer.data.folder import FolderDataset
 from trainer.data.sources import FolderSource, open_source
 from trainer.metrics.entanglement import Values
-from trainer.models.colorizer import Colorizer
+from trainer.models.colorizer import WholeColorizer
 from trainer.models.denoising import Denoising
 from trainer.pictures import Batch, contact_sheet, model_sketch, picture
 
@@ -51,7 +51,7 @@ class Measurement:
 
 
 def measure(
-    colorizer: Colorizer, protocol: Protocol, settings: Measurement, device: torch.device
+    colorizer: WholeColorizer, protocol: Protocol, settings: Measurement, device: torch.device
 ) -> tuple[dict[tuple[str, float], Values], list[np.ndarray], int]:
     """({(run, scale): values}, sheets (H, W, 3) of the first batches, side of the pictures in pixels).
 
@@ -95,21 +95,24 @@ def row(dataset: FolderDataset, position: int, count: int, protocol: Protocol) -
 
 
 def _runs(
-    colorizer: Colorizer, batch: Batch, settings: Measurement, blind: int, start: int, device: torch.device
+    colorizer: WholeColorizer, batch: Batch, settings: Measurement, blind: int, start: int, device: torch.device
 ) -> tuple[dict[tuple[str, float], torch.Tensor], dict[str, torch.Tensor]]:
     """Results by (run, scale), and what they have in common."""
     sketches, references = model_sketch(batch["sketch"]).to(device), picture(batch["reference"]).to(device)
-    masks = [batch[name].to(device).float() / 255 if name in batch else None for name in ("mask", "reference_mask")]
+    masks, reference_masks = (
+        batch[name].to(device).float() / 255 if name in batch else None for name in ("mask", "reference_mask")
+    )
     tokens = {"": colorizer.tokens(references)}
-    if settings.cut_out:
-        tokens[CUT_OUT] = colorizer.tokens(without_background(references, masks[1], modes.REFERENCE_THRESHOLD))
+    if settings.cut_out and reference_masks is not None:
+        tokens[CUT_OUT] = colorizer.tokens(without_background(references, reference_masks, modes.REFERENCE_THRESHOLD))
 
     def run(name: str, scale: float, seed: int) -> torch.Tensor:
         mode = name.removesuffix(CUT_OUT)
         return generate(scale, seed, tokens[name[len(mode) :]], mode)
 
     def generate(scale: float, seed: int, tokens: torch.Tensor, mode: str = "vanilla") -> torch.Tensor:
-        regions, noise = colorizer.regions(mode, references, *masks), torch.Generator().manual_seed(seed)
+        regions = colorizer.regions(mode, references, masks, reference_masks)
+        noise = torch.Generator().manual_seed(seed)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             return colorizer.generate(sketches, tokens, Denoising(settings.steps, scale), noise, regions).float().cpu()
 

@@ -24,3 +24,10 @@ class Sample:
     """from the same noise, without reference"""
     base: torch.Tensor | None = None
     """from other noise, without reference"""
+
+    @property
+    def blind(self) -> torch.Tensor:
+        """`without`, for protocols that ask for it (Protocol.blind)."""
+        if self.without is None:
+            raise ValueError("This protocol has no run without reference.")
+        return self.without

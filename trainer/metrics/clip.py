@@ -9,17 +9,16 @@ import torch
 import torch.nn.functional as F
 
 from colorize.reference.encoder_file import load_reference_encoder
-from colorize.reference.vision import ReferenceEncoder
 from trainer.config import ConfigError
 from trainer.models import checkpoint
+from trainer.models.colorizer import TokenReader
 
 
-def embedding(encoder: ReferenceEncoder) -> Callable[[torch.Tensor], torch.Tensor]:
+def embedding(encoder: TokenReader, device: torch.device | str = "cpu") -> Callable[[torch.Tensor], torch.Tensor]:
     """Pictures (B, 3, H, W) in [-1, 1] -> the projected class token (B, D), of length 1, on the CPU."""
 
     @torch.no_grad()
     def embed(pictures: torch.Tensor) -> torch.Tensor:
-        device = encoder.visual.conv1.weight.device
         return F.normalize(encoder.encode(pictures.to(device).clamp(-1, 1))[:, 0].float(), dim=-1).cpu()
 
     return embed
@@ -29,7 +28,7 @@ def clip_embedding(path: str | Path, device: torch.device | str = "cpu") -> Call
     """As `embedding`, of a CLIP file in open_clip or Hugging Face layout; its sizes come from its tensors."""
     tensors, metadata = checkpoint.read_tensors(Path(path))
     try:
-        return embedding(load_reference_encoder(tensors, metadata, dtype=torch.float32).to(device).eval())
+        return embedding(load_reference_encoder(tensors, metadata, dtype=torch.float32).to(device).eval(), device)
     except ValueError as error:
         raise ConfigError(f"{path} cannot be used as CLIP: {error}") from None
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 
 from colorize.pictures import entanglement
-from trainer.models.colorizer import Colorizer
+from trainer.models.colorizer import WholeColorizer
 from trainer.models.denoising import Denoising
-from trainer.models.xl_colorizer import XLColorizer
 
 OTHERS = 4  # references of other pairs that tell leakage from chance
 
@@ -53,14 +52,14 @@ def entanglement_of(
 
 @torch.no_grad()
 def mean_entanglement(
-    colorizer: Colorizer | XLColorizer,
+    colorizer: WholeColorizer,
     sketches: torch.Tensor,  # (B, 3, H, W) in [-1, 1], white lines on black, B >= 2
     references: torch.Tensor,  # (B, 3, H, W) in [-1, 1], the next row's picture each (see `next_ones`)
     steps: int,
     guidance: float,
     seed: int = 0,
     mode: str = "vanilla",
-    masks: torch.Tensor | None = None,  # (B, 1, H, W) 0..1, as in Colorizer.regions
+    masks: torch.Tensor | None = None,  # (B, 1, H, W) 0..1, as in V1Colorizer.regions
     reference_masks: torch.Tensor | None = None,
 ) -> dict[str, float]:
     """Means over fixed triples (sketch, reference, noise of `seed`): entanglement, structure, leakage.

@@ -38,7 +38,8 @@ def colour_error(picture: np.ndarray, truth: Truth) -> tuple[float, float, float
     distance = np.sqrt(((made - right) ** 2).sum(axis=1))
     figure = truth.figure.ravel()[where]
     parts = (distance, distance[figure], distance[~figure])
-    return tuple(float(part.mean()) if part.size else float("nan") for part in parts)
+    whole, inside, outside = (float(part.mean()) if part.size else float("nan") for part in parts)
+    return whole, inside, outside
 
 
 def region_accuracy(labels: np.ndarray, truth: Truth) -> float:

@@ -126,7 +126,7 @@ def _largest(x: torch.Tensor) -> torch.Tensor:
 def _with_pool(kind: type[nn.Module], pool: Callable[[torch.Tensor], torch.Tensor]) -> type[nn.Module]:
     """A torchvision block whose pooling branch pools like that of FID's network: that is all in which they differ."""
 
-    class Block(kind):
+    class Block(kind):  # type: ignore[valid-type, misc]  # the kind is known when it runs
         def _forward(self, x: torch.Tensor) -> list[torch.Tensor]:
             *branches, _ = super()._forward(x)
             return [*branches, self.branch_pool(pool(x))]

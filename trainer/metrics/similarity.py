@@ -44,7 +44,8 @@ def scales_for(side: int) -> int:
 def _unit(result: torch.Tensor, truth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if result.shape != truth.shape:
         raise ValueError(f"Pictures of the shapes {tuple(result.shape)} and {tuple(truth.shape)} cannot be compared.")
-    return tuple((picture.float().clamp(-1, 1) + 1) / 2 for picture in (result, truth))
+    first, second = ((picture.float().clamp(-1, 1) + 1) / 2 for picture in (result, truth))
+    return first, second
 
 
 def _functional():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
+from colorize import names
 from colorize.tiny_vae import TinyVAE
 from colorize.weight_files import check_fits
 from trainer.config import ConfigError
@@ -17,11 +19,13 @@ from trainer.models.usable import refuses_other_files
 
 SCALE = 0.18215  # latents of Stable Diffusion 1 and 2 are multiplied by this before noise is added
 XL_SCALE = 0.13025  # those of Stable Diffusion XL
-PREFIX = "first_stage_model."
 
 
 class Autoencoder(nn.Module):
     """Pictures (B, 3, H, W) in [-1, 1] <-> scaled latents (B, 4, H/8, W/8) of about unit variance."""
+
+    network: Any
+    """a TinyVAE, or an AutoencoderKL of diffusers"""
 
     def __init__(self, network: nn.Module, tensors: dict[str, torch.Tensor]):
         super().__init__()
@@ -71,15 +75,17 @@ def latents_of(moments: torch.Tensor, channels: int, draws: Draws | None = None,
 @refuses_other_files("The autoencoder of the file")
 def from_tensors(state_dict: Mapping[str, torch.Tensor], source: str) -> Autoencoder:
     """Find and build the autoencoder among the tensors of a file; `source` names the file in errors."""
-    tensors = {k.removeprefix(PREFIX): v for k, v in state_dict.items() if k.startswith(PREFIX)} or dict(state_dict)
+    tensors = {k.removeprefix(names.VAE): v for k, v in state_dict.items() if k.startswith(names.VAE)} or dict(
+        state_dict
+    )
     if "taesd_encoder.0.weight" in tensors:
-        network = TinyVAE(latent_channels=tensors["taesd_decoder.1.weight"].shape[1])
+        network: nn.Module = TinyVAE(latent_channels=tensors["taesd_decoder.1.weight"].shape[1])
         network.load_state_dict({k: v.float() for k, v in tensors.items()})
     elif "encoder.conv_in.weight" in tensors and "quant_conv.weight" in tensors:
         network = _stable_diffusion_vae(tensors)
     else:
         raise ConfigError(
-            f"{source} holds no autoencoder: neither first_stage_model.* nor a VAE in Stable Diffusion or TAESD layout."
+            f"{source} holds no autoencoder: neither {names.VAE}* nor a VAE in Stable Diffusion or TAESD layout."
         )
     return Autoencoder(network.requires_grad_(False).eval(), tensors)
 
@@ -91,10 +97,10 @@ def _stable_diffusion_vae(tensors: dict[str, torch.Tensor]) -> nn.Module:
     except ImportError:
         raise ConfigError('A Stable Diffusion VAE needs diffusers: pip install ".[trainer]" (or diffusers).') from None
 
-    widths = []
+    widths: list[int] = []
     while (key := f"encoder.down.{len(widths)}.block.0.conv1.weight") in tensors:
         widths.append(tensors[key].shape[0])
-    build = functools.partial(
+    build: Callable[[], Any] = functools.partial(
         AutoencoderKL,
         down_block_types=["DownEncoderBlock2D"] * len(widths),
         up_block_types=["UpDecoderBlock2D"] * len(widths),

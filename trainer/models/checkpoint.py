@@ -151,7 +151,10 @@ def folders(output: Path) -> list[Path]:
 
 def step_of(folder: Path) -> int:
     """The step after which a checkpoint was written."""
-    return int(NAME.match(folder.name)[1])
+    found = NAME.match(folder.name)
+    if found is None:
+        raise ValueError(f"{folder} is no checkpoint: its name is not step-NUMBER.")
+    return int(found[1])
 
 
 def best(output: Path) -> Path | None:

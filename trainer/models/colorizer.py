@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -20,7 +21,6 @@ from colorize.unet.unet import UNet
 from colorize.weight_files import check_fits, metadata_number
 from trainer.config import ConfigError
 from trainer.models import autoencoder, checkpoint
-from trainer.models.autoencoder import Autoencoder
 from trainer.models.denoising import Denoising, Tokens, blank_sketch, denoised_latents, guides
 from trainer.models.usable import refuses_other_files
 
@@ -40,7 +40,7 @@ NEXT_STEPS = {
 
 
 @dataclass(frozen=True)
-class Regions:
+class SplitInputs:
     """What split attention needs beside the figure's tokens."""
 
     background: torch.Tensor
@@ -65,11 +65,54 @@ def latent_masks(masks: torch.Tensor) -> torch.Tensor:
     return to_latent_size(masks, masks.shape[-2] // 8, masks.shape[-1] // 8)
 
 
-class Modal:
-    """What every colouriser does by the one rule of modes (colorize/modes.py)."""
+class TokenReader(Protocol):
+    """A reference encoder: a ReferenceEncoder, or one that is read from its file when it is used."""
 
-    weights: modes.Weights
+    image_size: int
+    token_count: int
+    output_dim: int
+
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] -> all tokens (B, 1 + N, D)."""
+
+
+class LatentCoder(Protocol):
+    """An autoencoder: an Autoencoder, or one that is read from its file when it is used."""
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """As in the file, without prefix."""
+
+    def moments(self, pictures: torch.Tensor) -> torch.Tensor:
+        """See Autoencoder."""
+
+    def decode(self, latents: torch.Tensor, scale: float = autoencoder.SCALE) -> torch.Tensor:
+        """See Autoencoder."""
+
+
+class WholeColorizer:
+    """A colouriser; what every one does by the one rule of modes (colorize/modes.py)."""
+
+    unet: UNet
+    autoencoder: LatentCoder
+    reference_encoder: TokenReader
     background_encoder: BackgroundEncoder | None
+
+    @property
+    def weights(self) -> modes.Weights:
+        """What decides which modes it runs."""
+        raise NotImplementedError
+
+    def generate(
+        self,
+        sketches: torch.Tensor,
+        tokens: torch.Tensor,
+        how: Denoising,
+        generator: torch.Generator,
+        regions: SplitInputs | None = None,
+    ) -> torch.Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1], sampled from noise of `generator` (CPU)."""
+        raise NotImplementedError
 
     def tokens(self, references: torch.Tensor) -> torch.Tensor:
         """References (B, 3, H, W) in [-1, 1] -> reference tokens (B, L, D)."""
@@ -82,7 +125,7 @@ class Modal:
         references: torch.Tensor,  # (B, 3, H, W) in [-1, 1]
         masks: torch.Tensor | None = None,  # (B, 1, H, W) 0..1, figure of the sketch, at the sketch's size
         reference_masks: torch.Tensor | None = None,  # (B, 1, H, W) 0..1, figure of the reference
-    ) -> Regions | None:
+    ) -> SplitInputs | None:
         """What `generate` needs for a mode of MODES; None for vanilla. ConfigError where the mode does not run."""
         name = MASKED.get(mode, mode)
         if name not in modes.MODES:
@@ -100,7 +143,7 @@ class Modal:
         background = self.tokens(cut)
         if which == "recovered" and self.background_encoder is not None:
             background = self.background_encoder.background(background, modes.REFERENCE_THRESHOLD)
-        return Regions(background, latent_masks(masks), modes.split_options(name, self.weights))
+        return SplitInputs(background, latent_masks(masks), modes.split_options(name, self.weights))
 
     def notes(self, chosen: Sequence[str]) -> list[str]:
         """What a reader of these modes' results must know, one sentence each."""
@@ -108,19 +151,19 @@ class Modal:
 
 
 @dataclass
-class Colorizer(Modal):
+class V1Colorizer(WholeColorizer):
     """The networks of a v1 or v1.5 model and what its U-Net predicts ("v" or "eps")."""
 
     unet: UNet
     sketch_encoder: SketchEncoder
-    autoencoder: Autoencoder
-    reference_encoder: ReferenceEncoder
+    autoencoder: LatentCoder
+    reference_encoder: TokenReader
     prediction_type: str
     background_encoder: BackgroundEncoder | None = None
     """v1.5 only"""
 
     @classmethod
-    def from_files(cls, checkpoint_path: str, encoder_path: str, device: torch.device) -> Colorizer:
+    def from_files(cls, checkpoint_path: str, encoder_path: str, device: torch.device) -> V1Colorizer:
         """Read a checkpoint in the official v1 or v1.5 layout and a reference encoder, in float32."""
         tensors, metadata = checkpoint.read_tensors(Path(checkpoint_path))
         unet, sketch_encoder = networks_from(tensors, metadata)
@@ -152,7 +195,7 @@ class Colorizer(Modal):
         tokens: torch.Tensor,  # (B, N, D); zeros for "no reference"
         how: Denoising,
         generator: torch.Generator,
-        regions: Regions | None = None,  # of the method `regions`: tokens become the figure's
+        regions: SplitInputs | None = None,  # of the method `regions`: tokens become the figure's
     ) -> torch.Tensor:
         """Pictures (B, 3, H, W) in [-1, 1], sampled from noise of `generator` (CPU)."""
         shape = (len(sketches), self.unet.config.in_channels, sketches.shape[-2] // 8, sketches.shape[-1] // 8)

@@ -10,7 +10,8 @@ import torch
 
 from trainer.config import ConfigError
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def refuses_other_files(what: str, advice: str = "") -> Callable[[Callable[P, T]], Callable[P, T]]:

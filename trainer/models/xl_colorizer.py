@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -21,11 +22,13 @@ from colorize.unet.config import UNetConfig, unet_weights
 from colorize.unet.unet import UNet
 from trainer.config import ConfigError
 from trainer.models import autoencoder, checkpoint
-from trainer.models.autoencoder import XL_SCALE, Autoencoder
+from trainer.models.autoencoder import XL_SCALE
 from trainer.models.colorizer import (
-    Colorizer,
-    Modal,
-    Regions,
+    LatentCoder,
+    SplitInputs,
+    TokenReader,
+    V1Colorizer,
+    WholeColorizer,
     both_controls,
     check_unet,
     read_encoder,
@@ -36,17 +39,23 @@ from trainer.models.denoising import Denoising, Tokens, denoised_latents
 from trainer.models.usable import refuses_other_files
 
 
+class FeatureReader(Protocol):
+    """A tagger in memory, or one that is read from its file when it is used."""
+
+    def tokens(self, references: torch.Tensor) -> torch.Tensor:
+        """References (B, 3, H, W) in [-1, 1] -> patch features (B, L, W)."""
+
+
 @dataclass
-class XLColorizer(Modal):
-    """The networks of an XL model and what its U-Net predicts ("v" or "eps"); by its methods a trainer.Colorizer."""
+class XLColorizer(WholeColorizer):
+    """The networks of an XL model and what its U-Net predicts ("v" or "eps"); by its methods a V1Colorizer."""
 
     unet: UNet
     sketch_encoder: XLSketchEncoder
     projection: TokenProjection
-    autoencoder: Autoencoder
-    reference_encoder: torch.nn.Module
-    tagger: torch.nn.Module
-    """anything with tokens(references) -> (B, L, W)"""
+    autoencoder: LatentCoder
+    reference_encoder: TokenReader
+    tagger: FeatureReader
     prediction_type: str
     plugin: ReferenceNet | None = None
     """the background plugin; mode masked runs it"""
@@ -79,7 +88,7 @@ class XLColorizer(Modal):
     def weights(self) -> modes.Weights:
         ranks, plugin = self.unet.config.region_ranks, self.plugin is not None
         title = f"ColorizeDiffusion XL{' with background plugin' if plugin else ''}"
-        return modes.Weights(title, "the model", regions=bool(ranks) and all(ranks), xl=True, plugin=plugin)
+        return modes.Weights(title, "the model", regions=ranks is not None and all(ranks), xl=True, plugin=plugin)
 
     @torch.no_grad()
     def regions(
@@ -88,8 +97,8 @@ class XLColorizer(Modal):
         references: torch.Tensor,
         masks: torch.Tensor | None = None,
         reference_masks: torch.Tensor | None = None,
-    ) -> Regions | None:
-        """As Modal.regions; with a background plugin, mode masked runs it: banks, and its weights for every query."""
+    ) -> SplitInputs | None:
+        """As in the base; with a background plugin, mode masked runs it: banks, and its weights for every query."""
         regions = super().regions(mode, references, masks, reference_masks)
         if regions is None or masks is None or self.plugin is None:
             return regions
@@ -113,7 +122,7 @@ class XLColorizer(Modal):
         return tuple(self.plugin(plugin_input(latent, masks, reference_masks), embedded(crop, self.plugin)))
 
     def notes(self, chosen: Sequence[str]) -> list[str]:
-        """As Modal.notes: where the plugin took part."""
+        """As WholeColorizer.notes: where the plugin took part."""
         if self.plugin is None:
             return []
         texts = {"vanilla": "runs without the model's background plugin", "masked": "runs its background plugin"}
@@ -126,7 +135,7 @@ class XLColorizer(Modal):
         tokens: torch.Tensor,  # (B, L, D); zeros for "no reference"
         how: Denoising,
         generator: torch.Generator,
-        regions: Regions | None = None,  # of the method `regions`: tokens become the figure's
+        regions: SplitInputs | None = None,  # of the method `regions`: tokens become the figure's
         score: float = size_embedding.SCORE,
     ) -> torch.Tensor:
         """Pictures (B, 3, H, W) in [-1, 1], sampled from noise of `generator` (CPU)."""
@@ -149,11 +158,11 @@ class XLColorizer(Modal):
         return self.autoencoder.decode(latents, XL_SCALE)
 
 
-def load(checkpoint_path: str, encoder_path: str, tagger_path: str, device: torch.device) -> Colorizer | XLColorizer:
+def load(checkpoint_path: str, encoder_path: str, tagger_path: str, device: torch.device) -> V1Colorizer | XLColorizer:
     """The colouriser of a file of either family; XL needs a tagger as well. ConfigError when it is missing."""
     shapes = checkpoint.read_names(Path(checkpoint_path))
     if f"{names.PROJECTION}proj.0.weight" not in shapes:
-        return Colorizer.from_files(checkpoint_path, encoder_path, device)
+        return V1Colorizer.from_files(checkpoint_path, encoder_path, device)
     if not tagger_path:
         raise ConfigError(f"{checkpoint_path} is an XL model: name its tagger with --tagger.")
     return XLColorizer.from_files(checkpoint_path, encoder_path, tagger_path, device)

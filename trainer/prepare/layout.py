@@ -88,14 +88,28 @@ def open_set(root: Path) -> FolderSet | ShardSet:
     return data
 
 
-class FolderSet:
+class PictureSet:
+    """What both kinds of data sets share."""
+
+    root: Path
+
+    def parts(self) -> list[str]:
+        return [part for part in ("color", "reference") if (self.root / part).is_dir()]
+
+    def caption(self, picture: Picture) -> str:
+        """Tags in a text file beside the picture."""
+        path = self.root / picture.part / f"{picture.key}.txt"
+        try:
+            return " ".join(path.read_text(encoding="utf-8").split()) if path.is_file() else ""
+        except (OSError, ValueError):
+            return ""
+
+
+class FolderSet(PictureSet):
     """Plain folders."""
 
     def __init__(self, source: FolderSource):
         self.source, self.root = source, source.root
-
-    def parts(self) -> list[str]:
-        return [part for part in ("color", "reference") if (self.root / part).is_dir()]
 
     def count(self, part: str) -> int:
         """Pictures of a part."""
@@ -146,20 +160,12 @@ class FolderSet:
         """Containers of pictures that cannot be read, with the reason."""
         return {}
 
-    def caption(self, picture: Picture) -> str:
-        """Tags in a text file beside the picture."""
-        path = self.root / picture.part / f"{picture.key}.txt"
-        try:
-            return " ".join(path.read_text(encoding="utf-8").split()) if path.is_file() else ""
-        except (OSError, ValueError):
-            return ""
 
-
-class ShardSet(FolderSet):
+class ShardSet(PictureSet):
     """Zip shards. Results are collected as files, and packed when a shard is through."""
 
     def __init__(self, source: ShardSource):
-        super().__init__(source)
+        self.source, self.root = source, source.root
         self.spool = cache_folder(self.root) / "spool"
         self._damaged: dict[str, dict[str, str]] = {}
         self._members: dict[tuple[str, str], set[str]] = {}

@@ -99,6 +99,7 @@ def _start(source: FolderSource | ShardSource) -> None:
 
 
 def _measure(arguments: tuple[str, str]) -> Measure:
+    assert _source is not None  # _start ran first in this process
     return measure(_source, *arguments)
 
 

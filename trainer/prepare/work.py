@@ -89,6 +89,7 @@ def _start(source, by_folder: Mapping[str, Method], device: str, threads: int) -
 
 
 def _run(job: Job, paths: Mapping[str, Path]) -> Result:
+    assert _worker is not None  # _start ran first in this process
     return _worker.run(job, paths)
 
 
@@ -98,9 +99,8 @@ class Pool:
     def __init__(self, data: Set, by_folder: Mapping[str, Method], workers: int, device: str):
         self.data, self.workers = data, workers
         self._executor: ProcessPoolExecutor | None = None
-        self._here: Worker | None = None
+        self._here = Worker(data.source, by_folder, torch.device(device), {})
         if workers == 1 or not by_folder:
-            self._here = Worker(data.source, by_folder, torch.device(device), {})
             return
         threads = max(1, (os.cpu_count() or 1) // workers)
         self._executor = process_pool(workers, _start, (data.source, dict(by_folder), device, threads))
@@ -122,7 +122,7 @@ class Pool:
                 continue
             self.data.begun(job.picture)
             paths = {folder: self.data.result_path(folder, job.picture) for folder in job.folders}
-            if self._here is not None:
+            if self._executor is None:
                 yield self._finished(self._here.run(job, paths))
                 continue
             waiting.add(self._executor.submit(_run, job, paths))

@@ -20,12 +20,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from colorize.names import UNET
 from trainer.config import ConfigError
 from trainer.models import checkpoint
 
 log = logging.getLogger("trainer")
 
-UNET = "model.diffusion_model."
 REPORT = "init-from.json"
 
 

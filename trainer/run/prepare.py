@@ -111,7 +111,7 @@ def _utilisation(
 ) -> Callable[[float], float]:
     """Share of the device's peak FLOP/s that a step of so many seconds uses; counted on a batch."""
     one = functools.partial(losses, config, accelerator, stage, batch, step, 0)
-    flops = config.optimizer.accumulate * throughput.count_model_flops(lambda: sum(one().values()))
+    flops = config.optimizer.accumulate * throughput.count_model_flops(lambda: torch.stack(list(one().values())).sum())
     stage.zero_grad()
     log.info("%.2f model TFLOPs per step and process; peak of the device %.0f TFLOP/s", flops / 1e12, peak / 1e12)
     return lambda seconds: flops / (seconds * peak)

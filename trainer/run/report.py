@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,10 +82,10 @@ class Reporter:
         if main:
             for name in ("log.jsonl", "validation.jsonl"):
                 trim(output / name, start)
-        self.board = self._tensorboard() if main else None
+        self.board: Any = self._tensorboard() if main else None
         self.bar = tqdm(total=steps, initial=start, disable=not main, unit="step", dynamic_ncols=True)
 
-    def _tensorboard(self):
+    def _tensorboard(self) -> Any:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:

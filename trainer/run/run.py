@@ -130,7 +130,9 @@ class Run:
             ) from None
 
     def validate(self, step: int) -> bool:
-        """Measure and report the averaged weights; whether they are the best so far."""
+        """Measure and report the averaged weights, where samples are held out; whether they are the best so far."""
+        if self.validation is None:
+            return False
         device = self.accelerator.device
         with averaged(self.stage, self.ema), arithmetic(self.config, device):
             values = self.validation.run(self.stage, device, functools.partial(combine, self.accelerator, how="sum"))
@@ -212,11 +214,11 @@ class averaged:
         self.parameters, self.ema = dict(stage.named_parameters()), ema
 
     def _swap(self) -> None:
-        for name in self.ema.shadow if self.ema else ():
+        for name, average in self.ema.shadow.items() if self.ema else ():
             parameter = self.parameters[name]
             kept = parameter.data.clone()
-            parameter.data.copy_(self.ema.shadow[name])
-            self.ema.shadow[name].copy_(kept)
+            parameter.data.copy_(average)
+            average.copy_(kept)
 
     def __enter__(self) -> None:
         self._swap()

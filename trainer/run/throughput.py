@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -129,7 +130,7 @@ def new_optimizer(
     parameters: Iterable[nn.Parameter], settings: Optimizer, device: torch.device
 ) -> torch.optim.Optimizer:
     """AdamW of the configured kind. ConfigError where it cannot run here."""
-    options = {"lr": settings.lr, "betas": tuple(settings.betas), "weight_decay": settings.weight_decay}
+    options: dict[str, Any] = {"lr": settings.lr, "betas": tuple(settings.betas), "weight_decay": settings.weight_decay}
     if settings.kind == "adamw8bit":
         try:
             from bitsandbytes.optim import AdamW8bit

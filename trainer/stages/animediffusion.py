@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from colorize import names
 from colorize.animediffusion.sampling import Predictor, deterministic_forward, sample_ddim
 from colorize.animediffusion.schedule import AnimeSchedule
 from colorize.animediffusion.unet import HEADS_MARKER, AnimeUNet, AnimeUNetConfig, attention_heads, load_network
@@ -128,7 +129,7 @@ class AnimeDiffusionStage(Stage):
         metadata = checkpoint.modelspec(Path(config.run.output).name, "animediffusion", config.data.size, "eps")
         metadata |= {
             "colorize.family": "animediffusion",
-            "colorize.sketch_polarity": "black_on_white",
+            names.POLARITY: "black_on_white",
             HEADS_MARKER: str(self.denoise_fn.config.attention_heads),
             "colorize.config": json.dumps(config.shareable()),
         }

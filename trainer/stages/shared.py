@@ -9,18 +9,16 @@ from pathlib import Path
 import torch
 
 from colorize import families, names
-from colorize.reference.vision import ReferenceEncoder
 from colorize.unet.unet import UNet
 from trainer.config import Config, ConfigError, Model, Report
 from trainer.draws import Draws
 from trainer.metrics.entanglement import mean_entanglement, next_ones
 from trainer.models import autoencoder, checkpoint
-from trainer.models.colorizer import Colorizer
-from trainer.models.xl_colorizer import XLColorizer
+from trainer.models.colorizer import TokenReader, WholeColorizer
 from trainer.pictures import Batch, figure_mask, model_sketch, picture
 
 
-def check_token_width(unet: UNet, encoder: ReferenceEncoder, model: Model) -> None:
+def check_token_width(unet: UNet, encoder: TokenReader, model: Model) -> None:
     """ConfigError unless the U-Net of model.init reads tokens as wide as those of model.encoder."""
     if unet.config.context_dim != encoder.output_dim:
         raise ConfigError(
@@ -44,7 +42,7 @@ def drawn_latents(
 
 
 def entanglement_curves(
-    colorizer: Colorizer | XLColorizer,
+    colorizer: WholeColorizer,
     batch: Batch,
     report: Report,
     draws: Draws,
@@ -82,8 +80,8 @@ def model_header(config: Config, family: str, heads: int) -> dict[str, str]:
     title, architecture = Path(config.run.output).name, f"colorize-diffusion-{family}"
     return checkpoint.modelspec(title, architecture, config.data.size, prediction) | {
         "colorize.family": family,
-        "colorize.prediction_type": prediction,
-        "colorize.sketch_polarity": families.SKETCH_POLARITY,
-        "colorize.num_head_channels": str(heads),
+        names.PREDICTION: prediction,
+        names.POLARITY: families.SKETCH_POLARITY,
+        names.HEAD_WIDTH: str(heads),
         "colorize.config": json.dumps(config.shareable()),
     }

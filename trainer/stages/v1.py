@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from colorize import names
 from colorize.sampling.schedule import NoiseSchedule
 from colorize.sketch.encoder import SketchEncoder
 from colorize.unet.config import UNetConfig
@@ -23,8 +24,8 @@ from trainer.losses.dual_condition import dual_conditioned_loss
 from trainer.losses.latent_shuffle import draw_permutation, shuffle_patches, shuffle_tokens
 from trainer.losses.noisy_reference import noisy_tokens
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
-from trainer.models import autoencoder, checkpoint
-from trainer.models.colorizer import Colorizer, networks_from
+from trainer.models import checkpoint
+from trainer.models.colorizer import V1Colorizer, networks_from
 from trainer.models.denoising import Denoising
 from trainer.models.frozen import borrowed, frozen_encoders
 from trainer.pictures import Batch, contact_sheet, model_sketch, picture
@@ -56,7 +57,7 @@ class ColorizerStage(Stage):
 
     def __init__(self, config: Config, device: torch.device):
         super().__init__(config, device)
-        vae, encoder = frozen_encoders(config, device)
+        self.frozen = vae, encoder = frozen_encoders(config, device)
         if config.model.init:
             tensors, metadata = checkpoint.read_tensors(Path(config.model.init))
             unet, sketch_encoder = networks_from(tensors, metadata)
@@ -80,7 +81,7 @@ class ColorizerStage(Stage):
             if config.system.channels_last:
                 network.to(memory_format=torch.channels_last)
         # A tuple keeps the frozen networks and the views on them out of the module tree.
-        self._colorizer = (Colorizer(unet, sketch_encoder, vae, encoder, config.model.prediction_type),)
+        self._colorizer = (V1Colorizer(unet, sketch_encoder, vae, encoder, config.model.prediction_type),)
         self.schedule = NoiseSchedule().to(device)
         self.encodings = build_encodings(config, device, encodings(config))
 
@@ -159,7 +160,7 @@ class ColorizerStage(Stage):
         """Columns: sketch, reference, result, the true picture."""
         colorizer, report = self._colorizer[0], self.config.report
         sketches, references = model_sketch(batch["sketch"]), picture(batch["reference"])
-        with borrowed(colorizer.autoencoder, colorizer.reference_encoder):
+        with borrowed(*self.frozen):
             tokens = colorizer.tokens(references)
             how = Denoising(report.sample_steps, report.guidance)
             result = colorizer.generate(sketches, tokens, how, draws.shared)
@@ -169,15 +170,15 @@ class ColorizerStage(Stage):
     def curves(self, batch: Batch, draws: Draws) -> dict[str, float]:
         """Entanglement of structure and reference, where report.validate_entanglement asks for it."""
         colorizer = self._colorizer[0]
-        with borrowed(colorizer.autoencoder, colorizer.reference_encoder):
+        with borrowed(*self.frozen):
             return entanglement_curves(colorizer, batch, self.config.report, draws)
 
     def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         config, colorizer = self.config, self._colorizer[0]
         prediction, heads = config.model.prediction_type, colorizer.unet.config.num_head_channels
         tensors = {name: value for name, value in weights.items() if not name.startswith(ENCODER_PARTS)}
-        with borrowed(colorizer.autoencoder):
-            tensors |= {autoencoder.PREFIX + k: v for k, v in colorizer.autoencoder.tensors.items()}
+        with borrowed(self.frozen[0]):
+            tensors |= {names.VAE + k: v for k, v in self.frozen[0].tensors.items()}
         return tensors | model_markers(prediction, heads), model_header(config, "v1", heads)
 
     def further_exports(
@@ -186,7 +187,7 @@ class ColorizerStage(Stage):
         """The trained reference encoder, whole."""
         if not self.config.model.train_encoder:
             return {}
-        encoder = self._colorizer[0].reference_encoder.network
+        encoder = self.frozen[1].network
         tensors = dict(encoder.state_dict()) | {k: v for k, v in weights.items() if k.startswith(ENCODER_PARTS)}
         metadata = checkpoint.modelspec(Path(self.config.run.output).name, "clip-vision", encoder.image_size, None)
         metadata |= {

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from colorize import families, modes, names
 from colorize.pictures.masks import grow_to_grid, without_figure
 from colorize.reference.recovery import BackgroundEncoder, RecoveryTransformer, ScalarEmbedder
 from colorize.sampling.schedule import NoiseSchedule
+from colorize.unet.attention import MultiHeadAttention
+from colorize.unet.layers import set_to_zero
 from colorize.unet.split_attention import Split, SplitOptions
 from trainer.cache.encodings import build_encodings
 from trainer.config import Config, ConfigError, Model
@@ -28,8 +31,8 @@ from trainer.draws import Draws
 from trainer.losses.bleach import draw_bleached, whiten_background
 from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
-from trainer.models import autoencoder, checkpoint
-from trainer.models.colorizer import Colorizer, background_encoder_from, latent_masks, networks_from
+from trainer.models import checkpoint
+from trainer.models.colorizer import V1Colorizer, background_encoder_from, latent_masks, networks_from
 from trainer.models.denoising import Denoising
 from trainer.models.frozen import borrowed, frozen_encoders
 from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
@@ -47,7 +50,8 @@ OPTIONS = SplitOptions((modes.FIGURE, modes.BACKGROUND), (1.0, 1.0))
 def region_ranks(model: Model) -> tuple[int | float, int | float]:
     """The configured ranks as UNetConfig takes them: whole numbers, or fractions of a layer's smaller side."""
     ranks = (model.region_rank_figure, model.region_rank_background)
-    return tuple(int(rank) if rank >= 1 else rank for rank in ranks)
+    figure, background = (int(rank) if rank >= 1 else rank for rank in ranks)
+    return figure, background
 
 
 def new_background_encoder(dim: int, tokens: int, layers: int) -> BackgroundEncoder:
@@ -60,7 +64,9 @@ def new_background_encoder(dim: int, tokens: int, layers: int) -> BackgroundEnco
     """
     encoder = BackgroundEncoder(RecoveryTransformer(dim, layers, tokens), ScalarEmbedder(THRESHOLD_EMBEDDING, dim))
     start_at_zero = [encoder.thresh_embedder.embed_layer[2]]
-    for number, (_, _, attention, mlp) in enumerate(encoder.transformer.layers):
+    for number, layer in enumerate(encoder.transformer.layers):
+        _, _, attention, mlp = layer.children()
+        attention, mlp = cast(MultiHeadAttention, attention), cast(nn.Sequential, mlp)
         start_at_zero.append(mlp[2])
         if number:
             start_at_zero.append(attention.to_out[0])
@@ -69,11 +75,11 @@ def new_background_encoder(dim: int, tokens: int, layers: int) -> BackgroundEnco
             one_head = torch.randn(dim // attention.heads, dim) * std
             projection.weight.data.copy_(one_head.repeat(attention.heads, 1))  # all heads pass on the same token
         nn.init.eye_(attention.to_v.weight)
-        nn.init.eye_(attention.to_out[0].weight)
-        nn.init.zeros_(attention.to_out[0].bias)
+        weight, bias = attention.to_out[0].parameters()
+        nn.init.eye_(weight)
+        nn.init.zeros_(bias)
     for layer in start_at_zero:
-        nn.init.zeros_(layer.weight)
-        nn.init.zeros_(layer.bias)
+        set_to_zero(layer)
     return encoder
 
 
@@ -84,7 +90,10 @@ def is_binary(masks: torch.Tensor) -> bool:
 
 def grown_masks(masks: torch.Tensor, cell: tuple[int, ...]) -> torch.Tensor:
     """Reference masks (B, 1, H, W), 0..255, grown to cells of height x width pixels; as they are without a cell."""
-    return grow_to_grid(masks.float(), cell) if cell else masks
+    if not cell:
+        return masks
+    height, width = cell
+    return grow_to_grid(masks.float(), (height, width))
 
 
 def encodings(config: Config) -> tuple[str, ...]:
@@ -108,7 +117,7 @@ class RegionStage(Stage):
     def __init__(self, config: Config, device: torch.device):
         super().__init__(config, device)
         model = config.model
-        vae, reference_encoder = frozen_encoders(config, device)
+        self.frozen = vae, reference_encoder = frozen_encoders(config, device)
         tensors, metadata = checkpoint.read_tensors(Path(model.init))
         prediction, _ = families.prediction_type(tensors, metadata, model.init)
         if prediction != model.prediction_type:
@@ -130,7 +139,8 @@ class RegionStage(Stage):
             if config.system.channels_last:
                 network.to(memory_format=torch.channels_last)
         # A tuple keeps the frozen networks and the views on them out of the module tree.
-        self._colorizer = (Colorizer(unet, sketch_encoder, vae, reference_encoder, prediction, background),)
+        self._colorizer = (V1Colorizer(unet, sketch_encoder, vae, reference_encoder, prediction, background),)
+        self._background_encoder = (background,)
         self.schedule = NoiseSchedule().to(device)
         self.encodings = build_encodings(config, device, encodings(config))
 
@@ -193,7 +203,7 @@ class RegionStage(Stage):
         t = draws.timesteps(self.schedule.steps, count).to(self.device)
         noise = offset_noise(draws.randn(latents.shape), loss.offset_noise, draws).to(latents)
         keep = keep_mask(count, drop_rate(loss.reference_drop, loss.reference_drop_end, progress), draws)
-        background = colorizer.background_encoder.background(masked_tokens, theirs)
+        background = self._background_encoder[0].background(masked_tokens, theirs)
         sets = [drop_references(tokens, keep), drop_references(background, keep)]
         with torch.no_grad():
             control = colorizer.sketch_encoder(model_sketch(sketches))
@@ -214,7 +224,7 @@ class RegionStage(Stage):
         sketches, references = model_sketch(batch["sketch"]), picture(batch["reference"])
         masks, reference_masks = (figure_mask(batch[name]) for name in ("mask", "reference_mask"))
         seed, results = draws.seed, []
-        with borrowed(colorizer.autoencoder, colorizer.reference_encoder):
+        with borrowed(*self.frozen):
             tokens = colorizer.tokens(references)
             for mode in ("vanilla", "fig2fig"):
                 regions = colorizer.regions(mode, references, masks, reference_masks)
@@ -227,7 +237,7 @@ class RegionStage(Stage):
     def curves(self, batch: Batch, draws: Draws) -> dict[str, float]:
         """Entanglement in mode fig2fig, where report.validate_entanglement asks for it."""
         colorizer = self._colorizer[0]
-        with borrowed(colorizer.autoencoder, colorizer.reference_encoder):
+        with borrowed(*self.frozen):
             return entanglement_curves(colorizer, batch, self.config.report, draws, "fig2fig")
 
     def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -235,9 +245,9 @@ class RegionStage(Stage):
         config = self.config
         tensors, _ = checkpoint.read_tensors(Path(config.model.init))
         if config.model.vae:
-            tensors = {k: v for k, v in tensors.items() if not k.startswith(autoencoder.PREFIX)}
-            with borrowed(self._colorizer[0].autoencoder):
-                tensors |= {autoencoder.PREFIX + k: v for k, v in self._colorizer[0].autoencoder.tensors.items()}
+            tensors = {k: v for k, v in tensors.items() if not k.startswith(names.VAE)}
+            with borrowed(self.frozen[0]):
+                tensors |= {names.VAE + k: v for k, v in self.frozen[0].tensors.items()}
         tensors |= {k: v for k, v in weights.items() if names.REGION_LORA in k or not k.startswith(names.UNET)}
         prediction, heads = config.model.prediction_type, self._colorizer[0].unet.config.num_head_channels
         return tensors | model_markers(prediction, heads), model_header(config, "v1.5", heads)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from colorize.tiny_vae import TinyBlock, TinyVAE
+from colorize.unet.layers import set_to_zero
 from trainer.config import Config
 from trainer.draws import Draws
 from trainer.models import checkpoint
@@ -39,7 +40,7 @@ def start_as_average(network: TinyVAE, gain: float = 3.0) -> None:
                 nn.init.zeros_(module.bias)
     for module in network.modules():
         if isinstance(module, TinyBlock):
-            nn.init.zeros_(module.conv[4].weight)
+            set_to_zero(module.conv[4])
     for half in (network.taesd_encoder, network.taesd_decoder):
         for layer in (m for m in half if isinstance(m, nn.Conv2d)):
             layer.weight[:3] = 0
@@ -48,11 +49,12 @@ def start_as_average(network: TinyVAE, gain: float = 3.0) -> None:
                     layer.weight[channel, channel, 1:, 1:] = 0.25
                 else:
                     layer.weight[channel, channel, 1, 1] = 1
-    to_latent, from_latent = network.taesd_encoder[-1], network.taesd_decoder[1]
-    to_latent.weight[:3] *= gain  # colours 0..1 -> about -1.5..1.5
-    to_latent.bias[:3] = -gain / 2
-    from_latent.weight[:3] /= gain
-    from_latent.bias[:3] = 0.5
+    weight, bias = network.taesd_encoder[-1].parameters()  # to the latent
+    weight[:3] *= gain  # colours 0..1 -> about -1.5..1.5
+    bias[:3] = -gain / 2
+    weight, bias = network.taesd_decoder[1].parameters()  # from it
+    weight[:3] /= gain
+    bias[:3] = 0.5
 
 
 def edge_loss(result: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from torch import nn
 
+from colorize import names
 from colorize.pictures.masks import without_figure
+from colorize.pictures.sides import sides_of
 from colorize.reference.token_projection import TokenProjection
 from colorize.sampling.schedule import NoiseSchedule
 from colorize.sketch.xl_encoder import XLSketchEncoder
@@ -28,7 +31,7 @@ from trainer.draws import Draws
 from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
 from trainer.losses.gram import gram_loss, hooked_blocks, two_branches
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
-from trainer.models import autoencoder, checkpoint
+from trainer.models import checkpoint
 from trainer.models.autoencoder import XL_SCALE
 from trainer.models.denoising import Denoising
 from trainer.models.frozen import (
@@ -89,6 +92,7 @@ class XLStage(Stage):
         super().__init__(config, device)
         vae, encoder = frozen_encoders(config, device)
         tagger = FrozenTagger(config.model.tagger, device)
+        self.frozen = (vae, encoder, tagger)
         self.metadata: dict[str, str] = {}
         unet, sketch_encoder, projection = self.networks(encoder, tagger)
         check_encoders(projection, encoder, tagger, config)
@@ -160,8 +164,7 @@ class XLStage(Stage):
 
     def y(self, batch: Batch) -> torch.Tensor:
         """(B, Y): size of the source picture's part that is shown, and aesthetic score."""
-        canvas = tuple(batch["color"].shape[-2:])
-        scalars = size_embedding.training_scalars(batch["size"].cpu(), canvas, batch["score"].cpu())
+        scalars = size_embedding.training_scalars(batch["size"].cpu(), sides_of(batch["color"]), batch["score"].cpu())
         return embedded(scalars, self.colorizer.unet).to(self.device)
 
     # -- results -------------------------------------------------------------------------------------------------------
@@ -171,7 +174,7 @@ class XLStage(Stage):
         """Columns: sketch, reference, result, the true picture."""
         colorizer, report = self.colorizer, self.config.report
         sketches, references = model_sketch(batch["sketch"]), picture(batch["reference"])
-        with borrowed(colorizer.autoencoder, colorizer.reference_encoder, colorizer.tagger):
+        with borrowed(*self.frozen):
             tokens = colorizer.tokens(references)
             how = Denoising(report.sample_steps, report.guidance)
             result = colorizer.generate(sketches, tokens, how, draws.shared)
@@ -182,10 +185,10 @@ class XLStage(Stage):
         config, prediction = self.config, self.config.model.prediction_type
         heads = self.colorizer.unet.config.num_head_channels
         tensors = dict(self.untrained()) | dict(weights)
-        if config.model.vae or not any(key.startswith(autoencoder.PREFIX) for key in tensors):
-            tensors = {k: v for k, v in tensors.items() if not k.startswith(autoencoder.PREFIX)}
-            with borrowed(self.colorizer.autoencoder):
-                tensors |= {autoencoder.PREFIX + k: v for k, v in self.colorizer.autoencoder.tensors.items()}
+        if config.model.vae or not any(key.startswith(names.VAE) for key in tensors):
+            tensors = {k: v for k, v in tensors.items() if not k.startswith(names.VAE)}
+            with borrowed(self.frozen[0]):
+                tensors |= {names.VAE + k: v for k, v in self.frozen[0].tensors.items()}
         return tensors | model_markers(prediction, heads), model_header(config, self.family, heads)
 
     def untrained(self) -> Mapping[str, torch.Tensor]:
@@ -247,7 +250,7 @@ class XLBackboneStage(XLStage):
         """Loss terms: "denoising", and "gram" where another context is given."""
         config, gram = self.config, self.config.gram
         loss, prediction = config.loss, config.model.prediction_type
-        noisy, unet = self.schedule.add_noise(latents, noise, t), self.model["diffusion_model"]
+        noisy, unet = self.schedule.add_noise(latents, noise, t), cast(UNet, self.model["diffusion_model"])
         terms = {}
         if other is None:
             answer = unet(noisy, t, context, hints, y=y)
@@ -264,9 +267,8 @@ class XLBackboneStage(XLStage):
     @torch.no_grad()
     def curves(self, batch: Batch, draws: Draws) -> dict[str, float]:
         """Entanglement of structure and reference, where report.validate_entanglement asks for it."""
-        colorizer = self.colorizer
-        with borrowed(colorizer.autoencoder, colorizer.reference_encoder, colorizer.tagger):
-            return entanglement_curves(colorizer, batch, self.config.report, draws)
+        with borrowed(*self.frozen):
+            return entanglement_curves(self.colorizer, batch, self.config.report, draws)
 
     def inpainted(self, batch: Batch, draw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`seen_in` with some references of `inpainted_references`. draw: (B, 2), uniform in 0..1."""

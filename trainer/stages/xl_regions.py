@@ -33,7 +33,7 @@ from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_we
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
 from trainer.models import checkpoint
 from trainer.models.autoencoder import XL_SCALE
-from trainer.models.colorizer import Regions, latent_masks
+from trainer.models.colorizer import SplitInputs, latent_masks
 from trainer.models.denoising import Denoising
 from trainer.models.frozen import FrozenReferenceEncoder, FrozenTagger, borrowed
 from trainer.models.xl_colorizer import embedded, networks_from, plugin_from
@@ -70,7 +70,7 @@ class XLRegionStage(XLStage):
         unet, sketch_encoder, projection = networks_from(
             self.tensors, metadata, (0 if self.plugin else figure, background)
         )
-        if not self.plugin and not all(unet.config.region_ranks):
+        if not self.plugin and not all(unet.config.region_ranks or ()):
             raise ConfigError(
                 f"{model.init} has region weights for the background only, as models with a plugin do: stage xl_lora "
                 "starts from a model without region weights, or from its own."
@@ -82,8 +82,9 @@ class XLRegionStage(XLStage):
             self.bg_encoder = plugin_from(self.tensors, unet) or ReferenceNet.from_unet(unet)
             self.bg_encoder.gradient_checkpointing = self.config.system.gradient_checkpointing
         self.train()
-        frozen = [network.requires_grad_(False).eval().to(self.device) for network in (sketch_encoder, projection)]
-        return unet, *frozen
+        for network in (sketch_encoder, projection):
+            network.requires_grad_(False).eval().to(self.device)
+        return unet, sketch_encoder, projection
 
     def forward(self, batch: Batch, draws: Draws, progress: float = 0.0) -> dict[str, torch.Tensor]:
         loss, prediction = self.config.loss, self.config.model.prediction_type
@@ -145,13 +146,13 @@ class XLRegionStage(XLStage):
         shade = torch.ones(len(sketches), 1, 1, 1, device=references.device)
         background = background_reference(references, reference_masks >= modes.REFERENCE_THRESHOLD, nothing, shade)
         seed, results = draws.seed, []
-        with borrowed(colorizer.autoencoder, colorizer.reference_encoder, colorizer.tagger):
+        with borrowed(*self.frozen):
             tokens = colorizer.tokens(references)
             banks = None
             if self.plugin:
                 given = plugin_input(self.encoded(background), masks, reference_masks)
                 banks = tuple(self.bg_encoder(given, embedded(batch["crop"], self.bg_encoder).to(given)))
-            regions = Regions(colorizer.tokens(background), latent_masks(masks), self.options, banks)
+            regions = SplitInputs(colorizer.tokens(background), latent_masks(masks), self.options, banks)
             for composed in (None, regions):
                 noise = torch.Generator().manual_seed(seed)
                 how = Denoising(report.sample_steps, report.guidance)

@@ -61,7 +61,8 @@ def to_oklch(colour: Colour) -> tuple[float, float, float]:
 
 def mix(a: Colour, b: Colour, amount: float) -> Colour:
     """a at amount 0, b at amount 1."""
-    return tuple(int(round(x + (y - x) * amount)) for x, y in zip(a, b))
+    red, green, blue = (int(round(x + (y - x) * amount)) for x, y in zip(a, b))
+    return red, green, blue
 
 
 @dataclass(frozen=True)

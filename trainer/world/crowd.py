@@ -10,6 +10,7 @@ stands before its head, so that a person, and a model without masks, can tell wh
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -129,7 +130,8 @@ def render_crowd(
     pen = [ImageDraw.Draw(image) for image in (picture, labels)]
     for shape in crowd.shapes:
         points = [(x * index.width, y * index.height) for x, y in shape.points]
-        for draw, fill, line in zip(pen, (shape.colour, _OTHER), (appearance.line(shape.colour), _OTHER), strict=True):
+        inks: tuple[tuple[Any, Any], ...] = ((shape.colour, appearance.line(shape.colour)), (_OTHER, _OTHER))
+        for draw, (fill, line) in zip(pen, inks, strict=True):
             draw.polygon(points, fill=fill)
             draw.line([*points, points[0]], fill=line, width=max(1, round(0.7 * drawing.line_width * scale)))
 

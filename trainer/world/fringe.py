@@ -46,8 +46,7 @@ def fringe_locks(scene) -> list[tuple[tuple, tuple, float]]:
             ((0.8, -0.3), (0.86, -0.3), 0.0),
         ]
     if kind == "wisps":
-        xs = [-0.6, -0.2, 0.12, 0.6]
-        return [((x, rng.uniform(-0.25, 0.1)), (x + 0.2, -0.55), 0.05) for x in xs]
+        return [((x, rng.uniform(-0.25, 0.1)), (x + 0.2, -0.55), 0.05) for x in (-0.6, -0.2, 0.12, 0.6)]
     if kind == "swept":
         xs = np.linspace(-0.9, 0.62, count + 1)
         out = []

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from colorize import names
 from tests.training_log import losses
 from trainer import config as configuration
 from trainer.__main__ import main
@@ -108,7 +109,7 @@ def cached(values, tmp_path, monkeypatch) -> dict:
 
 def test_an_autoencoder_has_one_hash_wherever_it_lies(frozen, tmp_path):
     tensors = load_file(frozen["vae"])
-    inside = {autoencoder.PREFIX + name: value for name, value in tensors.items()}
+    inside = {names.VAE + name: value for name, value in tensors.items()}
     save_file(inside | {"model.other": torch.ones(2)}, tmp_path / "model.safetensors")
     alone = recipes.autoencoder_digest(frozen["vae"])
     assert recipes.autoencoder_digest(str(tmp_path / "model.safetensors")) == alone

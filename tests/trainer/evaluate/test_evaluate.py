@@ -15,7 +15,7 @@ from trainer.evaluate import runs
 from trainer.evaluate.protocols import Protocol
 from trainer.evaluate.report import difference, report, scores_of_regions, summary_of_regions, table
 from trainer.metrics.entanglement import entanglement_of, mean_entanglement, next_ones
-from trainer.models.colorizer import Colorizer
+from trainer.models.colorizer import V1Colorizer
 from trainer.world import REGION_NAMES
 
 HAIR, EYES, BACKGROUND = (REGION_NAMES.index(name) for name in ("hair", "eyes", "background"))
@@ -208,7 +208,7 @@ def test_a_picture_s_own_edges_are_not_chance(count):
 
 def test_the_number_of_a_validation_curve(v1_file, frozen):
     """The same triples give the same number; the mode asked for is the one measured; one pair is not enough."""
-    colorizer = Colorizer.from_files(v1_file, frozen["encoder"], torch.device("cpu"))
+    colorizer = V1Colorizer.from_files(v1_file, frozen["encoder"], torch.device("cpu"))
     generator = torch.Generator().manual_seed(1)
     sketches, references = torch.full((2, 3, 64, 64), -1.0), torch.rand(2, 3, 64, 64, generator=generator) * 2 - 1
     masks = torch.zeros(2, 1, 64, 64)

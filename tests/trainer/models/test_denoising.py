@@ -9,7 +9,7 @@ from colorize.sampling import solvers
 from colorize.sampling.schedule import NoiseSchedule
 from trainer.__main__ import main
 from trainer.config import ConfigError
-from trainer.models.colorizer import Colorizer
+from trainer.models.colorizer import V1Colorizer
 from trainer.models.denoising import SAMPLERS, Denoising, blank_sketch, denoised_latents
 
 
@@ -108,7 +108,7 @@ def test_numbers_that_cannot_be_meant(numbers, message):
 
 def test_every_setting_changes_a_picture(v1_file, frozen):
     """And the blank sketch that guidance reads is the one of the nodes: black, in the range of the model."""
-    colorizer = Colorizer.from_files(v1_file, frozen["encoder"], torch.device("cpu"))
+    colorizer = V1Colorizer.from_files(v1_file, frozen["encoder"], torch.device("cpu"))
     sketches = torch.full((1, 3, 64, 64), -1.0)
     sketches[..., 20:22] = 1
     masks = (torch.arange(64) < 32).float().expand(1, 1, 64, 64)

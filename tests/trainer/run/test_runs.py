@@ -18,7 +18,7 @@ from trainer import config as configuration
 from trainer.__main__ import main
 from trainer.config import ConfigError
 from trainer.models import checkpoint
-from trainer.models.colorizer import Colorizer
+from trainer.models.colorizer import V1Colorizer
 from trainer.models.denoising import Denoising
 from trainer.run import loop
 
@@ -144,7 +144,7 @@ def test_export_converts_and_colours(values, tmp_path):
     assert str(tmp_path) not in json.dumps(metadata)  # nobody's folders travel with a model
     assert int(tensors["colorize.num_head_channels"]) == 16
     assert tensors["model.diffusion_model.out.2.weight"].dtype == torch.float16
-    colorizer = Colorizer.from_files(
+    colorizer = V1Colorizer.from_files(
         str(tmp_path / "small.safetensors"), values["model"]["encoder"], torch.device("cpu")
     )
     assert colorizer.prediction_type == "v"

@@ -14,7 +14,7 @@ from trainer.config import ConfigError
 from trainer.draws import Draws
 from trainer.losses.bleach import whiten_background
 from trainer.models import checkpoint
-from trainer.models.colorizer import MODES, Colorizer, latent_masks
+from trainer.models.colorizer import MODES, V1Colorizer, latent_masks
 from trainer.models.denoising import Denoising
 from trainer.run import loop
 from trainer.stages.table import build_stage
@@ -117,7 +117,7 @@ def test_exported_model_colours_in_every_mode_and_converts(region_values, tmp_pa
     file = train(region_values, run={"steps": 2})
     small = tmp_path / "small.safetensors"
     assert main(["convert", str(file.parent), "--output", str(small)]) == 0
-    colorizer = Colorizer.from_files(str(small), frozen["encoder"], torch.device("cpu"))
+    colorizer = V1Colorizer.from_files(str(small), frozen["encoder"], torch.device("cpu"))
     assert colorizer.unet.config.region_ranks == (4, 0.25)
     sketch, reference, mask = -torch.ones(1, 3, 64, 64), torch.zeros(1, 3, 64, 64), torch.ones(1, 1, 64, 64)
     for mode in MODES:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
+from colorize.pictures.sides import sides_of
+
 FAINT = (0.25, 0.8)
 """Share of the ink that is left, over the picture."""
 FAINT_SPOTS = 0.6
@@ -64,7 +66,7 @@ def _ink_points(sketch: torch.Tensor, random: np.random.Generator, count: int) -
 def faint(sketch: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
     """Lines drawn with a light and uneven hand."""
     strength = random.uniform(*FAINT)
-    field = FAINT_SPOTS + (1 - FAINT_SPOTS) * _field(random, 5, sketch.shape[-2:])[0]
+    field = FAINT_SPOTS + (1 - FAINT_SPOTS) * _field(random, 5, sides_of(sketch))[0]
     return _drawn(_ink(sketch) * strength * field)
 
 

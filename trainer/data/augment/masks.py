@@ -45,9 +45,10 @@ def erase(mask: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
     not fit is drawn again, ten times at most.
     """
     height, width = mask.shape[-2:]
+    low, high = (math.log(ratio) for ratio in ERASED_RATIO)
     for _ in range(10):
         area = height * width * random.uniform(*ERASED_AREA)
-        ratio = math.exp(random.uniform(*(math.log(r) for r in ERASED_RATIO)))
+        ratio = math.exp(random.uniform(low, high))
         rows, columns = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if rows < height and columns < width:
             top, left = random.integers(height - rows + 1), random.integers(width - columns + 1)
