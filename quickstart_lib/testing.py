@@ -1,4 +1,4 @@
-"""Other programs in the environment quickstart makes: --test (style check and test suite) and --trainer."""
+"""Other programs in the environment quickstart makes: --test (style, types and test suite) and --trainer."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import type_check
 from .environment import Environment
 from .processes import clean_environ
 from .terminal import Status
@@ -34,23 +35,25 @@ def call(command: Sequence[str], folder: Path, environ: dict[str, str]) -> int:
 
 
 def run(environment: Environment, comfyui: Path, pack: Path, arguments: Sequence[str], status: Status) -> int:
-    """Run ruff (for the whole suite only), then pytest with `arguments`; pytest's exit status, else ruff's.
+    """Run ruff and mypy (for the whole suite only), then pytest with `arguments`; its exit status, else theirs.
 
     The whole suite runs in two processes where there are two cores.
     """
     environ = clean_environ(COMFYUI_PATH=str(comfyui), HF_HUB_OFFLINE="1")
     python = str(environment.python)
-    style = 0
+    style = types = 0
     if not arguments:
         status.line("Style check: ruff check .")
         style = call([python, "-m", "ruff", "check", "--quiet", "."], pack, environ)
+        status.line("Type check: mypy over colorize, model_patches, nodes and trainer")
+        types = type_check.check(python, pack, environ)
     with tempfile.TemporaryDirectory(prefix="colorize-tests-", ignore_cleanup_errors=True) as folder:
         environ["PYTEST_DEBUG_TEMPROOT"] = folder
         if not arguments and (cores := _cores()) >= PROCESSES and _has_xdist(python, pack, environ):
             arguments = SHARED_OUT
             environ["OMP_NUM_THREADS"] = str(cores // PROCESSES)
         tests = call([python, "-c", PYTEST, *arguments], pack, environ)
-    return tests or style
+    return tests or style or types
 
 
 def _cores() -> int:
