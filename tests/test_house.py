@@ -59,7 +59,6 @@ KNOWN: dict[str, set[str]] = {
     "names": set(),
     "functions": {
         "trainer/world/face.py: _eye",
-        "trainer/world/fringe.py: fringe_locks",
         "trainer/world/hair.py: draw_back",
     },
     "modules": set(),

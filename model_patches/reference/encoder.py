@@ -58,12 +58,7 @@ class LoadedReferenceEncoder:
         pictures = [image]
         edits: tuple[str, ...] = ()
         if cut_out:
-            if figure_mask is None:
-                raise ValueError(
-                    "figure is set to cut out, but there is no figure_mask. Connect the mask of the figure (Segment "
-                    "Character makes one), or set figure to whole picture."
-                )
-            pictures = [without_background(image, figure_mask, mask_threshold)]
+            pictures = [_cut_out(image, figure_mask, mask_threshold)]
             edits = (f"figure cut out at {mask_threshold:g}",)
         if background is not None:
             advice = "Connect one background, or one for each reference."
@@ -72,11 +67,11 @@ class LoadedReferenceEncoder:
         elif figure_mask is not None:
             pictures.append(without_figure(image, figure_mask, mask_threshold))
         own, other = self._parts(self._tokens(pictures, fit), len(image))
-        own_tags: torch.Tensor | None = None
-        other_tags: torch.Tensor | None = None
+        own_tags = other_tags = None
         if tagger is not None:
-            features = torch.cat([tagger.features(fitted(batch, fit)) for batch in pictures])
-            own_tags, other_tags = self._parts(features, len(image))
+            own_tags, other_tags = self._parts(
+                torch.cat([tagger.features(fitted(batch, fit)) for batch in pictures]), len(image)
+            )
             if sketch is not None and geometry_strength > 0:
                 check_count("sketches", len(sketch), len(image), "references", "Connect one, or one for each.")
                 own_tags = tagger.features_with_geometry(own_tags, sketch, geometry_strength)
@@ -125,6 +120,16 @@ class LoadedReferenceEncoder:
 
     def _working_memory(self, batch: int) -> int:
         return 4 * batch * self.encoder.working_values()  # in float32
+
+
+def _cut_out(image: torch.Tensor, figure_mask: torch.Tensor | None, threshold: float) -> torch.Tensor:
+    """The figures of pictures (B, 3, H, W) on white. ValueError when nobody says where they are."""
+    if figure_mask is None:
+        raise ValueError(
+            "figure is set to cut out, but there is no figure_mask. Connect the mask of the figure (Segment "
+            "Character makes one), or set figure to whole picture."
+        )
+    return without_background(image, figure_mask, threshold)
 
 
 def load_encoder(path: str) -> LoadedReferenceEncoder:
