@@ -1,27 +1,31 @@
 """Which palette entry every piece takes: by its own colours and by its neighbours' choices.
 
-A Potts energy over the graph of the pieces, minimised by iterated conditional modes (Besag 1986). The colour term is
-the mean over the piece's samples of the squared distance to the entry, truncated, so that a piece of two colours takes
-one of them and not what lies between; the border term is paid for every pixel of border between pieces of different
-entries: much on open paper (one thing, most likely), hardly across ink.
+A Potts energy over the graph of the pieces, minimised by expansion moves (Boykov, Veksler, Zabih: Fast Approximate
+Energy Minimization via Graph Cuts, TPAMI 2001): many pieces change together, where changing one after the other stops
+at what no single piece can better. The colour term is the mean over the piece's samples of the squared distance to the
+entry, truncated, so that a piece of two colours takes one of them and not what lies between; the border term is paid
+for every pixel of border between pieces of different entries: much on open paper (one thing, most likely), hardly
+across ink.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from scipy import sparse
+from scipy.sparse import csgraph
 
 from .region_borders import Borders
 from .region_colours import Samples
 from .regions import RegionMap
 
 NOISE = 0.07  # OKLab: one standard deviation of a result's colour
-FARTHEST = 0.15  # OKLab: beyond, a colour is just wrong, and how wrong hardly counts
+FARTHEST = 0.25  # OKLab: beyond, a colour is just wrong, and how wrong hardly counts
 BEYOND = 0.05
-LIGHTNESS = 0.7  # weight of lightness in distances, which shadows change most
-OPEN, INKED = 10.0, 0.05  # cost of a border pixel of the working copy on open paper, and across ink
+LIGHTNESS = 0.4  # weight of lightness in distances, which shadows and a result's mood change most
+OPEN, INKED = 10.0, 0.02  # cost of a border pixel of the working copy on open paper, and across ink
 COMMON = 0.1  # weight of how common an entry is in the reference
-ROUNDS = 12
+ROUNDS = 6
+LARGEST = 2**29  # of the whole numbers that the flow is counted in
 
 
 def costs(found: Samples, entries: np.ndarray, shares: np.ndarray | None = None) -> np.ndarray:
@@ -43,24 +47,60 @@ def costs(found: Samples, entries: np.ndarray, shares: np.ndarray | None = None)
 
 def choose(table: np.ndarray, regions: RegionMap, fixed: np.ndarray | None = None) -> np.ndarray:
     """(n,) int32: the entry of every piece, from `costs`. fixed: (n,) the entry of pieces that have one, else -1."""
-    links = _links(regions.borders, regions.region_of)
-    choice = table.argmin(axis=1)
-    free = np.ones(len(choice), bool)
+    links = _links(regions.borders, regions.region_of).tocoo()
+    once = links.row < links.col
+    one, other, weight = links.row[once], links.col[once], links.data[once]
     if fixed is not None:
-        free = fixed < 0
-        choice = np.where(free, choice, fixed)
-    order = np.flatnonzero(free)
-    order = order[np.argsort(-np.ptp(table[order], axis=1), kind="stable")]  # the surest pieces first
+        table = table.copy()
+        certain = np.flatnonzero(fixed >= 0)
+        table[certain] = 2 * np.ptp(table) + 2 * np.asarray(links.sum(axis=1))[certain] + 1
+        table[certain, fixed[certain]] = 0
+    choice = table.argmin(axis=1).astype(np.int32)
+    least = _energy(table, choice, one, other, weight)
     for _ in range(ROUNDS):
-        before = choice.copy()
-        for piece in order.tolist():
-            start, stop = links.indptr[piece : piece + 2]
-            energy = table[piece].copy()
-            np.subtract.at(energy, choice[links.indices[start:stop]], links.data[start:stop])
-            choice[piece] = energy.argmin()
-        if np.array_equal(before, choice):
+        before = least
+        for entry in range(table.shape[1]):
+            changed = np.where(_expansion(table, choice, entry, one, other, weight), np.int32(entry), choice)
+            energy = _energy(table, changed, one, other, weight)
+            if energy < least - 1e-9 * abs(least):
+                choice, least = changed, energy
+        if least == before:
             break
-    return choice.astype(np.int32)
+    return choice
+
+
+def _energy(table: np.ndarray, choice: np.ndarray, one: np.ndarray, other: np.ndarray, weight: np.ndarray) -> float:
+    """What a choice costs: its colours, and its links (one, other) between different entries."""
+    return float(table[np.arange(len(choice)), choice].sum() + weight[choice[one] != choice[other]].sum())
+
+
+def _expansion(
+    table: np.ndarray, choice: np.ndarray, entry: int, one: np.ndarray, other: np.ndarray, weight: np.ndarray
+) -> np.ndarray:
+    """(n,) bool: which pieces change to `entry`, so that no other set of them costs less.
+
+    The cut of a graph: pieces on the sink's side change. Link costs are split as in Kolmogorov and Zabih (What Energy
+    Functions Can Be Minimized via Graph Cuts?, TPAMI 2004): a part for either end and an edge between.
+    """
+    count = len(choice)
+    stay = weight * (choice[one] != choice[other])
+    left, right = weight * (choice[one] != entry), weight * (choice[other] != entry)
+    change = table[:, entry] - table[np.arange(count), choice]
+    change = change + np.bincount(one, right - stay, count) - np.bincount(other, right, count)
+    source, sink, pieces = count, count + 1, np.arange(count)
+    rows = np.concatenate([np.where(change > 0, source, pieces), one])
+    columns = np.concatenate([np.where(change > 0, pieces, sink), other])
+    capacity = np.concatenate([np.abs(change), left + right - stay])
+    scale = LARGEST / max(float(capacity.sum()), 1e-9)
+    capacity = np.rint(capacity * scale).astype(np.int32)
+    graph = sparse.csr_matrix((capacity, (rows, columns)), (count + 2,) * 2)
+    spare = graph - csgraph.maximum_flow(graph, source, sink).flow
+    spare.data = np.maximum(spare.data, 0)
+    spare.eliminate_zeros()
+    stays = csgraph.breadth_first_order(spare, source, return_predecessors=False)
+    changes = np.ones(count + 2, bool)
+    changes[stays] = False
+    return changes[:count]
 
 
 def _links(between: Borders, region_of: np.ndarray) -> sparse.csr_matrix:

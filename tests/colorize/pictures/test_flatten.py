@@ -7,9 +7,10 @@ from colorize.pictures import oklab
 from colorize.pictures.flatten import flatten
 from colorize.pictures.hints import Hints
 from colorize.pictures.palette import Entry, Palette
+from colorize.pictures.region_borders import Borders
 from colorize.pictures.region_colours import modes, samples
 from colorize.pictures.region_labelling import _links, choose, costs
-from colorize.pictures.regions import find_regions
+from colorize.pictures.regions import RegionMap, find_regions
 from colorize.pictures.shade import shade
 from tests.drawings import box, drawing
 
@@ -85,6 +86,16 @@ def test_mode_is_not_pulled_by_a_shadow(regions, truth):
     assert (weights > 0).all() and spreads[piece] > spreads[regions.pieces[160, 10]]
 
 
+def test_thinned_samples_say_what_all_say(regions, truth):
+    few, every = (samples(regions, soft(truth), most) for most in (256, 10**9))
+    assert len(few.piece) < len(every.piece) / 4 and (np.bincount(few.piece) <= 512).all()
+    entries = oklab.from_srgb(np.array([RED, BLUE, WHITE, (120, 50, 130)]) / 255)
+    one, other = costs(few, entries), costs(every, entries)
+    assert (one.argmin(axis=1) == other.argmin(axis=1)).all() and np.abs(one - other).max() < 0.1 * other.max()
+    assert np.abs(modes(few)[0] - modes(every)[0]).max() < 0.02
+    assert np.allclose(modes(few)[1], modes(every)[1], rtol=0.1)
+
+
 def test_choice_has_an_energy_that_no_single_piece_can_lower(regions, truth):
     found = samples(regions, soft(truth))
     entries = oklab.from_srgb(np.array([RED, BLUE, WHITE, (120, 50, 130)]) / 255)
@@ -100,6 +111,33 @@ def test_choice_has_an_energy_that_no_single_piece_can_lower(regions, truth):
             changed = entry.copy()
             changed[piece] = other
             assert energy(changed) >= least - 1e-6
+
+
+def open_paper(pairs, length, count):
+    """A region of `count` pieces with borders without ink."""
+    between = Borders(np.array(pairs, np.int32), np.float32(length), np.float32(length))
+    ink, pieces = np.zeros((1, count), np.uint8), np.arange(count, dtype=np.int32)[None]
+    return RegionMap(pieces, np.zeros(count, np.int32), ink, between, np.ones(count, np.int64), 1.0)
+
+
+def test_pieces_change_together_where_one_alone_could_not():
+    row = open_paper([[0, 1], [1, 2], [2, 3]], [9, 9, 9], 4)
+    table = np.array([[0, 4], [0, 4], [0, 4], [20, 0]], float)  # all 1 costs 12, all 0 costs 20
+    assert choose(table, row).tolist() == [1, 1, 1, 1]
+    assert choose(table, row, np.array([-1, 0, -1, -1])).tolist() == [0, 0, 0, 0]
+
+
+def test_choice_between_two_entries_is_the_best_of_all():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        pairs = [(a, b) for a in range(7) for b in range(a + 1, 7) if rng.random() < 0.5]
+        regions = open_paper(pairs, rng.uniform(0, 0.4, len(pairs)), 7)
+        table, links = rng.uniform(0, 10, (7, 2)), _links(regions.borders, regions.region_of).toarray()
+        costs_of = [
+            table[np.arange(7), choice].sum() + (links * (choice[:, None] != choice)).sum() / 2
+            for choice in (*(np.array(choice) for choice in np.ndindex(*(2,) * 7)), choose(table, regions))
+        ]
+        assert costs_of[-1] <= min(costs_of[:-1]) + 1e-6
 
 
 def test_hint_sets_its_region_and_the_rest_of_its_colour(regions, truth):
