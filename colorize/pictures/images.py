@@ -53,7 +53,9 @@ def rgb_and_alpha(
     check_image(image, name)
     picture = image.movedim(-1, 1).float()
     alpha = picture[:, 3:4].nan_to_num(1.0).clamp(0, 1) if picture.shape[1] == 4 else None
-    colours = picture[:, :1].expand(-1, 3, -1, -1) if picture.shape[1] == 1 else picture[:, :3]
+    grey = picture.shape[1] == 1
+    colours = (picture[:, :1] if grey else picture[:, :3]).nan_to_num(0.0).clamp(0, 1)
+    colours = colours.expand(-1, 3, -1, -1) if grey else colours  # one channel, seen three times
     if mask is not None and bool(mask.any()):
         transparent = mask.float().nan_to_num(0.0).reshape(-1, 1, *mask.shape[-2:])
         if transparent.shape[-2:] != picture.shape[-2:]:
@@ -71,7 +73,7 @@ def rgb_and_alpha(
         alpha = opacity if alpha is None else alpha * opacity
     if alpha is not None and bool((alpha >= 1).all()):
         alpha = None
-    return colours.nan_to_num(0.0).clamp(0, 1), alpha
+    return colours, alpha
 
 
 def on_white(colours: torch.Tensor, alpha: torch.Tensor | None) -> torch.Tensor:
@@ -91,6 +93,8 @@ def model_image_to_comfy(picture: torch.Tensor) -> torch.Tensor:
 
 def luminance(colours: torch.Tensor) -> torch.Tensor:
     """(B, 3, H, W) -> (B, 1, H, W)."""
+    if colours.stride(1) == 0:  # a grey picture, whose channels are one: the weights add up to 1
+        return colours[:, :1]
     return (colours * torch.tensor(LUMA, device=colours.device, dtype=colours.dtype).view(1, 3, 1, 1)).sum(
         1, keepdim=True
     )
@@ -348,8 +352,9 @@ def line_layer(image: torch.Tensor, mask: torch.Tensor | None = None, polarity: 
         else:
             dark_ink = (luminance(ink) * opacity).sum() <= 0.5 * opacity.sum()
             layer = on_white(ink if dark_ink else torch.zeros_like(ink), opacity)
-        paper = layer.flatten(2).median(dim=2).values[..., None, None]
-        rows.append((layer / paper.clamp_min(0.5)).clamp(0, 1))
+        seen = layer[:, :1] if layer.stride(1) == 0 else layer
+        paper = seen.flatten(2).median(dim=2).values[..., None, None]
+        rows.append((seen / paper.clamp_min(0.5)).clamp(0, 1).expand_as(layer))
     return torch.cat(rows)
 
 

@@ -15,6 +15,7 @@ LONGEST = 768  # pixels of the longer side of the copy on which colours are read
 EDGE = 0.008  # of that side: nearer to an edge the colours of both sides mix
 KERNEL = 0.06  # OKLab distance at which a colour stops counting for the mode
 STEPS = 8
+MOST = 2048  # samples of a piece; of a larger one every second, third, ... counts twice, three times, ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +32,11 @@ class Samples:
     """number of pieces"""
 
 
-def samples(regions: RegionMap, picture: np.ndarray) -> Samples:
-    """Samples of a picture (H, W, 3) sRGB 0..1 of any size, with the same proportions as the drawing."""
+def samples(regions: RegionMap, picture: np.ndarray, most: int = MOST) -> Samples:
+    """Samples of a picture (H, W, 3) sRGB 0..1 of any size, with the same proportions as the drawing.
+
+    A large piece gives about `most` of its pixels, spread evenly, with the weight of all.
+    """
     height, width = regions.pieces.shape
     scale = min(1.0, LONGEST / max(height, width))
     rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
@@ -45,8 +49,21 @@ def samples(regions: RegionMap, picture: np.ndarray) -> Samples:
     reach = max(1.5, EDGE * max(rows, columns))
     away = ndimage.distance_transform_edt(~edge) if edge.any() else np.full(edge.shape, reach)
     weight = np.clip(away / reach, 0, 1) ** 2 + 1e-4
-    colours = oklab.from_srgb(_resized(picture, rows, columns))
-    return Samples(colours.reshape(-1, 3), piece.ravel(), weight.ravel().astype(np.float32), len(regions.region_of))
+    piece, weight = piece.ravel(), weight.ravel().astype(np.float32)
+    kept, times = _thinned(piece, len(regions.region_of), most)
+    colours = oklab.from_srgb(_resized(picture, rows, columns).reshape(-1, 3)[kept])
+    return Samples(colours, piece[kept], weight[kept] * times, len(regions.region_of))
+
+
+def _thinned(piece: np.ndarray, count: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """(places that are kept, how many each stands for) of a flat map of pieces, at most about `most` of every piece."""
+    sizes = np.bincount(piece, minlength=count)
+    every = np.maximum(1, sizes // most)
+    order = np.argsort(piece, kind="stable")
+    rank = np.arange(len(piece)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    kept = np.sort(order[rank % every[piece[order]] == 0])
+    times = sizes / np.maximum(np.bincount(piece[kept], minlength=count), 1)
+    return kept, times[piece[kept]].astype(np.float32)
 
 
 def _resized(picture: np.ndarray, rows: int, columns: int) -> np.ndarray:

@@ -46,10 +46,10 @@ def shade(flats: Flats, picture: np.ndarray, levels: int = 0) -> Shade:
     ratio = tones[0, 0].clamp(DARKEST, LIGHTEST).numpy()
     if levels:
         ratio = _cel(ratio, levels)
-    luma = (flats.picture.astype(np.float32) / 255) @ np.array([0.299, 0.587, 0.114], np.float32)
-    room = np.maximum(1 - luma, 0.05)
-    screen = np.clip((ratio - 1) * luma / room, 0, 0.6)
-    return Shade(np.minimum(ratio, 1).astype(np.float32), screen.astype(np.float32))
+    luma = (flats.palette.srgb.astype(np.float32) / 255) @ np.array([0.299, 0.587, 0.114], np.float32)
+    gain = luma / np.maximum(1 - luma, 0.05)
+    screen = (ratio - 1) * gain[flats.entry][flats.regions.pieces]
+    return Shade(np.minimum(ratio, 1, out=ratio), np.clip(screen, 0, 0.6, out=screen))
 
 
 def _ratio(flats: Flats, picture: np.ndarray) -> np.ndarray:

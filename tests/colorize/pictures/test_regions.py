@@ -34,6 +34,16 @@ def test_gap_is_bridged_and_the_cut_lies_in_the_line():
     assert (labels == truth).mean() > 0.985
 
 
+def test_grey_channel_and_three_equal_channels_are_one_drawing():
+    lines = drawing([box(40, 40, 160, 160, gap=14)]) * 0.9  # grey paper
+    grey, three = find_regions(lines[..., :1]).maps[0], find_regions(lines).maps[0]
+    coloured = lines.clone()
+    coloured[0, 0, 0, 2] = 0.89  # no longer grey: the other way through
+    other = find_regions(coloured).maps[0]
+    assert (grey.pieces == three.pieces).all() and (three.pieces == other.pieces).all()
+    assert (grey.ink == three.ink).all() and np.abs(three.ink.astype(int) - other.ink).max() <= 3
+
+
 def test_wider_gap_than_allowed_stays_open():
     lines = drawing([box(40, 40, 160, 160, gap=14)])
     assert find_regions(lines, gap=6).maps[0].count == 1
