@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,8 @@ HUES = (  # OKLab angles in degrees
     *((12, "pink"), (42, "red"), (72, "orange"), (95, "gold"), (118, "yellow"), (135, "lime"), (165, "green")),
     *((212, "teal"), (245, "sky blue"), (285, "blue"), (322, "purple"), (361, "pink")),
 )
-LINE = re.compile(r"^(#[0-9a-fA-F]{6})(?:\s+(.*?))?(?:\s+([0-9.]+)\s*%)?$")
+LINE = re.compile(r"^(#[0-9a-fA-F]{6})(?:\s+(.*?))?(?:\s+(\d{1,3}(?:\.\d*)?)\s*%)?$")
+MOST_COLOURS = 4096
 
 
 class PaletteError(ValueError):
@@ -125,7 +126,18 @@ def from_text(text: str) -> Palette:
         entries.append(Entry(name or colour_name(code), code, share))
     if not entries:
         raise PaletteError("The palette has no colours; write one line per colour, for example: #f6d5c3 skin")
-    return Palette(tuple(entries))
+    return _checked(entries)
+
+
+def _checked(entries: list[Entry]) -> Palette:
+    """The palette of these entries, which may be a stranger's: no more than can be used, shares that are numbers."""
+    if len(entries) > MOST_COLOURS:
+        raise PaletteError(f"The palette has {len(entries)} colours; at most {MOST_COLOURS} can be told apart.")
+    for entry in entries:
+        if not 0 <= entry.share <= 1:
+            raise PaletteError(f"The share of {entry.colour} in the palette is {entry.share}; it lies between 0 and 1.")
+    named = ("".join(letter for letter in entry.name if letter.isprintable())[:100] for entry in entries)
+    return Palette(tuple(replace(entry, name=name or entry.colour) for entry, name in zip(entries, named)))
 
 
 def save(palette: Palette, path: str | Path) -> None:
@@ -155,13 +167,13 @@ def load(path: str | Path) -> Palette:
     try:
         rows = json.loads(text)["palette"]
         entries = [Entry(str(row["name"]), str(row["colour"]).lower(), float(row.get("share", 0))) for row in rows]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise PaletteError(
             f'{path.name} is no palette: expected {{"palette": [{{"name": ..., "colour": "#rrggbb"}}, ...]}}. Save one '
             "with Palette from Reference to see the form."
         ) from None
     from_text("\n".join(entry.colour for entry in entries))  # says which colour is none
-    return Palette(tuple(entries))
+    return _checked(entries)
 
 
 def _from_gpl(text: str, name: str) -> Palette:
@@ -170,10 +182,10 @@ def _from_gpl(text: str, name: str) -> Palette:
         raise PaletteError(f"{name} is no GIMP palette: its first line has to be 'GIMP Palette'.")
     entries = []
     for line in lines[1:]:
-        found = re.match(r"^\s*(\d+)\s+(\d+)\s+(\d+)\s*(.*)$", line)
+        found = re.match(r"^\s*(\d{1,3})\s+(\d{1,3})\s+(\d{1,3})\b\s*(.*)$", line)
         if found and all(int(value) < 256 for value in found.groups()[:3]):
             code = "#{:02x}{:02x}{:02x}".format(*(int(value) for value in found.groups()[:3]))
             entries.append(Entry(found[4].strip() or colour_name(code), code))
     if not entries:
         raise PaletteError(f"{name} has no colours; a line of a GIMP palette is '246 213 195 skin'.")
-    return Palette(tuple(entries))
+    return _checked(entries)

@@ -62,6 +62,34 @@ def test_no_node_goes_round_the_checks():
         assert not saving, f"{file.name}: {saving}, take sockets.output_place"
 
 
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("a.json", DEEP),
+        ("a.json", '{"palette": [{"name": "x", "colour": "#112233", "share": NaN}]}'),
+        ("a.json", '{"palette": [{"name": "x", "colour": "#112233", "share": 1e400}]}'),
+        ("a.json", '{"palette": [{"name": "x", "colour": "#112233", "share": ' + "9" * 5000 + "}]}"),
+        ("a.json", json.dumps({"palette": [{"name": "x", "colour": "#112233"}] * 5000})),
+        ("a.gpl", "GIMP Palette\n" + "1" * 5000 + " 2 3 x\n"),
+        ("a.gpl", "GIMP Palette\n" + "1 2 3\n" * 5000),
+    ],
+)
+def test_palettes_of_strangers_are_told(pack, tmp_path, name, text):
+    palette = pack.module("colorize.pictures.palette")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(palette.PaletteError):
+        palette.load(tmp_path / name)
+
+
+def test_names_in_palettes_have_no_escapes(pack, tmp_path):
+    (tmp_path / "a.gpl").write_text("GIMP Palette\n1 2 3\tsk\x1b[2Jin" + "y" * 500 + "\n")
+    (entry,) = pack.module("colorize.pictures.palette").load(tmp_path / "a.gpl").entries
+    assert entry.name.startswith("sk[2Jin") and len(entry.name) == 100
+
+
 # -- names -------------------------------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from trainer.art import avatars, packages, writing
 from trainer.config import ConfigError
+from trainer.json_file import read_object
 from trainer.workers import process_pool
 
 CHUNK = 25  # samples one process draws at a time
@@ -41,13 +42,14 @@ def write_art_data(plan: writing.Plan, counts: dict[str, int], workers: int) -> 
     (plan.folder / "ATTRIBUTION.md").write_text(packages.attribution(names), encoding="utf-8")
     manifest = {"seed": plan.seed, "split": plan.split, "packages": {n: packages.BY_NAME[n].version for n in names}}
     path = plan.folder / "manifest.json"
-    if path.is_file() and (known := json.loads(path.read_text(encoding="utf-8"))) | manifest != known:
-        if (known["seed"], known["split"]) != (plan.seed, plan.split):
+    if path.is_file() and (known := read_object(path, "choose another --output")) | manifest != known:
+        if (known.get("seed"), known.get("split")) != (plan.seed, plan.split):
             raise ConfigError(
-                f"{plan.folder} was written with --seed {known['seed']} --split {known['split']}; use these, or "
-                "another --output."
+                f"{plan.folder} was written with --seed {known.get('seed')!r:.40} --split {known.get('split')!r:.40}; "
+                "use these, or another --output."
             )
-        manifest["packages"] = known["packages"] | manifest["packages"]
+        packed = known.get("packages")
+        manifest["packages"] = (packed if isinstance(packed, dict) else {}) | manifest["packages"]
     path.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     parts = [
         (source, range(first, min(first + CHUNK, count)))

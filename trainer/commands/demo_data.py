@@ -38,6 +38,7 @@ from PIL import Image, ImageFilter
 from tqdm import tqdm
 
 from trainer.config import ConfigError
+from trainer.json_file import JSON_ERRORS
 from trainer.workers import process_pool
 from trainer.world import (
     BACKGROUND_STYLES,
@@ -152,7 +153,7 @@ def _start(folder: Path, manifest: dict, count: int) -> None:
             found = ADDED_KEYS | json.loads(path.read_text(encoding="utf-8"))
             different = [key for key in manifest if found.get(key) != manifest[key]]
             count = max(count, int(found.get("count", 0)))
-        except (ValueError, TypeError):
+        except (*JSON_ERRORS, TypeError):
             raise ConfigError(f"{path} cannot be read; choose another --output or delete the folder.") from None
         if different:
             details = ", ".join(f"{key} {found.get(key)!r} there, {manifest[key]!r} asked for" for key in different)

@@ -21,6 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from trainer.config import ConfigError
+from trainer.json_file import read_object
 from trainer.workers import process_pool
 from trainer.world import WORLD_VERSION, Appearance, Layout, picture, seeds_of
 
@@ -70,7 +71,7 @@ def write_faces(
         raise ConfigError(f"size is {size}; choose {SIZES[0]} to {SIZES[1]} pixels.")
     manifest = {"world_version": WORLD_VERSION, "framing": "face", "split": split, "size": size}
     path = folder / "manifest.json"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != manifest:
+    if path.exists() and read_object(path, "choose another --output") != manifest:
         raise ConfigError(f"{folder} holds a set made with other settings; choose another --output.")
     kinds = ("color", "reference") if references else ("color",)
     for kind in kinds:

@@ -7,11 +7,11 @@ fill the JSON's "auto" values, so that no number is written down twice.
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
 from trainer.config import PRESETS, Config, ConfigError
+from trainer.json_file import read_object
 
 FOLDER = PRESETS / "deepspeed"
 
@@ -28,10 +28,7 @@ def find_file(name: str) -> Path:
 def settings(config: Config) -> dict[str, Any]:
     """The DeepSpeed configuration of a run, without "auto" in it; accelerate adds the number of processes."""
     path, adam, precision = find_file(config.system.deepspeed), config.optimizer, config.system.precision
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}.") from None
+    values = read_object(path, "give the path of another JSON file, or correct it")
     known = {
         "train_micro_batch_size_per_gpu": adam.batch,
         "gradient_accumulation_steps": adam.accumulate,

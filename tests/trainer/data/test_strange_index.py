@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -98,3 +99,23 @@ def test_tables_of_nonsense_are_told(tmp_path, name, text):
         return
     with pytest.raises(ConfigError, match="cannot be read|is no number|is no JSON object"):
         read_table(str(tmp_path / name), "score")
+
+
+# -- manifests of sets -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "[" * 100_000, '{"count": 1e999}', '{"seed": "\\ud800", "packages": 3}', "NaN"]
+)
+def test_manifests_of_strangers_are_told(tmp_path, text):
+    """Of a folder that a command is to go on with."""
+    from trainer.commands import art_data, demo_data, demo_faces
+
+    (tmp_path / "manifest.json").write_text(text)
+    plan = SimpleNamespace(folder=tmp_path, packages=tmp_path, seed=0, split="train")
+    with pytest.raises(ConfigError, match="another --output"):
+        demo_data._start(tmp_path, {"split": "train"}, 4)
+    with pytest.raises(ConfigError, match="another --output"):
+        demo_faces.write_faces(tmp_path, 1)
+    with pytest.raises(ConfigError, match="another --output"):
+        art_data.write_art_data(plan, {}, 1)
