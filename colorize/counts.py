@@ -21,7 +21,12 @@ def check_counts(counts: Mapping[str, int], advice: str = ADVICE) -> None:
         raise ValueError(f"{sentence} {advice}")
 
 
-def check_count(name: str, count: int, pictures: int, of: str = "pictures", advice: str = ADVICE) -> None:
-    """Raise ValueError, with the advice, unless there is one, or one for each of the pictures."""
-    if count not in (1, pictures):
+def check_count(
+    name: str, count: int, pictures: int, of: str = "pictures", advice: str = ADVICE, repeats: bool = False
+) -> None:
+    """Raise ValueError, with the advice, unless there is one, or one for each of the pictures.
+
+    repeats: or a number that divides theirs; they are taken in turn then, as ComfyUI repeats what it batches.
+    """
+    if count not in (1, pictures) and not (repeats and count and pictures % count == 0):
         raise ValueError(f"There are {count} {name} for {pictures} {of}. {advice}")

@@ -9,6 +9,7 @@ Only names, ranks and first dimensions are read wherever that is enough, because
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -292,7 +293,7 @@ def prediction_type(
         return "v", "marker tensor"
     if names.EPS_MARKER in state_dict:
         return "eps", "marker tensor"
-    if file_name and "eps" in PurePath(file_name).name.lower():
+    if file_name and re.search(r"(?<![a-z0-9])eps(?![a-z0-9])", PurePath(file_name).name.lower()):
         logging.warning(
             "%s says nothing about its prediction type; 'eps' in its name makes it eps. "
             "If the colours come out grey or burnt, set prediction_type to v.",

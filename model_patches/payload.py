@@ -10,10 +10,10 @@ references share it, and nothing is left behind after a run. Three stations, and
 
 from __future__ import annotations
 
-import weakref
+import math
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar
+from typing import Any
 
 import comfy.conds
 import comfy.model_management
@@ -22,47 +22,14 @@ import torch.nn.functional as F
 
 from ..colorize.counts import check_count
 from ..colorize.reference.noisy_sampling import SCHEDULE_STEPS, noisy_sampling_tokens, steps_left
-from ..colorize.unet.decoder_guide import DecoderGuide, figure_split
+from ..colorize.unet.decoder_guide import DecoderGuide
 from ..colorize.unet.size_embedding import SCORE
 from ..colorize.unet.split_attention import BANK_OPTIONS, Split, SplitOptions, to_latent_size
+from .features import PictureFeatures, PlanCache
 
 PAYLOAD = "colorize"  # key of the payload in a conditioning's dictionary, and of the Guide in transformer_options
 LAST_STEP = SCHEDULE_STEPS - 1
 NOISE_STREAM = 0x5EED_C0105  # keeps the tokens' noise apart from the latent's, which is drawn from the same seed
-
-
-class PlanCache:
-    """Keeps who answers which query (split_attention.Split) while masks and options stay the same: usually a run."""
-
-    def __init__(self) -> None:
-        self._last: Split | None = None
-
-    def split(
-        self,
-        tokens: Sequence[torch.Tensor],
-        masks: torch.Tensor,
-        options: SplitOptions,
-        sizes: Sequence[tuple[int, int]],
-    ) -> Split:
-        """A Split whose plans for `sizes` are ready.
-
-        They are made here and not in the layers, because they depend on the masks' values, which torch.compile cannot
-        trace.
-        """
-        last = self._last
-        if (
-            last is not None
-            and last.options == options
-            and last.masks.device == masks.device
-            and torch.equal(last.masks, masks)
-        ):
-            split = last.with_tokens(tokens)
-        else:
-            split = Split(tokens, masks, options)
-        for size in sizes:
-            split.plan(*size)
-        self._last = split.with_tokens(())
-        return split
 
 
 @dataclass(frozen=True)
@@ -89,107 +56,6 @@ class StepSettings:
         return inside and not (self.off_window and self.off_window[0] <= progress <= self.off_window[1])
 
 
-@dataclass(eq=False)
-class PictureFeatures:
-    """What networks beside the model saw in pictures, once, for every step of a run.
-
-    Compared by identity, so that equal conditions run in one batch.
-    """
-
-    tensors: tuple[torch.Tensor, ...] = field(repr=False)
-    """Of every reader of the U-Net, in order: (b, ...); b is 1 or the number of pictures."""
-    plans: PlanCache = field(default_factory=PlanCache, repr=False)
-    """Who reads them, made in a run's first step."""
-    node: ClassVar[str]
-    """The node that makes them."""
-    title: ClassVar[str]
-    """For messages."""
-
-    def __post_init__(self) -> None:
-        self._copies: weakref.WeakValueDictionary[str, PictureFeatures] = weakref.WeakValueDictionary()
-
-    @property
-    def count(self) -> int:
-        """Number of pictures that were seen."""
-        return len(self.tensors[0])
-
-    def check(self, node: str | None, pictures: int) -> None:
-        """Raise ValueError unless the model reads what this node makes, and there is one, or one per picture.
-
-        node: that of the features which the sampled model reads.
-        """
-        if node != self.node:
-            raise ValueError(
-                f"The conditioning comes from {self.node}, but the sampled model is of another family. Connect model "
-                "and colorizer of the same Load ColorizeDiffusion Checkpoint."
-            )
-        check_count(self.title, self.count, pictures)
-
-    def on(self, device: torch.device) -> PictureFeatures:
-        """The same on a device: one copy for all conditions of a run, gone when the run's conditions are."""
-        if self.tensors[0].device == device:
-            return self
-        copy = self._copies.get(str(device))
-        if copy is None:
-            tensors = tuple(values.to(device) for values in self.tensors)
-            copy = self._copies[str(device)] = replace(self, tensors=tensors, plans=PlanCache())
-        return copy
-
-    to = on  # ComfyUI asks conditions to move when it spreads a run over several devices
-
-    def read(
-        self,
-        rows: int,
-        masks: torch.Tensor | None,  # (rows, F, h, w) figure masks at the size of the latent
-        sizes: Sequence[tuple[int, int]],  # of the feature maps with attention
-        options: SplitOptions,  # of the cross-attention
-    ) -> dict[str, Any]:
-        """The features with 1 row or `rows` rows and who reads them in one step: fields of a Guide."""
-        raise NotImplementedError
-
-    def rows(self, rows: int) -> tuple[torch.Tensor, ...]:
-        """The tensors with 1 row or `rows` rows: a batch holds all pictures once per condition."""
-        if self.count == 1:
-            return self.tensors
-        return tuple(t.repeat(rows // self.count, *(1 for _ in t.shape[1:])) for t in self.tensors)
-
-
-@dataclass(eq=False)
-class Banks(PictureFeatures):
-    """XL: what the background plugin offers to self-attention: (b, N_i, C_i) per transformer block of the decoder."""
-
-    node: ClassVar[str] = "Apply Background Plugin"
-    title: ClassVar[str] = "backgrounds of the plugin"
-
-    def read(
-        self, rows: int, masks: torch.Tensor | None, sizes: Sequence[tuple[int, int]], options: SplitOptions
-    ) -> dict[str, Any]:
-        """Banks, and the split by which they are read; arguments as in `PictureFeatures.read`."""
-        tensors = self.rows(rows)
-        if masks is None:
-            return dict(banks=tensors)
-        figures, options = masks.amax(dim=1, keepdim=True), replace(BANK_OPTIONS, threshold=options.threshold)
-        return dict(banks=tensors, bank_split=self.plans.split(tensors[:1] * 2, figures, options, sizes))
-
-
-@dataclass(eq=False)
-class StyleAndBackground(PictureFeatures):
-    """v2: what the decoder reads: first the backgrounds, then the styles, in the order of the output blocks."""
-
-    backgrounds: int = 0
-    """How many of the tensors are background tokens (b, S_i, C_i); the others are style vectors (b, 2 C_i)."""
-    node: ClassVar[str] = "Apply Style and Background"
-    title: ClassVar[str] = "style or background pictures"
-
-    def read(
-        self, rows: int, masks: torch.Tensor | None, sizes: Sequence[tuple[int, int]], options: SplitOptions
-    ) -> dict[str, Any]:
-        """The `DecoderGuide` of one step; arguments as in `PictureFeatures.read`."""
-        tensors = self.rows(rows)
-        split = None if masks is None else figure_split(masks, options.threshold, options.soft)
-        return dict(decoder=DecoderGuide(tensors[: self.backgrounds], tensors[self.backgrounds :], split))
-
-
 @dataclass(frozen=True, eq=False)
 class Payload:
     """What rides beside the tokens of a conditioning."""
@@ -207,6 +73,8 @@ class Payload:
     """See ReferenceSettings."""
     features: PictureFeatures | None = None
     """What the background plugin offers to self-attention, or v2's picture encoders to the decoder."""
+    own: torch.Tensor | None = field(default=None, repr=False)
+    """(B, M, D): the tokens of the first region, by which a change on the way to the sampler is seen."""
 
     def entry(self) -> dict[str, Payload]:
         """The payload as a conditioning's dictionary holds it."""
@@ -229,19 +97,34 @@ class Payload:
         rows, (height, width) = noise.shape[0], noise.shape[-2:]
         for name, values in (("references", self.region_tokens), ("figure masks", self.masks)):
             for given in values:
-                check_count(name, len(given), rows)
+                check_count(name, len(given), rows, repeats=True)
+        empty = self.empty or not bool(tokens.any())
+        others = self._others(tokens, empty)
         if self.features is not None:
             self.features.check(node, rows)
         masks = drawn = None
         if self.masks:
-            count = max(len(mask) for mask in self.masks)
-            resized = [to_latent_size(m[:, None], height, width).expand(count, -1, -1, -1) for m in self.masks]
-            masks = torch.cat(resized, dim=1)
+            count = math.lcm(*(len(mask) for mask in self.masks))
+            resized = [to_latent_size(mask[:, None], height, width) for mask in self.masks]
+            masks = torch.cat([mask.repeat(count // len(mask), 1, 1, 1) for mask in resized], dim=1)
         if self.settings.noise_level > 0:
             shapes = [(t.shape[1], t.shape[2]) for t in (tokens, *self.region_tokens)]
-            drawn = token_noise(shapes, rows, seed or 0, self.empty)
+            drawn = token_noise(shapes, rows, seed or 0, empty)
         features = None if self.features is None else self.features.on(device)
-        return StepInputs(self.settings, list(self.region_tokens) if self.masks else None, masks, drawn, features)
+        return StepInputs(self.settings, others if self.masks else None, masks, drawn, features)
+
+    def _others(self, tokens: torch.Tensor, empty: bool) -> list[torch.Tensor]:
+        """The tokens of the regions after the first. ValueError where only the first region's were changed."""
+        if empty:  # as Conditioning Zero Out makes it: without reference means without any
+            return [torch.zeros_like(values) for values in self.region_tokens]
+        if self.region_tokens and self.own is not None and not _same(tokens, self.own):
+            raise ValueError(
+                "A node between Apply Reference and the sampler changed the tokens of the conditioning (Conditioning "
+                "Average, Concat and their like). With figure masks they are the figure's alone, the background's ride "
+                "beside them, and half a change is no picture that anybody asked for. Connect positive and "
+                "negative of Apply Reference as they are, or use mode vanilla without a figure mask."
+            )
+        return list(self.region_tokens)
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,7 +145,7 @@ class StepInputs:
         kinds = dict(
             settings=comfy.conds.CONDConstant,
             tokens=comfy.conds.CONDList,
-            masks=comfy.conds.CONDNoiseShape,
+            masks=FineMasks,
             noise=comfy.conds.CONDList,
             features=comfy.conds.CONDConstant,
         )
@@ -271,13 +154,27 @@ class StepInputs:
     def keywords(self) -> dict[str, Any]:
         """As keyword arguments of the model, what is None left out."""
         values = {_COND + entry.name: getattr(self, entry.name) for entry in fields(self)}
+        if self.masks is not None:
+            values[f"{_COND}masks"] = self.masks.repeat_interleave(FINE, -2).repeat_interleave(FINE, -1)
         return {key: value for key, value in values.items() if value is not None}
 
     @classmethod
     def take(cls, keywords: MutableMapping[str, Any]) -> StepInputs | None:
         """Out of the keyword arguments of the model, which lose them; None in a run without payload."""
         values = {entry.name: keywords.pop(_COND + entry.name, None) for entry in fields(cls)}
+        if values["masks"] is not None:
+            values["masks"] = values["masks"][..., ::FINE, ::FINE]
         return None if values["settings"] is None else cls(**values)
+
+    def check_size(self, size: Sequence[int]) -> None:
+        """ValueError unless the figure masks have the `size` (h, w) of the latent that is sampled in this call."""
+        if self.masks is not None and self.masks.shape[-2:] != tuple(size):
+            height, width = self.masks.shape[-2:]
+            raise ValueError(
+                f"A node samples a part of {size[1]}x{size[0]} cells of the latent, and the figure masks of {width}x"
+                f"{height} cells were not cropped with it. Remove the node that samples in tiles, or use mode vanilla "
+                "without a figure mask."
+            )
 
     def stretched(self, size: tuple[int, int], plans: PlanCache) -> StepInputs:
         """For another picture of `size` (h, w): its figure masks are stretched, features are this picture's alone.
@@ -301,7 +198,7 @@ class StepInputs:
         """The guide of one step, and the tokens as this step sees them."""
         settings, device = self.settings, sigma.device
         every = [
-            comfy.model_management.cast_to_device(values, device, dtype or values.dtype)
+            in_rows(comfy.model_management.cast_to_device(values, device, dtype or values.dtype), len(sigma))
             for values in (tokens, *(self.tokens or ()))
         ]
         masks = None if self.masks is None else self.masks.to(device)
@@ -328,7 +225,32 @@ class StepInputs:
     ) -> list[torch.Tensor]:
         left, steps = (step, SCHEDULE_STEPS) if sigmas is None else (steps_left(sigma, sigmas), len(sigmas) - 1)
         level, pairs = self.settings.noise_level, zip(tokens, self.noise or (), strict=True)
-        return [noisy_sampling_tokens(t, n.to(t), sigma, left, level, steps) for t, n in pairs]
+        return [noisy_sampling_tokens(t, in_rows(n.to(t), len(t)), sigma, left, level, steps) for t, n in pairs]
+
+
+FINE = 2  # times finer than the latent, see FineMasks
+
+
+class FineMasks(comfy.conds.CONDNoiseShape):
+    """Figure masks of FINE times the latent's size, cropped with it.
+
+    A pack for tiles (Tiled Diffusion) crops every tensor of a call that has another size than the latent by the same
+    part, and fails on those of its own size.
+    """
+
+    def process_cond(self, batch_size: int, area: Sequence[int] | None = None, **kwargs: Any) -> FineMasks:
+        return super().process_cond(batch_size=batch_size, area=area and [FINE * side for side in area], **kwargs)
+
+
+def in_rows(values: torch.Tensor, rows: int) -> torch.Tensor:
+    """(b, ...) -> (rows, ...): what rides in lists is not repeated by packs that make more rows, tile after tile."""
+    if len(values) == rows or rows % len(values):
+        return values
+    return values.repeat(rows // len(values), *(1 for _ in values.shape[1:]))
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a is b or (a.shape == b.shape and torch.equal(a.to(b), b))
 
 
 _COND = "colorize_"  # before a field of StepInputs: its name among ComfyUI's conds
@@ -348,6 +270,8 @@ class Guide:
     """Which self-attention queries read the picture (figure) and which the bank; None: all read both. No tokens."""
     decoder: DecoderGuide | None = None
     """v2: what the output blocks read of a style and of a background."""
+    handed: dict[str, Any] = field(default_factory=dict)
+    """From a patch to the cross-attention layer that runs next (model/others.py)."""
 
     @staticmethod
     def of(options: Mapping[str, Any]) -> Guide | None:

@@ -9,7 +9,7 @@ from comfy_api.v0_0_2 import ComfyExtension, io
 
 from ..model_patches import core
 from ..model_patches.inputs import extractors
-from ..model_patches.model.registration import register
+from ..model_patches.model.registration import copies_remark, register
 from . import example_pictures
 from .animediffusion import (
     ColorizeAnimeDiffusionConditioning,
@@ -56,9 +56,9 @@ class ColorizeDiffusionExtension(ComfyExtension):
         pictures of the templates beside the user's own."""
         import folder_paths
 
-        for remark in filter(None, (core.age_remark(), core.waiting_remark())):
-            logging.warning(remark)
         register()
+        for remark in filter(None, (core.age_remark(), core.waiting_remark(), copies_remark())):
+            logging.warning(remark)
         extractors.register_folder()
         for kind in BUNDLED_MODEL_KINDS:
             folder_paths.add_model_folder_path(kind, os.path.join(PACK_FOLDER, "models", kind))

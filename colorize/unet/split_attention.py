@@ -194,6 +194,7 @@ def split_attention(
     split: Split,
     size: tuple[int, int],  # H, W with H * W = N
     attend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    values: Sequence[torch.Tensor] | None = None,  # R tensors (B, M, D) the values are made of; None: the tokens
 ) -> torch.Tensor:
     """Attention results (B, N, C) before the output projection, composed of all regions (Eq. 2).
 
@@ -203,7 +204,8 @@ def split_attention(
     queries = layer.project("to_q", x).flatten(0, 1)
     hidden = x.flatten(0, 1)
     composed = None
-    for share, kind, tokens in zip(split.plan(*size), split.options.kinds, split.tokens, strict=True):
+    sets = zip(split.plan(*size), split.options.kinds, split.tokens, values or split.tokens, strict=True)
+    for share, kind, tokens, shown in sets:
         if share is None:
             continue
 
@@ -212,12 +214,12 @@ def split_attention(
             return picked.unflatten(0, (batch, -1))
 
         query = pick(queries)
-        key, value = layer.project("to_k", tokens), layer.project("to_v", tokens)
+        key, value = layer.project("to_k", tokens), layer.project("to_v", shown)
         if (term := layer.term("to_q", pick(hidden), kind) if kind else None) is not None:
             query = query + term
         if (term := layer.term("to_k", tokens, kind)) is not None:
             key = key + term
-        if (term := layer.term("to_v", tokens, kind)) is not None:
+        if (term := layer.term("to_v", shown, kind)) is not None:
             value = value + term
         answer = attend(query, key, value)
         if share.weight is not None:

@@ -17,7 +17,7 @@ import torch
 from ...colorize import families, names
 from ...colorize.weight_files import reads_strange_sizes
 from ..model.model import ColorizeModel
-from ..model.registration import register
+from ..model.registration import copies_remark, register
 from ..model.sketch_control import SketchControl
 from .colorizer import Colorizer
 from .files import check_finite, read_weights
@@ -90,6 +90,8 @@ def _build(
     state_dict: dict[str, torch.Tensor], metadata: dict[str, str], vae: bool = True, disable_dynamic: bool = False
 ) -> Any:
     register()
+    if remark := copies_remark():
+        raise families.CheckpointError(remark)
     found = comfy.sd.load_state_dict_guess_config(
         state_dict,
         output_vae=vae and any(key.startswith(names.VAE) for key in state_dict),

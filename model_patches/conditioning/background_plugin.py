@@ -21,7 +21,8 @@ from ...colorize.pictures.figure_masks import check_mask, without_figure
 from ...colorize.pictures.masks import squash
 from ...colorize.pictures.sides import sides_of
 from ..checkpoint.colorizer import Colorizer
-from ..payload import Banks, Payload, PlanCache
+from ..features import Banks, PlanCache
+from ..payload import Payload
 from .latents import size_of
 
 

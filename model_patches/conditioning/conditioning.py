@@ -145,11 +145,13 @@ def condition(
         split=options,
     )
     scalars: dict[str, Any] = dict(size=settings.size, score=settings.aesthetic_score)
-    positive = Payload(steps, region_tokens, masks, **scalars)
+    positive = Payload(steps, region_tokens, masks, own=tokens, **scalars)
     if steps == StepSettings() and scalars == dict(size=0, score=SCORE):  # only plain cross-attention: the stock path
         return [[tokens, {}]], [[torch.zeros_like(tokens), {}]]
-    negative = replace(positive, region_tokens=tuple(torch.zeros_like(t) for t in region_tokens), empty=True)
-    return [[tokens, positive.entry()]], [[torch.zeros_like(tokens), negative.entry()]]
+    nothing = torch.zeros_like(tokens)
+    others = tuple(torch.zeros_like(t) for t in region_tokens)
+    negative = replace(positive, region_tokens=others, empty=True, own=nothing)
+    return [[tokens, positive.entry()]], [[nothing, negative.entry()]]
 
 
 def weights_of(colorizer: Colorizer) -> Weights:

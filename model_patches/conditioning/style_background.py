@@ -35,7 +35,8 @@ from ...colorize.unet import size_embedding
 from ..checkpoint.colorizer import Colorizer
 from ..checkpoint.managed import read_rows
 from ..checkpoint.picture_encoders import NODE, LoadedPictureEncoders
-from ..payload import Payload, StepSettings, StyleAndBackground
+from ..features import StyleAndBackground
+from ..payload import Payload, StepSettings
 from .latents import size_of
 
 

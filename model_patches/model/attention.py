@@ -68,7 +68,20 @@ class ReferenceAttention(CrossAttention):
         guide = Guide.of(transformer_options)
         if guide is None:
             return super().forward(x, context, value=value, mask=mask, transformer_options=transformer_options)
+        return self.to_out(self.attended(x, guide, context, value, mask, transformer_options))
+
+    def attended(
+        self,
+        x: torch.Tensor,  # (B, N, C)
+        guide: Guide,
+        context: torch.Tensor | None,
+        value: torch.Tensor | None,
+        mask: torch.Tensor | None,
+        transformer_options: dict[str, Any],
+    ) -> torch.Tensor:
+        """What the layer attends to by a guide: (B, N, C) before the output projection."""
         strength = 1.0 if guide.strengths is None else guide.strengths[self.place]
+        tokens, values = guide.handed.pop("tokens", None), guide.handed.pop("values", None)
 
         def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             return optimized_attention(
@@ -83,8 +96,9 @@ class ReferenceAttention(CrossAttention):
             attended = attend(self.to_q(x), self.to_k(context), self.to_v(context if value is None else value))
         else:
             size = tuple(transformer_options["activations_shape"][-2:])
-            attended = split_attention(self, x, guide.split, size, attend)
-        return self.to_out(attended if strength == 1 else attended * strength)
+            split = guide.split if tokens is None else guide.split.with_tokens(tokens)
+            attended = split_attention(self, x, split, size, attend, values)
+        return attended if strength == 1 else attended * strength
 
     def project(self, name: str, x: torch.Tensor) -> torch.Tensor:
         """The plain projection `name` (see colorize.unet.split_attention.RegionAttention)."""
@@ -122,6 +136,21 @@ class ColorizeUNet(UNetModel):
             ranks = {k.removeprefix(own): both for k, both in (region_ranks or {}).items() if k.startswith(own)}
             block.attn2 = ReferenceAttention(block.attn2, place, ranks, device, self.dtype, operations)
 
+    def reference_layers(self) -> dict[tuple[str, int, int], ReferenceAttention]:
+        """The cross-attention layers by what ComfyUI calls their place: (kind, number of the block, transformer)."""
+        found = {}
+        for name, module in self.named_modules():
+            if isinstance(module, ReferenceAttention):
+                kind, *numbers = name.split(".")  # input_blocks.3.1.transformer_blocks.0.attn2, middle_block.1. ...
+                block = 0 if kind == "middle_block" else int(numbers[0])
+                found[(kind.partition("_")[0], block, int(numbers[-2]))] = module
+        return found
+
+
+def in_tiles(tokens: torch.Tensor, rows: int) -> torch.Tensor:
+    """Tokens (b, N, C) as (rows, N * b / rows, C): where HyperTile cut the queries, as ComfyUI takes the rest."""
+    return tokens if len(tokens) == rows else tokens.reshape(rows, -1, tokens.shape[-1])
+
 
 class BankAttention(CrossAttention):
     """ComfyUI's self-attention, which also reads one bank of the background plugin when the `Guide` brings banks.
@@ -147,8 +176,11 @@ class BankAttention(CrossAttention):
         guide = Guide.of(transformer_options)
         if guide is None or not guide.banks:
             return super().forward(x, context, value=value, mask=mask, transformer_options=transformer_options)
-        own = x if context is None else context
+        own = in_tiles(x if context is None else context, len(x))
+        value = None if value is None else in_tiles(value, len(x))
         bank = guide.banks[self.number].to(x.dtype)
+        if len(bank) > 1 and len(bank) != len(x):
+            bank = bank.repeat_interleave(len(x) // len(bank), dim=0)
 
         def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             # The bank of a single background is projected once for all rows.
@@ -164,6 +196,11 @@ class BankAttention(CrossAttention):
             attended = attend(self.to_q(x), torch.cat(keys, dim=1), torch.cat(values, dim=1))
         else:
             size = tuple(transformer_options["activations_shape"][-2:])
+            if x.shape[1] != size[0] * size[1]:
+                raise ValueError(
+                    "Another node cuts or merges the tokens of self-attention (HyperTile, ToMe), which the background "
+                    "plugin with a figure mask cannot follow. Remove that node, or Apply Background Plugin."
+                )
             attended = split_attention(self, x, guide.bank_split.with_tokens((own, bank)), size, attend)
         return self.to_out(attended)
 

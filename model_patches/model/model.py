@@ -18,7 +18,9 @@ from ...colorize import families, names, recognition
 from ...colorize.counts import check_count
 from ...colorize.unet.region_lora import KINDS, region_ranks, to_module_names, to_official_names
 from ..payload import Payload, StepInputs
+from . import sampled_part
 from .attention import ColorizeUNet
+from .others import with_control, with_others
 from .previews import SmallLatents, has_small_latents
 from .schedule import EpsSampling, VSampling
 
@@ -59,8 +61,10 @@ class ColorizeModel(comfy.model_base.BaseModel):
                 "Reference to the sampler."
             )
         if tokens is not None and noise is not None:
-            check_count("references", tokens.shape[0], noise.shape[0])
+            check_count("references", tokens.shape[0], noise.shape[0], repeats=True)
         conds = super().extra_conds(**kwargs)
+        if noise is not None:
+            conds[sampled_part.PART] = sampled_part.PartCond((sampled_part.Part(tuple(noise.shape[-2:])),))
         payload = Payload.of(kwargs)
         if payload is not None and tokens is not None and noise is not None:
             inputs = payload.inputs(tokens, noise, kwargs.get("seed"), kwargs["device"], self.features_node)
@@ -78,11 +82,14 @@ class ColorizeModel(comfy.model_base.BaseModel):
         **kwargs: Any,
     ) -> torch.Tensor:
         inputs = StepInputs.take(kwargs)
+        kwargs.pop(sampled_part.PART, None)  # told the sketch where it is
         if inputs is not None and c_crossattn is not None:
+            inputs.check_size(x.shape[-2:])
             step, sigmas = self.model_sampling.timestep(t), transformer_options.get("sample_sigmas")
             dtype = self.get_dtype_inference()
             guide, c_crossattn = inputs.guide(c_crossattn, t, step, self._sizes(x), sigmas, dtype)
-            transformer_options = guide.into(transformer_options)
+            transformer_options = with_others(guide.into(transformer_options), guide, self.diffusion_model)
+        control, transformer_options = with_control(control, transformer_options)
         return super()._apply_model(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
     def _sizes(self, x: torch.Tensor) -> list[tuple[int, int]]:
@@ -124,9 +131,9 @@ class ColorizeBase(comfy.supported_models_base.BASE):
     def model_type(self, state_dict: dict[str, torch.Tensor], prefix: str = "") -> Any:
         prediction, source = families.prediction_type(state_dict)
         if source == "default":
-            logging.info(
+            logging.warning(
                 "ColorizeDiffusion: the file says nothing about its prediction type, v is assumed. "
-                "Load ColorizeDiffusion Checkpoint also reads metadata and lets you choose."
+                "Load ColorizeDiffusion Checkpoint also reads the file's name and lets you choose."
             )
         return MODEL_TYPES[prediction]
 

@@ -26,12 +26,15 @@ from ...colorize.sketch import xl_encoder as xl_sketch_encoder
 from ...colorize.sketch.encoder import SketchEncoder
 from ...colorize.sketch.xl_encoder import XLSketchEncoder
 from ...colorize.unet.config import HINT_BLOCKS
+from . import sampled_part
+from .sampled_part import Part
 
 LIGHT, PAPER_SHARE = 0.85, 0.6  # a hint with more than this share of pixels lighter than that is paper
 LATENT_ADVICE = (
     "Use one sketch, or the LATENT of the same Prepare Sketch, which has as many pictures as there are sketches."
 )
-CACHED_SIZES = 4  # sketches of an image-to-image, hires or area pass are kept side by side
+CACHED_SIZES = 8  # sketches of an image-to-image, hires or area pass are kept side by side
+CACHED_TILES = 64  # batches of tiles of a run
 # Working memory of the encoder per input pixel and batch row, in values: 16 channels twice at full size, less below.
 VALUES_PER_PIXEL = 64
 # XL besides: about ten tensors of 1280 values for each token of the attention, of which there are 1/64 of the pixels
@@ -90,8 +93,11 @@ class SketchControl(comfy.controlnet.ControlBase):
         blocks = xl_sketch_encoder.HINT_BLOCKS if self.is_xl else HINT_BLOCKS
         self.map_strengths = map_strengths or (1.0,) * len(blocks)
         self.compression_ratio = PIXELS_PER_LATENT
-        self._features: dict[tuple[int, int], list[torch.Tensor]] = {}  # (height, width) of the hint -> its maps
-        self._warned = False
+        self.upscale_algorithm = "bicubic"  # for nodes that cut the hint themselves
+        # (height, width) of the hint and the part of it -> its maps
+        self._features: dict[tuple[int, int, tuple[int, ...] | None], list[torch.Tensor]] = {}
+        self._tiles: list[tuple[torch.Tensor, list[torch.Tensor]]] = []  # hints that others cut, and their maps
+        self._told: set[str] = set()
 
     @classmethod
     def from_state_dict(
@@ -139,28 +145,74 @@ class SketchControl(comfy.controlnet.ControlBase):
         if self.timestep_range is not None and not self.timestep_range[1] <= t[0] <= self.timestep_range[0]:
             return previous
 
-        height, width = (size * PIXELS_PER_LATENT for size in x_noisy.shape[-2:])
-        features = self.features(height, width, x_noisy.device)
-        rows = x_noisy.shape[0] // batched_number
-        count = features[0].shape[0]
-        check_count("sketches", count, rows, advice=LATENT_ADVICE)
+        features = self._features_of(x_noisy, sampled_part.of(cond, batched_number), batched_number)
         # Fresh tensors: the merge below scales them in place. One sketch broadcasts over all rows.
         maps = [feature * strength for feature, strength in zip(features, self.map_strengths, strict=True)]
-        if count > 1:
-            maps = [values.repeat(batched_number, 1, 1, 1) for values in maps]
         return self.control_merge({"input": entries_of(maps)}, previous, output_dtype=None)
 
-    def features(self, height: int, width: int, device: torch.device) -> list[torch.Tensor]:
-        """The maps of the sketch at height x width pixels, on `device`; the encoder runs once per size."""
-        key = (height, width)
+    def _features_of(self, x: torch.Tensor, parts: tuple[Part, ...], conditions: int) -> list[torch.Tensor]:
+        """The maps for the rows of one call, or with 1 row for all of them.
+
+        x: (rows * conditions, 4, h, w). parts: what each condition samples; empty when nobody says it.
+        """
+        size, rows = tuple(x.shape[-2:]), len(x) // conditions
+        pixels = tuple(side * PIXELS_PER_LATENT for side in size)
+        if self.cond_hint is not None and self.cond_hint.shape[-2:] == pixels:  # set by a node that samples tiles
+            return self._in_rows(self._handed(self.cond_hint, x.device), len(x), 1)
+        if all(part.area is None for part in parts):
+            if parts and parts[0].size != size:
+                self._tell(
+                    "A node samples a part of the picture without telling the sketch which: the whole sketch is "
+                    "squeezed into each part. Tiled Diffusion and ComfyUI's areas tell it."
+                )
+            return self._in_rows(self.features(*pixels, x.device), rows, conditions)
+        cut = []
+        for part in parts:
+            height, width = (side * PIXELS_PER_LATENT for side in part.whole)
+            maps = self._in_rows(self.features(height, width, x.device, part.area), rows, 1)
+            cut.append([values.expand(rows, -1, -1, -1) for values in maps])
+        return [torch.cat(level) for level in zip(*cut, strict=True)]
+
+    def _in_rows(self, maps: list[torch.Tensor], rows: int, conditions: int) -> list[torch.Tensor]:
+        """Maps of sketches for `rows` pictures, as often as there are conditions; those of one stay as they are."""
+        count = len(maps[0])
+        check_count("sketches", count, rows, advice=LATENT_ADVICE, repeats=True)
+        return maps if count == 1 else [values.repeat(rows // count * conditions, 1, 1, 1) for values in maps]
+
+    def _handed(self, hint: torch.Tensor, device: torch.device) -> list[torch.Tensor]:
+        """The maps of a hint that another node cropped, (rows, 3, H, W); the encoder runs once per hint."""
+        for known, maps in self._tiles:
+            if known is hint or (known.shape == hint.shape and torch.equal(known, hint)):
+                return [values.to(device) for values in maps]
+        with torch.no_grad():
+            maps = self.encoder(hint.clamp(0, 1).to(device=device, dtype=self.compute_dtype) * 2 - 1)
+        self._tiles = [*self._tiles, (hint, maps)][-CACHED_TILES:]
+        return maps
+
+    def _tell(self, text: str) -> None:
+        """Warn once for this control."""
+        if text not in self._told:
+            self._told.add(text)
+            logging.warning(text)
+
+    def features(
+        self, height: int, width: int, device: torch.device, area: tuple[int, ...] | None = None
+    ) -> list[torch.Tensor]:
+        """The maps of the sketch at height x width pixels, on `device`; the encoder runs once per size and area.
+
+        area: (h, w, y, x) in cells of the latent: the maps of this part of it.
+        """
+        key = (height, width, area)
         if key not in self._features:
             if len(self._features) >= CACHED_SIZES:
                 self._features.pop(next(iter(self._features)))
-            self._features[key] = self._encode(height, width, device)
+            self._features[key] = self._encode(height, width, device, area)
         self._features[key] = [feature.to(device) for feature in self._features[key]]
         return self._features[key]
 
-    def _encode(self, height: int, width: int, device: torch.device) -> list[torch.Tensor]:
+    def _encode(
+        self, height: int, width: int, device: torch.device, area: tuple[int, ...] | None = None
+    ) -> list[torch.Tensor]:
         hint = self.cond_hint_original
         if hint is None:
             raise RuntimeError("The sketch encoder was given no sketch: connect it through Apply ControlNet.")
@@ -169,23 +221,25 @@ class SketchControl(comfy.controlnet.ControlBase):
         if hint.shape[-2:] != (height, width):
             hint = comfy.utils.common_upscale(hint, width, height, "bicubic", "disabled").clamp(0, 1)
         self._check_polarity(hint)
+        if area is not None:
+            rows, columns, top, left = (side * PIXELS_PER_LATENT for side in area)
+            hint = hint[..., top : top + rows, left : left + columns]
         with torch.no_grad():
             return self.encoder(hint.to(device=device, dtype=self.compute_dtype) * 2 - 1)
 
     def _check_polarity(self, hint: torch.Tensor) -> None:
         mean = hint.float().mean().item()
-        if mean > 0.5 and not self._warned:
-            self._warned = True
-            logging.warning(
-                "The sketch looks like dark lines on white paper (mean brightness %.2f); the sketch encoder reads "
-                "white lines on black. Put Prepare Sketch between the picture and Apply ControlNet.",
-                mean,
+        if mean > 0.5:
+            self._tell(
+                f"The sketch looks like dark lines on white paper (mean brightness {mean:.2f}); the sketch encoder "
+                "reads white lines on black. Put Prepare Sketch between the picture and Apply ControlNet."
             )
 
     def cleanup(self) -> None:
         """After a run: let the maps leave the GPU but keep them, so the next sampler need not encode again."""
         keep = comfy.model_management.intermediate_device()
         self._features = {key: [map_.to(keep) for map_ in maps] for key, maps in self._features.items()}
+        self._tiles, self._told = [], set()
         super().cleanup()
 
     def copy(self) -> SketchControl:

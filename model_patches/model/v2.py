@@ -15,7 +15,8 @@ from comfy.ldm.modules.attention import optimized_attention
 
 from ...colorize import recognition
 from ...colorize.unet.decoder_guide import DecoderGuide, Modulation, Warp
-from ..payload import Guide, StyleAndBackground, with_patch
+from ..features import StyleAndBackground
+from ..payload import Guide, with_patch
 from .attention import ColorizeUNet
 from .model import ColorizeModel, ColorizeV1
 

@@ -17,7 +17,8 @@ from ...colorize import names, recognition
 from ...colorize.pictures.images import PIXELS_PER_LATENT
 from ...colorize.unet import size_embedding
 from ...colorize.unet.region_lora import XL_KINDS
-from ..payload import Banks, Payload
+from ..features import Banks
+from ..payload import Payload
 from .attention import BankAttention, ColorizeUNet
 from .model import ColorizeBase, ColorizeModel
 

@@ -12,6 +12,7 @@ pack replaces as a whole is not injected.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ import torch
 from comfy.ldm.modules.attention import SpatialTransformer, optimized_attention_masked
 
 from ...colorize.unet.injection import even_attention, released_attention
+from ..model.attention import in_tiles
 from ..payload import with_patch
 from .reference_pass import Recorded, Source, check_window
 
@@ -86,6 +88,7 @@ class SelfAttention:
         """others: the attention override that was there before, or None."""
         self.kept, self.others = kept, others
         self._place: tuple | None = None  # the layer that is about to attend
+        self._tokens = 0  # of its feature map
 
     def patched(self, options: dict) -> dict:
         """A copy of transformer_options with these patches."""
@@ -98,6 +101,7 @@ class SelfAttention:
     ) -> tuple:
         """attn1_patch: a self-attention comes next."""
         self._place = (*extra["block"], extra.get("block_index", 0))
+        self._tokens = math.prod(extra["activations_shape"][-2:])
         return n, context, value
 
     def leave(self, n: torch.Tensor, extra: dict[str, Any]) -> torch.Tensor:
@@ -146,7 +150,7 @@ class Recorder(SelfAttention):
     def attend_at(
         self, place: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, plain: Callable[..., torch.Tensor]
     ) -> torch.Tensor:
-        own = q.shape[1]  # others may have appended tokens
+        own = self._tokens  # others may have appended tokens, cut the queries into tiles, or merged them
         self.kept[place] = k[:, :own], v[:, :own]
         if place != self.last:
             return plain(q, k, v)
@@ -168,8 +172,14 @@ class Reader(SelfAttention):
     ) -> torch.Tensor:
         if place not in self.kept:
             return plain(q, k, v)
-        own, (keys, values) = k.shape[1], self.kept[place]
+        (keys, values), without = self.kept[place], self.without
+        if (tiles := len(q) // len(k)) > 1:  # HyperTile: a tile looks at itself, and at all of the reference
+            k, v = in_tiles(k, len(q)), in_tiles(v, len(q))
+            without = [row * tiles + tile for row in without for tile in range(tiles)]
+        if len(keys) != len(k):
+            keys, values = (stored.repeat_interleave(len(k) // len(stored), dim=0) for stored in (keys, values))
+        own = k.shape[1]
         k, v = torch.cat([k, keys], dim=1), torch.cat([v, values], dim=1)
         if self.injection.variant == "even":
             return even_attention(q, k, v, own, self.injection.fidelity, plain)
-        return released_attention(q, k, v, own, self.injection.fidelity, self.without, plain)
+        return released_attention(q, k, v, own, self.injection.fidelity, without, plain)

@@ -26,8 +26,9 @@ from comfy.patcher_extension import WrappersMP
 
 from ...colorize.counts import check_count
 from ...colorize.pictures.images import PIXELS_PER_LATENT
+from ..features import PlanCache
 from ..model.sketch_control import SketchControl, entries_of
-from ..payload import LAST_STEP, PlanCache, StepInputs, noise_stream
+from ..payload import LAST_STEP, StepInputs, noise_stream
 
 KEY = "colorize_reference_pass"  # of the wrappers on the model
 SEED = "colorize_seed"  # in transformer_options: the seed of the run

@@ -68,7 +68,7 @@ class Setting:
         """One reading of a background by the plugin."""
         side = 8 * self.x.shape[-1]
         masks = torch.zeros(1, 1, side, side)
-        banks = ours("model_patches.payload").Banks
+        banks = ours("model_patches.features").Banks
         return banks(self.plugin.read(self.x, masks, masks, (side, side)))
 
 

@@ -166,6 +166,22 @@ def test_prediction_type_order():
     assert decide({}, {}, "mult.pt") == ("v", "default")
 
 
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("my_character_20000steps.safetensors", "v"),
+        ("reps.pt", "v"),
+        ("epsilon-wave.ckpt", "v"),
+        ("mult-eps.safetensors", "eps"),
+        ("a_eps_20000steps.pt", "eps"),
+        ("EPS.ckpt", "eps"),
+    ],
+)
+def test_eps_counts_as_a_whole_word_only(name, expected):
+    """The steps of a training run in a file's name burnt its pictures."""
+    assert families.prediction_type({}, {}, name)[0] == expected
+
+
 def test_eps_in_the_file_name_warns(caplog):
     with caplog.at_level(logging.WARNING):
         assert families.prediction_type({}, {}, "/eps/mult-EPS.safetensors") == ("eps", "file name")

@@ -140,7 +140,7 @@ def reference_net(golden, check):
     tensors = tuple(plugin.patcher.model(inputs["ref_x"], inputs["ref_y"]))
     for number, bank in enumerate(tensors):
         check(f"bank_{number}", bank)
-    network, banks = Network(golden, sizes["unet"]), ours("model_patches.payload").Banks(tensors)
+    network, banks = Network(golden, sizes["unet"]), ours("model_patches.features").Banks(tensors)
     x, mask = inputs["x"], inputs["mask"]
 
     def run(with_banks: bool, **options):
@@ -314,7 +314,7 @@ def prepare_xlv2(golden, check):
     positive, negative = wrapper.conditions("plain")
     check_plain(check, wrapper, "plain", positive, negative)
     check("plain.v", wrapper.velocity(positive, hints))
-    plugin, payload = ours("model_patches.conditioning.background_plugin"), ours("model_patches.payload")
+    plugin, features = ours("model_patches.conditioning.background_plugin"), ours("model_patches.features")
     for run, source, mask in (("bg", "reference", "rmask"), ("bg_image", "background", "rmask_bg")):
         positive, negative = wrapper.conditions(run, mask_edges="soft", variant="released")
         check_contexts(check, wrapper, run, positive, negative)
@@ -327,7 +327,7 @@ def prepare_xlv2(golden, check):
         hook.remove()
         check(f"{run}.plugin_input", seen[0])
         check(f"{run}.plugin_y", seen[1])
-        check(f"{run}.v", wrapper.velocity(plugin.with_banks(positive, payload.Banks(banks)), hints))
+        check(f"{run}.v", wrapper.velocity(plugin.with_banks(positive, features.Banks(banks)), hints))
     for pattern, reason in SKIPPED.items():
         check.skip(pattern, reason)
 

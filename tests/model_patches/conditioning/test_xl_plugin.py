@@ -157,7 +157,7 @@ def test_positive_and_negative_run_in_one_call(xl_graph, masked, apply):
 
 def test_banks_leave_the_device_after_a_run(pack):
     """All conditions of a run share one copy, which goes with them."""
-    banks = pack.module("model_patches.payload").Banks((torch.zeros(1, 4, 8),))
+    banks = pack.module("model_patches.features").Banks((torch.zeros(1, 4, 8),))
     assert banks.on(torch.device("cpu")) is banks
     copy = banks.on(torch.device("meta"))
     assert banks.on(torch.device("meta")) is copy and copy.tensors[0].is_meta and not banks.tensors[0].is_meta
