@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from ..counts import check_count
-from .sides import sides_of
+from .sides import agree_but_for_scale, sides_of
 
 POLARITIES = ("auto", "dark_on_light", "light_on_dark", "transparent")
 FITS = ("pad", "crop", "stretch")
@@ -58,12 +58,15 @@ def rgb_and_alpha(
     colours = colours.expand(-1, 3, -1, -1) if grey else colours  # one channel, seen three times
     if mask is not None and bool(mask.any()):
         transparent = mask.float().nan_to_num(0.0).reshape(-1, 1, *mask.shape[-2:])
-        if transparent.shape[-2:] != picture.shape[-2:]:
+        size = sides_of(picture)
+        if not agree_but_for_scale(sides_of(transparent), size):
             raise ValueError(
                 f"The mask of {name} is {mask.shape[-1]}x{mask.shape[-2]} pixels, the picture "
                 f"{picture.shape[3]}x{picture.shape[2]}. "
                 "Connect IMAGE and MASK of the same Load Image node."
             )
+        if sides_of(transparent) != size:  # one of the two went through a node that scales
+            transparent = F.interpolate(transparent, size, mode="bilinear", antialias=True)
         if transparent.shape[0] not in (1, picture.shape[0]):
             raise ValueError(
                 f"{name} has {picture.shape[0]} pictures but {transparent.shape[0]} masks. Connect one mask, or one "
@@ -307,12 +310,13 @@ def visible_part(frame: Frame) -> tuple[int, int, int, int]:
 def restore(picture: torch.Tensor, frame: Frame) -> torch.Tensor:
     """Result (B, C, h, w) in 0..1 -> (B, C, source_height, source_width): padding off, back to the drawing's size.
 
-    The result may be a multiple of the canvas (after an upscaler), with the same proportions. What a crop
-    cut off is white.
+    The result may be a multiple of the canvas (after an upscaler or a hires pass), with the same proportions but for
+    the 8 pixels to which a latent rounds. What a crop cut off is white.
     """
     height, width = picture.shape[-2:]
     across, down = width / frame.width, height / frame.height
-    if not math.isclose(across, down, rel_tol=0.02):
+    sizes = (height, width), (frame.height, frame.width)
+    if not (math.isclose(across, down, rel_tol=0.02) or agree_but_for_scale(*sizes, PIXELS_PER_LATENT)):
         raise ValueError(
             f"The picture is {width}x{height}, the frame was made for {frame.width}x{frame.height}: the proportions "
             "differ. Connect the frame of the Prepare Sketch node whose LATENT was sampled."

@@ -140,8 +140,8 @@ def test_cores_models_are_run_too(pack):
 def test_messages(pack, segment):
     with pytest.raises(ValueError, match="image has the shape .*Connect an IMAGE output"):
         segment(torch.rand(8, 8, 3))
-    with pytest.raises(ValueError, match="The mask of image is 8x8 pixels, the picture 64x64"):
-        segment(square(), mask=torch.ones(1, 8, 8))
+    with pytest.raises(ValueError, match="The mask of image is 8x16 pixels, the picture 64x64"):
+        segment(square(), mask=torch.ones(1, 16, 8))
     with pytest.raises(ValueError, match="segmenter is a str. Connect Load Segmenter"):
         values = dict(edges="soft", threshold=0.5, keep_largest=0, fill_holes=0.0, grow=0, feather=0)
         pack.run("ColorizeSegmentCharacter", segmenter="x", image=square(), **values)

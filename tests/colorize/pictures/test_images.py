@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 
 from colorize.pictures import blur, images
+from colorize.pictures.sides import agree_but_for_scale
 from colorize.sketch.extractors import lineart
 
 SKETCH_CASE = Path(__file__).resolve().parents[2] / "golden" / "data" / "sketch_preprocess.safetensors"
@@ -45,6 +46,36 @@ def test_transparent_parts_become_white():
 def test_load_images_empty_mask_is_no_mask():
     assert images.rgb_and_alpha(torch.rand(1, 200, 100, 3), torch.zeros(1, 64, 64))[1] is None
     assert images.rgb_and_alpha(torch.ones(1, 3, 3, 4))[1] is None
+
+
+@pytest.mark.parametrize("size, scaled", [((512, 384), (256, 192)), ((101, 67), (50, 33)), ((33, 50), (67, 101))])
+def test_a_mask_of_another_scale_is_brought_to_the_picture(size, scaled):
+    """IMAGE went through a node that scales it, MASK did not, or the other way round."""
+    mask = torch.zeros(1, *size)
+    mask[:, : size[0] // 2] = 1
+    alpha = images.rgb_and_alpha(torch.rand(1, *scaled, 3), mask)[1]
+    assert alpha.shape == (1, 1, *scaled)
+    half = scaled[0] // 2
+    assert alpha[..., : half - 1, :].max() < 0.05 and alpha[..., half + 2 :, :].min() > 0.95
+
+
+@pytest.mark.parametrize(
+    "first, second, rounding, agree",
+    [
+        ((80, 336), (64, 256), 8, True),  # 256x64 at 1.3, rounded to cells of the latent
+        ((64, 128), (64, 64), 8, False),
+        ((512, 512), (256, 300), 1, False),
+        ((512, 511), (256, 256), 1, True),
+        ((7, 7), (7, 7), 0, True),
+    ],
+)
+def test_sizes_that_agree_but_for_scale(first, second, rounding, agree):
+    assert agree_but_for_scale(first, second, rounding) == agree == agree_but_for_scale(second, first, rounding)
+
+
+def test_a_hires_result_with_rounded_sides_is_restored():
+    frame = images.frame_for(64, 256, 64, 256, "pad")
+    assert images.restore(torch.rand(1, 3, 80, 336), frame).shape == (1, 3, 64, 256)
 
 
 def test_one_mask_for_a_batch():

