@@ -13,7 +13,9 @@ from typing import Any
 
 Graph = dict[str, dict[str, Any]]
 WORKFLOWS = ("quickstart", "fig2fig", "texture", "recolor", "flats")
-STEPS, LARGEST = 2, 128
+STEPS = 2
+LIMITS = {"width": 128, "height": 128, "batch_size": 2, "length": 2, "amount": 2}
+"""Largest values of inputs that make much work."""
 PASSING = ("MODEL", "CONDITIONING", "LATENT", "IMAGE", "MASK", "CONTROL_NET", "REFERENCE", "COLORIZER", "VAE")
 """Types that a node may be put in the way of."""
 LEFT_OUT = ("api node", "3d", "audio", "video", "training", "dataset", "loaders")
@@ -53,8 +55,8 @@ class Maker:
             for name, value in node["inputs"].items():
                 if name == "steps":
                     node["inputs"][name] = STEPS
-                elif name in ("width", "height") and isinstance(value, int):
-                    node["inputs"][name] = min(value, LARGEST)
+                elif name in LIMITS and isinstance(value, int):
+                    node["inputs"][name] = min(value, LIMITS[name])
 
     def _between(self, kind: str) -> list[str]:
         """Nodes that take a `kind` and give one."""
@@ -63,7 +65,7 @@ class Maker:
             for name, node in self.info.items()
             if kind in node["output"]
             and kind in [given[0] for given in self._inputs(name).values() if isinstance(given[0], str)]
-            and not any(node["category"].lower().startswith(left) for left in LEFT_OUT)
+            and not any(left in node["category"].lower() for left in LEFT_OUT)
             and not any(word in name for word in SLOW)
         ]
 
@@ -104,6 +106,7 @@ class Maker:
                 inputs[key], taken = graph[number]["inputs"][name], True
             elif (value := self._value(graph, given, rng)) is not None:
                 inputs[key] = value
+        self._small({"": {"inputs": inputs}})
         new = f"f{len(graph)}"
         place = list(self.info[chosen]["output"]).index(kind)
         graph[new] = {"class_type": chosen, "inputs": inputs}
