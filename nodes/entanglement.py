@@ -3,6 +3,7 @@
 from comfy_api.v0_0_2 import io, ui
 
 from ..colorize.pictures import entanglement_meter
+from ..colorize.pictures.captions import captioned
 from ..colorize.pictures.images import POLARITIES
 from .sockets import CATEGORY, Node
 
@@ -49,7 +50,7 @@ class ColorizeEntanglementMeter(Node):
                 io.Image.Output(
                     display_name="heat_map",
                     tooltip="The result, pale, with edges in red that the reference has at the same place and the "
-                    "sketch has not; chance included. At most 512 pixels. Also shown on the node.",
+                    "sketch has not; chance included. At most 512 pixels. Shown on the node over the report.",
                 ),
             ],
         )
@@ -59,5 +60,7 @@ class ColorizeEntanglementMeter(Node):
         readings, heat_map = entanglement_meter.read(sketch, result, reference, without_reference, polarity)
         text = entanglement_meter.report(readings)
         leakage = sum(reading.leakage for reading in readings) / len(readings)
-        shown = {**ui.PreviewText(text).as_dict(), **ui.PreviewImage(heat_map, cls=cls).as_dict()}
+        # The frontend draws no text on this node, so what is shown carries the words; API clients get them as text.
+        words = captioned(heat_map, [entanglement_meter.report([reading]) for reading in readings])
+        shown = {**ui.PreviewText(text).as_dict(), **ui.PreviewImage(words, cls=cls).as_dict()}
         return io.NodeOutput(leakage, text, heat_map, ui=shown)

@@ -82,7 +82,8 @@ def open_source(root: Path) -> FolderSource | ShardSource:
     """Shards where color/ holds .zip files, else plain folders. ConfigError when there is no such folder."""
     if not root.is_dir():
         raise ConfigError(
-            f"data.folder {str(root)!r} does not exist; `python -m trainer demo-data --output {root}` makes one."
+            f"data.folder {str(root)!r} does not exist. `python -m trainer demo-data --output {root}` draws "
+            f"characters there, `python -m trainer demo-faces --output {root}` the faces of AnimeDiffusion."
         )
     if any((root / "color").glob("*.zip")):
         return ShardSource(root, cache_folder(root))

@@ -128,7 +128,7 @@ def test_deform_moves_what_the_points_move():
 
 
 def test_missing_folder_says_how_to_make_one(tmp_path):
-    with pytest.raises(ConfigError, match="demo-data"):
+    with pytest.raises(ConfigError, match="demo-data.*demo-faces"):
         FolderDataset(str(tmp_path / "nothing"), 64)
 
 
