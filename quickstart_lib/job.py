@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import QuickstartError
+from .errors import QuickstartError, ServerGone
 from .server import HOST, Server
 from .terminal import Status, Stopwatch
 from .websocket import WebSocket, WebSocketError
@@ -189,33 +189,46 @@ class Result:
     """What Preflight found wrong with the inputs, a line each."""
 
 
+def open_events(server: Server) -> WebSocket:
+    """The stream of what the server does for us; raises QuickstartError."""
+    try:
+        return WebSocket(HOST, server.port, f"/ws?clientId={server.client_id}")
+    except WebSocketError as error:
+        raise QuickstartError(f"ComfyUI's event stream cannot be opened: {error}.") from error
+
+
 def run(server: Server, workflow: Workflow, status: Status, preview: str | None = None) -> Result:
     """Run the workflow; returns its Save Image node's picture. Raises QuickstartError with the node's message.
 
     preview: "jpeg;95" or "webp;95" when ComfyUI shall convert the picture (without the workflow inside), else PNG.
     """
-    try:
-        events = WebSocket(HOST, server.port, f"/ws?clientId={server.client_id}")
-    except WebSocketError as error:
-        raise QuickstartError(f"ComfyUI's event stream cannot be opened: {error}.") from error
-    with events:
+    with open_events(server) as events:
         prompt_id = queue(server, workflow)
         entry = follow(server, events, prompt_id, Progress(workflow, status))
+    return result_of(server, workflow, entry, preview)
+
+
+def result_of(server: Server, workflow: Workflow, entry: dict[str, Any], preview: str | None = None) -> Result:
+    """What a run made, out of its history entry; raises QuickstartError with the node's message when it failed."""
     problem = error_in_history(entry, workflow)
     if problem:
         raise QuickstartError(f"{problem}\nThe server's output is in {server.log}.")
     outputs = entry.get("outputs", {})
     checks = [node_id for node_id, node in workflow.items() if title_of(node) == PREFLIGHT]
     report = "\n".join(str(text) for node_id in checks for text in outputs.get(node_id, {}).get("text", []))
-    for output in outputs.values():
-        for image in output.get("images", []):
-            if image.get("type") == "output":
-                wanted = {key: image[key] for key in ("filename", "subfolder", "type")}
-                return Result(server.fetch(wanted | ({"preview": preview} if preview else {})), findings(report))
+    for image in images_of(entry):
+        if image["type"] == "output":
+            return Result(server.fetch(image | ({"preview": preview} if preview else {})), findings(report))
     raise QuickstartError(
         "The run ended without a picture: the workflow has no Save Image node that ran. "
         "Restore workflows/api/quickstart.json from the repository."
     )
+
+
+def images_of(entry: dict[str, Any]) -> list[dict[str, str]]:
+    """Every picture that a run wrote, as the server names it: {"filename", "subfolder", "type"}."""
+    images = [image for output in entry.get("outputs", {}).values() for image in output.get("images", [])]
+    return [{key: image.get(key, "") for key in ("filename", "subfolder", "type")} for image in images]
 
 
 def next_event(events: WebSocket | None) -> tuple[str, dict[str, Any]] | None:
@@ -245,7 +258,7 @@ def follow(server: Server, stream: WebSocket, prompt_id: str, progress: Progress
             if kind not in ENDS:
                 continue
         if not server.alive():
-            raise QuickstartError(
+            raise ServerGone(
                 f"ComfyUI ended while it worked on {progress.now}. The end of its output:\n{server.tail(15)}\n"
                 f"The whole output is in {server.log}. When it was killed for want of memory, try a smaller size."
             )

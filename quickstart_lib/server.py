@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .environment import Environment, forget_report
-from .errors import QuickstartError
+from .errors import QuickstartError, ServerGone
 from .lock import locked
 from .processes import clean_environ, kept, stop_group
 from .terminal import Status, Stopwatch, clock
@@ -199,7 +199,7 @@ class Server:
     # its HTTP interface
 
     def request(self, path: str, data: bytes | None = None, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
-        """(HTTP status, body) of GET, or of POST when `data` is given. Raises QuickstartError when nobody answers."""
+        """(HTTP status, body) of GET, or of POST when `data` is given. Raises ServerGone when nobody answers."""
         request = urllib.request.Request(f"http://{HOST}:{self.port}{path}", data=data, headers=headers or {})
         try:
             with self._http.open(request, timeout=60) as answer:
@@ -208,7 +208,7 @@ class Server:
             return error.code, error.read()
         except OSError as error:
             self._failed = True
-            raise QuickstartError(
+            raise ServerGone(
                 f"ComfyUI does not answer any more ({error}). The end of its output:\n{self.tail(15)}\n"
                 f"The whole output is in {self.log}."
             ) from error

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.quickstart.pretended import FAKE, Run
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -52,3 +54,21 @@ def write_header():
         return file
 
     return write
+
+
+@pytest.fixture
+def start(tmp_path, root, make_comfyui, write_header):
+    """start(mode, *options, **environment): quickstart with the pretended ComfyUI in `tmp_path`; returns its Run."""
+    comfyui, runs = make_comfyui("comfyui", main=FAKE), []
+    write_header(tmp_path / "some.safetensors", V1_TENSORS)
+    write_header(tmp_path / "encoder.safetensors", ENCODER_TENSORS)
+
+    def begin(mode: str, *options: str, **environ: str) -> Run:
+        models = ("--checkpoint", "some.safetensors", "--encoder", "encoder.safetensors")
+        runs.append(Run(tmp_path, root, comfyui, mode, *models, *options, **environ))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        run.process.kill()
+        run.process.communicate()

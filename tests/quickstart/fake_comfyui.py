@@ -2,7 +2,8 @@
 
 $FAKE_MODE: finish (the prompt ends at once), hang (it never ends), refuse (validation error), fail (a node raises),
 die (the server ends while it works), crash (it never starts), deaf (its process ignores SIGTERM too), port (the port is
-taken at the first start). Process ids are appended to $FAKE_PIDS.
+taken at the first start). $FAKE_AT: fail and die only at drawings that hold this text; the others finish. Process ids
+are appended to $FAKE_PIDS.
 """
 
 import base64
@@ -18,10 +19,14 @@ from pathlib import Path
 
 MODE = os.environ["FAKE_MODE"]
 PIDS = Path(os.environ["FAKE_PIDS"])
+AT = os.environ.get("FAKE_AT", "").encode()
+UPLOADS: dict[str, bytes] = {}
+SKETCHES: dict[str, bytes] = {}  # of each prompt
 NODES = [
     "ColorizeLoadCheckpoint",
     "ColorizeLoadReferenceEncoder",
     "LoadImage",
+    "ColorizePreflight",
     "ColorizePrepareSketch",
     "ColorizeEncodeReference",
     "ColorizeApplyReference",
@@ -64,9 +69,11 @@ class Handler(BaseHTTPRequestHandler):
             report = "Preflight: 1 problem.\n1. PROBLEM (sketch): The sketch is blank.\n2. NOTE (model): small."
             outputs = {"13": {"images": [{"type": "temp"}], "text": [report]}, "12": {"images": [image]}}
             entry = {"outputs": outputs, "status": {"status_str": "success", "messages": []}}
-            if MODE == "fail":
+            prompt = self.path.rsplit("/", 1)[1]
+            if MODE == "fail" and AT in SKETCHES.get(prompt, b""):
                 entry = {"outputs": {}, "status": {"status_str": "error", "messages": failed}}
-            self.answer({self.path.rsplit("/", 1)[1]: entry} if MODE in ("finish", "fail", "port") else {})
+            ends = MODE in ("finish", "fail", "port") or bool(AT)
+            self.answer({prompt: entry} if ends else {})
         elif self.path.startswith("/view"):
             self.answer(b"\xff\xd8 picture" if "preview=jpeg" in self.path else b"\x89PNG picture")
         else:
@@ -75,16 +82,24 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path == "/upload/image":
-            self.answer(
-                {"name": body.split(b'filename="')[1].split(b'"')[0].decode(), "subfolder": "", "type": "input"}
-            )
+            name = body.split(b'filename="')[1].split(b'"')[0].decode()
+            UPLOADS[name] = body
+            self.answer({"name": name, "subfolder": "", "type": "input"})
+        elif self.path == "/history":
+            self.answer({})
         elif MODE == "refuse":
             error = {"message": "Value not in list", "details": "ckpt_name"}
             self.answer({"error": {"message": "x"}, "node_errors": {"1": {"class_type": "A", "errors": [error]}}}, 400)
         else:
             Path(os.environ["FAKE_PIDS"] + ".prompt").write_bytes(body)
-            self.answer({"prompt_id": "p", "node_errors": {}})
-            if MODE == "die":
+            nodes = json.loads(body)["prompt"].values()
+            sketch = next(node["inputs"]["image"] for node in nodes if node["class_type"] == "LoadImage")
+            prompt = str(len(SKETCHES) + 1)
+            SKETCHES[prompt] = UPLOADS[sketch]
+            with Path(os.environ["FAKE_PIDS"] + ".prompts").open("a") as file:
+                file.write(sketch + "\n")
+            self.answer({"prompt_id": prompt, "node_errors": {}})
+            if MODE == "die" and AT in UPLOADS[sketch]:
                 print("out of memory", flush=True)
                 os._exit(9)
 

@@ -7,105 +7,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from quickstart_lib import command, options, output
+from quickstart_lib import command, options, output, plan
 from quickstart_lib.errors import QuickstartError
-from tests.quickstart.conftest import ENCODER_TENSORS, V1_TENSORS
+from tests.quickstart.conftest import V1_TENSORS
 
-FAKE = Path(__file__).with_name("fake_comfyui.py").read_text(encoding="utf-8")
-DRIVER = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {root!r})
-from quickstart_lib import command, environment
-environment.prepare = lambda *_: environment.Environment(Path(sys.executable), "cpu", "0")
-sys.exit(command.main(sys.argv[1:]))
-"""
 posix_only = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
-
-
-class Run:
-    """quickstart in a process of its own, with the pretended ComfyUI."""
-
-    def __init__(self, folder: Path, root: Path, comfyui: Path, mode: str, *options: str):
-        self.pids_file = folder / "pids"
-        environ = {
-            **os.environ,
-            "COMFYUI_PATH": str(comfyui),
-            "COLORIZE_CACHE": str(folder / "cache"),
-            "TMPDIR": str(folder / "tmp"),
-            "HOME": str(folder / "home"),
-            "FAKE_MODE": mode,
-            "FAKE_PIDS": str(self.pids_file),
-        }
-        (folder / "tmp").mkdir(exist_ok=True)
-        self.folder = folder
-        (folder / "driver.py").write_text(DRIVER.format(root=str(root)), encoding="utf-8")
-        self.process = subprocess.Popen(
-            [sys.executable, str(folder / "driver.py"), *options],
-            cwd=folder,
-            env=environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def until(self, file: Path) -> None:
-        """Wait until `file` exists."""
-        end = time.monotonic() + 30
-        while not file.exists():
-            assert time.monotonic() < end and self.process.poll() is None, self.process.communicate()
-            time.sleep(0.05)
-
-    def end(self) -> tuple[int, str, str]:
-        """(exit status, standard output, standard error)."""
-        out, err = self.process.communicate(timeout=60)
-        return self.process.returncode, out, err
-
-    def still_running(self) -> list[int]:
-        """Processes of the server that live after a short while."""
-        pids = [int(text) for text in self.pids_file.read_text().split()] if self.pids_file.exists() else []
-        end = time.monotonic() + 8
-        while (alive := [pid for pid in pids if lives(pid)]) and time.monotonic() < end:
-            time.sleep(0.1)
-        return alive
-
-    def leftovers(self) -> list[str]:
-        """What is left in the folder for temporary files."""
-        return [file.name for file in (self.folder / "tmp").iterdir()]
-
-
-def lives(pid: int) -> bool:
-    """True for a running process; a zombie that waits for its adopter does not count."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-@pytest.fixture
-def start(tmp_path, root, make_comfyui, write_header):
-    comfyui, runs = make_comfyui("comfyui", main=FAKE), []
-    write_header(tmp_path / "some.safetensors", V1_TENSORS)
-    write_header(tmp_path / "encoder.safetensors", ENCODER_TENSORS)
-
-    def begin(mode: str, *options: str) -> Run:
-        models = ("--checkpoint", "some.safetensors", "--encoder", "encoder.safetensors")
-        runs.append(Run(tmp_path, root, comfyui, mode, *models, *options))
-        return runs[-1]
-
-    yield begin
-    for run in runs:
-        run.process.kill()
-        run.process.communicate()
 
 
 @posix_only
@@ -316,12 +226,12 @@ def test_model_by_name(tmp_path, make_comfyui, write_header):
     (comfy / "models" / "checkpoints").mkdir(parents=True)
     a = write_header(comfy / "models" / "checkpoints" / "a.safetensors", V1_TENSORS)
     write_header(a.with_name("flux.safetensors"), {"x": [1]})
-    assert command.model_file("checkpoint", "a.safetensors", "bundled.safetensors", comfy) == a
+    assert plan.model_file("checkpoint", "a.safetensors", "bundled.safetensors", comfy) == a
     with pytest.raises(QuickstartError, match=r"can be used: .*a.safetensors") as raised:
-        command.model_file("checkpoint", "b.safetensors", "bundled.safetensors", comfy)
+        plan.model_file("checkpoint", "b.safetensors", "bundled.safetensors", comfy)
     assert "flux" not in str(raised.value) and "animediffusion" not in str(raised.value)
     with pytest.raises(QuickstartError, match="The bundled file .*bundled.safetensors is missing"):
-        command.model_file("checkpoint", None, "bundled.safetensors", comfy)
+        plan.model_file("checkpoint", None, "bundled.safetensors", comfy)
 
 
 def test_old_python_gets_one_sentence(root):
