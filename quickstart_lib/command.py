@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import environment, job, options, output, testing
+from . import environment, frames, job, options, output, shots, testing
 from .errors import QuickstartError
 from .plan import API_WORKFLOW, PACK, introduce, make_plan, picture
 from .requirements import EXTRAS_FOR_TESTS, EXTRAS_FOR_TRAINER
@@ -88,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if mode != "colour":
             return other_program(mode, chosen, rest, status)
+        if frames.is_many(chosen.sketch):
+            return shots.colour(chosen, status)
         colour(chosen, status)
         return 0
     except QuickstartError as error:

@@ -63,7 +63,8 @@ def _add_pictures(p: argparse.ArgumentParser) -> None:
         "--sketch",
         type=Path,
         metavar="FILE",
-        help="the drawing to colour: any picture with lines (default: the bundled one)",
+        help="the drawing to colour: any picture with lines (default: the bundled one). A folder, a pattern in quotes "
+        "('cut/*.png') or a video colours every drawing of it, by one server and with one noise",
     )
     p.add_argument(
         "--reference", type=Path, metavar="FILE", help="the picture whose colours are taken (default: the bundled one)"
@@ -71,9 +72,9 @@ def _add_pictures(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--output",
         type=Path,
-        default=Path("colorized.png"),
         metavar="FILE",
-        help="PNG, JPEG or WebP file to write (default: colorized.png); a number is added when the file exists",
+        help="PNG, JPEG or WebP file to write (default: colorized.png); a number is added when the file exists. For "
+        "many drawings a folder (default: colorized) or a video; the same command goes on after a stop",
     )
 
 

@@ -25,8 +25,9 @@ def numbered(file: Path) -> Path:
     return candidate
 
 
-def output_file(given: Path) -> Path:
+def output_file(given: Path | None) -> Path:
     """The file to write, checked before any work is done."""
+    given = given or Path("colorized.png")
     file = given.expanduser().absolute()
     if file.is_dir():
         file = file / "colorized.png"
@@ -44,6 +45,23 @@ def output_file(given: Path) -> Path:
             f"--output is {given}, but nothing can be written into {file.parent}. Choose another folder."
         )
     return numbered(file)
+
+
+def output_folder(given: Path | None) -> Path:
+    """The folder for the pictures of many drawings, made when it is not there; checked before any work is done."""
+    given = given or Path("colorized")
+    folder = given.expanduser().absolute()
+    if folder.is_file() or folder.suffix.lower() in FORMATS:
+        raise QuickstartError(
+            f"--output is {given}, but --sketch names many drawings: give a folder for their pictures."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise QuickstartError(f"--output is {given}, which cannot be made: {error.strerror or error}.") from error
+    if not os.access(folder, os.W_OK):
+        raise QuickstartError(f"--output is {given}, but nothing can be written into it. Choose another folder.")
+    return folder
 
 
 def write(data: bytes, file: Path) -> Path:

@@ -34,8 +34,12 @@ WORLD = {
     "trainer": None,
     "quickstart_lib": set(),
 }
-# Run by the new environment's own Python, to see what it has.
-EXCEPTIONS = {("quickstart_lib/inspect_environment.py", "torch")}
+# Run by an environment's own Python: to see what it has, and for videos.
+EXCEPTIONS = {
+    ("quickstart_lib/inspect_environment.py", "torch"),
+    ("quickstart_lib/video_frames.py", "PIL"),
+    ("quickstart_lib/video_frames.py", "av"),
+}
 
 # Rule 3. The floors of the trainer: a file may import its own floor and those to the right.
 FLOORS = (
