@@ -8,7 +8,9 @@ import folder_paths
 from comfy_api.v0_0_2 import io, ui
 
 from ..colorize.pictures import images
+from ..colorize.pictures import palette as palettes
 from ..colorize.reference import card
+from .palette import palette_of_image
 from .sockets import (
     CATEGORY,
     ColorizerSocket,
@@ -76,7 +78,8 @@ class ColorizeSaveReference(Node):
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="The picture that was encoded: its main colours are kept as a palette of up to 8.",
+                    tooltip="The picture that was encoded: its colours are kept as the palette that Palette from "
+                    "Reference gives.",
                 ),
                 ReferenceEncoderSocket.Input(
                     "encoder",
@@ -95,8 +98,8 @@ class ColorizeSaveReference(Node):
         palette: tuple[str, ...] = ()
         mark = None
         if image is not None:
-            colours = images.comfy_image_to_model(image, name="image")[:1]
-            palette = card.palette_of(images.model_image_to_comfy(colours)[0])
+            images.check_image(image)
+            palette = tuple(palettes.to_text(palette_of_image(image)).splitlines())
         if encoder is not None:
             card.check_encoder(reference, encoder.encoder, "The reference", encoder.file_name)
             mark = card.encoder_mark(encoder.encoder)

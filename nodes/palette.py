@@ -38,6 +38,19 @@ def swatches(palette):
     return grid[None]
 
 
+def palette_of_image(image, mask=None, colors=0):
+    """The palette of the first picture of a comfy batch, of what is opaque and of what the MASK counts (1 = counted).
+
+    colors: how many, 0 = as many as there are.
+    """
+    colours, alpha = images.rgb_and_alpha(image[:1], name="image")
+    counted = None if alpha is None else alpha[0, 0].cpu().numpy()
+    if mask is not None:
+        figure = mask.reshape(-1, *mask.shape[-2:])[0].float().cpu().numpy()
+        counted = figure if counted is None else counted * figure
+    return palettes.palette_of(colours[0].movedim(0, -1).cpu().numpy(), counted, colors or None)
+
+
 def find_palette(text, file_name, reference, image, mask, colors):
     """The palette of the first of these that is given: text, file, picture, reference card."""
     if text.strip():
@@ -45,12 +58,7 @@ def find_palette(text, file_name, reference, image, mask, colors):
     if file_name.strip():
         return palettes.load(palette_file(file_name.strip()))
     if image is not None:
-        colours, alpha = images.rgb_and_alpha(image[:1], name="image")
-        counted = None if alpha is None else alpha[0, 0].cpu().numpy()
-        if mask is not None:
-            figure = mask.reshape(-1, *mask.shape[-2:])[0].float().cpu().numpy()
-            counted = figure if counted is None else counted * figure
-        return palettes.palette_of(colours[0].movedim(0, -1).cpu().numpy(), counted, colors or None)
+        return palette_of_image(image, mask, colors)
     if reference is not None and reference.palette:
         return palettes.from_text("\n".join(reference.palette))
     raise ValueError(

@@ -2,7 +2,7 @@
 
 Tensors: tokens, background_tokens, regions.I.tokens, regions.I.mask, encoder_mark; for XL models also those of
 XL_TENSORS, and of XL_REGION_TENSORS below regions.I. The metadata entry `colorize.card` is JSON: format, image_size,
-fit, background, regions, levels, edits, tags, palette, preprocessing. Torch, safetensors and Pillow only.
+fit, background, regions, levels, edits, tags, palette, preprocessing. Torch and safetensors only.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -39,9 +37,6 @@ LARGEST_IMAGE = 4096  # pixels an encoder reads; published ones read 224 to 512
 MOST_LAYERS = 512  # cross-attentions; XL has 70
 MOST_WORDS, LONGEST_WORD = 4096, 4096
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\x9b]")  # escapes that a terminal obeys; not tab and line feed
-PALETTE_SIZE = 8
-PALETTE_SIDE = 128  # pixels; colours are counted on a picture of this size
-WORN_COLOUR = 0.01  # of the picture: colours that cover less are left out
 
 
 class CardError(ValueError):
@@ -140,22 +135,6 @@ def check_tagger(reference: Reference, tagger: WDTagger, name: str, tagger_name:
 
 def _sizes(sizes: tuple[int, int, int]) -> str:
     return "{} pixels, {} tokens of width {}".format(*sizes)
-
-
-# -- palette -----------------------------------------------------------------------------------------------------------
-
-
-def palette_of(picture: torch.Tensor, count: int = PALETTE_SIZE) -> tuple[str, ...]:
-    """Main colours of a picture (H, W, 3) in 0..1 as "#rrggbb", the most common first (median cut)."""
-    pixels = (picture.detach().float().cpu().nan_to_num(0.0).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    image.thumbnail((PALETTE_SIDE, PALETTE_SIDE))
-    reduced = image.quantize(count, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    colours, total = reduced.getpalette() or [], image.width * image.height
-    counts = np.bincount(np.asarray(reduced).ravel()).tolist()
-    common = sorted(((n, i) for i, n in enumerate(counts) if n), reverse=True)
-    named = ("#{:02x}{:02x}{:02x}".format(*colours[3 * i : 3 * i + 3]) for n, i in common if n >= WORN_COLOUR * total)
-    return tuple(dict.fromkeys(named))
 
 
 # -- writing and reading -----------------------------------------------------------------------------------------------
@@ -381,5 +360,5 @@ def describe(reference: Reference) -> str:
     if reference.tags:
         lines.append(f"tags: {', '.join(reference.tags)}")
     if reference.palette:
-        lines.append(f"palette: {' '.join(reference.palette)}")
+        lines.append(f"palette: {', '.join(reference.palette)}")
     return "\n".join(lines)

@@ -151,19 +151,10 @@ def test_an_encoder_is_recognised_in_every_precision():
         card.check_encoder(replace(made, image_size=224, encoder_mark=None), encoder, "card", "tiny")
 
 
-def test_palette():
-    picture = torch.zeros(40, 30, 3)
-    picture[:25] = torch.tensor([1.0, 0.0, 0.0])
-    picture[25:35] = torch.tensor([0.0, 0.0, 1.0])
-    assert card.palette_of(picture) == ("#ff0000", "#0000ff", "#000000")
-    assert card.palette_of(torch.ones(1, 1, 3)) == ("#ffffff",)
-    assert 1 <= len(card.palette_of(torch.rand(64, 64, 3))) <= 8
-
-
 def test_description():
     text = card.describe(full_reference())
     assert "references: 2, 17 tokens of width 48, 56 pixels, pad" in text and "edit 2: local" in text
-    assert "strengths: low 0.4, layers (1.0, 0.5)" in text and "palette: #ff0000 #00ff00" in text
+    assert "strengths: low 0.4, layers (1.0, 0.5)" in text and "palette: #ff0000, #00ff00" in text
     assert "strengths" not in card.describe(Reference(tokens(), 56, "stretch"))
 
 
@@ -186,6 +177,17 @@ def reference(pack, tiny_encoder):
     return pack.run("ColorizeEncodeReference", encoder=tiny_encoder, image=image)[0]
 
 
+def test_card_has_the_palette_of_palette_from_reference(pack, nodes, reference):
+    picture = torch.ones(1, 40, 60, 3)
+    for number, colour in enumerate(torch.rand(10, 3, generator=torch.Generator().manual_seed(2))):
+        picture[:, :30, 6 * number : 6 * number + 6] = colour
+    (name,) = nodes("ColorizeSaveReference", reference=reference, image=picture).result
+    (loaded, _) = nodes("ColorizeLoadReference", card_name=name).result
+    palette, text, _ = pack.run("ColorizePaletteFromReference", image=picture)
+    assert len(palette.entries) > 8
+    assert pack.run("ColorizePaletteFromReference", reference=loaded)[1] == text
+
+
 def test_save_and_load(pack, nodes, reference, tiny_encoder):
     red = torch.zeros(1, 8, 8, 4)
     red[..., 0] = red[..., 3] = 1
@@ -201,7 +203,7 @@ def test_save_and_load(pack, nodes, reference, tiny_encoder):
     assert name in pack.module("nodes.card").card_files()
     loaded, text = nodes("ColorizeLoadReference", card_name=name, encoder=tiny_encoder).result
     assert torch.equal(loaded.tokens, reference.tokens) and isinstance(loaded, type(reference))
-    assert loaded.tags == ("1girl", "金髪", "smile") and loaded.palette == ("#ff0000",)
+    assert loaded.tags == ("1girl", "金髪", "smile") and loaded.palette == ("#ff0000 red 100.0%",)
     assert "tags: 1girl, 金髪, smile" in text and "palette: #ff0000" in text
     assert nodes("ColorizeSaveReference", reference=reference, filename_prefix="shots/hero").result == (
         "references/shots/hero_00002_.safetensors [output]",
