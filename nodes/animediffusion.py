@@ -1,5 +1,9 @@
 """AnimeDiffusion: colour faces in pixel space, from loading to sampling."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import comfy.model_management
 import comfy.utils
 import folder_paths
@@ -17,7 +21,7 @@ from .sockets import CATEGORY, FrameSocket, Node, transparency_input
 STEP = 8  # pixels; the published network halves a picture three times
 
 
-def _placed(picture):
+def _placed(picture: torch.Tensor) -> torch.Tensor:
     """A picture where ComfyUI keeps values between nodes."""
     return picture.to(
         device=comfy.model_management.intermediate_device(), dtype=comfy.model_management.intermediate_dtype()
@@ -26,7 +30,7 @@ def _placed(picture):
 
 class ColorizeLoadAnimeDiffusion(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         from ..model_patches.checkpoint.choices import animediffusion_checkpoints
 
         return io.Schema(
@@ -56,7 +60,7 @@ class ColorizeLoadAnimeDiffusion(Node):
         )
 
     @classmethod
-    def validate_inputs(cls, ckpt_name):
+    def validate_inputs(cls, ckpt_name: str) -> bool | str:
         from ..model_patches.checkpoint.choices import animediffusion_checkpoints
 
         names = animediffusion_checkpoints()
@@ -64,13 +68,13 @@ class ColorizeLoadAnimeDiffusion(Node):
         return offered(ckpt_name, names, ("checkpoints",), "an AnimeDiffusion model", elsewhere)
 
     @classmethod
-    def execute(cls, ckpt_name):
+    def execute(cls, ckpt_name: str) -> io.NodeOutput:
         return io.NodeOutput(*load_animediffusion(folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)))
 
 
 class ColorizeAnimeDiffusionConditioning(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeAnimeDiffusionConditioning",
             display_name="AnimeDiffusion Conditioning",
@@ -151,17 +155,17 @@ class ColorizeAnimeDiffusionConditioning(Node):
     @classmethod
     def execute(
         cls,
-        sketch,
-        reference,
-        width,
-        height,
-        lines="xdog",
-        fit="crop",
-        reference_fit="crop",
-        line_sigma=0.4,
-        polarity="auto",
-        mask=None,
-    ):
+        sketch: torch.Tensor,
+        reference: torch.Tensor,
+        width: int,
+        height: int,
+        lines: str = "xdog",
+        fit: str = "crop",
+        reference_fit: str = "crop",
+        line_sigma: float = 0.4,
+        polarity: str = "auto",
+        mask: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
         drawn, frame = inputs.place_lines(sketch, mask, height, width, fit, lines, line_sigma, polarity)
         shown = inputs.place_reference(reference, height, width, reference_fit)
         conditioning = inputs.conditioning(drawn, shown)
@@ -174,7 +178,7 @@ class ColorizeAnimeDiffusionConditioning(Node):
 
 class ColorizeAnimeDiffusionSampler(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeAnimeDiffusionSampler",
             display_name="AnimeDiffusion Sampler",
@@ -254,24 +258,24 @@ class ColorizeAnimeDiffusionSampler(Node):
     @classmethod
     def execute(
         cls,
-        model,
-        positive,
-        latent,
-        seed,
-        steps=10,
-        eta=0.0,
-        start="noise",
-        method="ddim",
-        batch_noise="same",
-        at_once=8,
-    ):
+        model: Any,
+        positive: list,
+        latent: dict,
+        seed: int,
+        steps: int = 10,
+        eta: float = 0.0,
+        start: str = "noise",
+        method: str = "ddim",
+        batch_noise: str = "same",
+        at_once: int = 8,
+    ) -> io.NodeOutput:
         import latent_preview
 
         walk = Walk(method, steps, eta, start, seed, batch_noise, at_once)
         samples = latent["samples"]
         show = latent_preview.prepare_callback(model, len(samples) * walk.calls)
 
-        def progress(picture, done, total):
+        def progress(picture: torch.Tensor, done: int, total: int) -> None:
             show(done - 1, picture, None, total)
 
         return io.NodeOutput(

@@ -1,23 +1,31 @@
 """Join model and reference."""
 
+from __future__ import annotations
+
+from typing import Any
+
+import torch
 from comfy_api.v0_0_2 import io
 
 from ..colorize.advice import encoder_advice
 from ..colorize.modes import MODES
+from ..colorize.pictures import images
 from ..colorize.pictures.figure_masks import check_mask, on_canvas
+from ..colorize.reference.types import Reference
 from ..colorize.unet.size_embedding import SCORE
+from ..model_patches.checkpoint.colorizer import Colorizer
 from ..model_patches.conditioning.conditioning import VARIANTS, ReferenceSettings, condition
 from ..model_patches.model.model import ColorizeModel
 from .sockets import CATEGORY, ColorizerSocket, FrameSocket, Node, ReferenceSocket, share_input
 
 
-def _strength(name, tooltip):
+def _strength(name: str, tooltip: str) -> Any:
     return io.Float.Input(name, default=1.0, min=0.0, max=2.0, step=0.05, optional=True, tooltip=tooltip)
 
 
 class ColorizeApplyReference(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeApplyReference",
             display_name="Apply Reference",
@@ -156,27 +164,27 @@ class ColorizeApplyReference(Node):
     @classmethod
     def execute(
         cls,
-        model,
-        colorizer,
-        reference,
-        mode="vanilla",
-        figure_mask=None,
-        frame=None,
-        strength=1.0,
-        figure_strength=1.0,
-        background_strength=1.0,
-        start_percent=0.0,
-        end_percent=1.0,
-        off_start=0.0,
-        off_end=0.0,
-        merge=0.0,
-        mask_threshold=0.05,
-        mask_edges="hard",
-        noise_level=0.0,
-        variant="paper",
-        size=0,
-        aesthetic_score=SCORE,
-    ):
+        model: Any,
+        colorizer: Colorizer,
+        reference: Reference,
+        mode: str = "vanilla",
+        figure_mask: torch.Tensor | None = None,
+        frame: images.Frame | None = None,
+        strength: float = 1.0,
+        figure_strength: float = 1.0,
+        background_strength: float = 1.0,
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+        off_start: float = 0.0,
+        off_end: float = 0.0,
+        merge: float = 0.0,
+        mask_threshold: float = 0.05,
+        mask_edges: str = "hard",
+        noise_level: float = 0.0,
+        variant: str = "paper",
+        size: int = 0,
+        aesthetic_score: float = SCORE,
+    ) -> io.NodeOutput:
         check_match(getattr(model, "model", None), ColorizeModel, colorizer, reference)
         if figure_mask is not None:
             figure_mask = on_canvas(check_mask(figure_mask, "figure_mask"), frame)
@@ -201,7 +209,7 @@ class ColorizeApplyReference(Node):
         return io.NodeOutput(model.clone(), positive, negative)
 
 
-def check_match(model, expected, colorizer, reference):
+def check_match(model: Any, expected: type[Any], colorizer: Colorizer, reference: Reference) -> None:
     """Raise ValueError when model, colorizer and reference do not belong together."""
     if not isinstance(model, expected):
         raise ValueError(

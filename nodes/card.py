@@ -1,15 +1,23 @@
 """Keep an encoded reference in a file, and use it again without encoders."""
 
+from __future__ import annotations
+
 import hashlib
 import logging
 import os
+from typing import Any
 
 import folder_paths
+import torch
 from comfy_api.v0_0_2 import io, ui
 
 from ..colorize.pictures import images
 from ..colorize.pictures import palette as palettes
 from ..colorize.reference import card
+from ..colorize.reference.types import Reference
+from ..model_patches.checkpoint.colorizer import Colorizer
+from ..model_patches.reference.encoder import LoadedReferenceEncoder
+from ..model_patches.reference.tagger import LoadedTagger
 from .palette import palette_of_image
 from .sockets import (
     CATEGORY,
@@ -26,21 +34,21 @@ SUFFIX = ".safetensors"
 FROM_OUTPUT = " [output]"
 
 
-def card_files():
+def card_files() -> list[str]:
     """Names of cards: files in the input folder, and those Save Reference wrote, marked as ComfyUI marks outputs."""
     names = [name for name in _files(folder_paths.get_input_directory()) if "/" not in name]
     saved = (f"{FOLDER}/{name}" for name in _files(os.path.join(folder_paths.get_output_directory(), FOLDER)))
     return [*names, *(name + FROM_OUTPUT for name in saved)]
 
 
-def _files(folder):
+def _files(folder: str) -> list[str]:
     found = []
     for path, _, names in os.walk(folder):
         found += [os.path.relpath(os.path.join(path, name), folder) for name in names if name.endswith(SUFFIX)]
     return sorted(name.replace(os.sep, "/") for name in found)
 
 
-def card_path(name):
+def card_path(name: str) -> str:
     """Path of a card in ComfyUI's input or output folder. Raises ValueError for names that lead elsewhere."""
     path = os.path.abspath(folder_paths.get_annotated_filepath(name))
     folders = (folder_paths.get_input_directory(), folder_paths.get_output_directory())
@@ -51,7 +59,7 @@ def card_path(name):
 
 class ColorizeSaveReference(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeSaveReference",
             display_name="Save Reference",
@@ -94,7 +102,14 @@ class ColorizeSaveReference(Node):
         )
 
     @classmethod
-    def execute(cls, reference, filename_prefix="reference", tags="", image=None, encoder=None):
+    def execute(
+        cls,
+        reference: Reference,
+        filename_prefix: str = "reference",
+        tags: str = "",
+        image: torch.Tensor | None = None,
+        encoder: LoadedReferenceEncoder | None = None,
+    ) -> io.NodeOutput:
         palette: tuple[str, ...] = ()
         mark = None
         if image is not None:
@@ -115,7 +130,7 @@ class ColorizeSaveReference(Node):
 
 class ColorizeLoadReference(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeLoadReference",
             display_name="Load Reference",
@@ -158,19 +173,25 @@ class ColorizeLoadReference(Node):
         )
 
     @classmethod
-    def validate_inputs(cls, card_name):
+    def validate_inputs(cls, card_name: str) -> bool | str:
         # Naming the input switches off the check against the list, which is older than what a graph has just saved.
         if not folder_paths.exists_annotated_filepath(card_name):
             return f"There is no reference card {card_name!r}. Save one with Save Reference, or refresh the list (R)."
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, card_name, **kwargs):
+    def fingerprint_inputs(cls, card_name: str, **kwargs: Any) -> str:
         with open(card_path(card_name), "rb") as file:
             return hashlib.sha256(file.read()).hexdigest()
 
     @classmethod
-    def execute(cls, card_name, colorizer=None, encoder=None, tagger=None):
+    def execute(
+        cls,
+        card_name: str,
+        colorizer: Colorizer | None = None,
+        encoder: LoadedReferenceEncoder | None = None,
+        tagger: LoadedTagger | None = None,
+    ) -> io.NodeOutput:
         reference = card.load_card(card_path(card_name))
         if colorizer is not None:
             card.check_family(reference, colorizer.family, f"The reference card {card_name!r}", colorizer.file_name)

@@ -1,6 +1,9 @@
 """The figure of a drawing from its lines alone."""
 
+from __future__ import annotations
+
 import comfy.model_management
+import torch
 from comfy_api.latest import io, ui
 
 from ..colorize.pictures import images
@@ -13,7 +16,7 @@ TINT = (1.0, 0.45, 0.1)  # of the figure in the preview
 STRENGTH = 0.45
 
 
-def tinted(image, figure):
+def tinted(image: torch.Tensor, figure: torch.Tensor) -> torch.Tensor:
     """Comfy picture of drawings and their masks (B, H, W) -> the same picture with tinted figures (B, H, W, 3)."""
     colours, alpha = images.rgb_and_alpha(image)
     paper = images.on_white(colours, alpha).movedim(1, -1)
@@ -23,7 +26,7 @@ def tinted(image, figure):
 
 class ColorizeFigureFromDrawing(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeFigureFromDrawing",
             display_name="Figure from Drawing",
@@ -77,7 +80,15 @@ class ColorizeFigureFromDrawing(Node):
         )
 
     @classmethod
-    def execute(cls, image, gap=0, grow=0, rough_mask=None, polarity="auto", mask=None):
+    def execute(
+        cls,
+        image: torch.Tensor,
+        gap: int = 0,
+        grow: int = 0,
+        rough_mask: torch.Tensor | None = None,
+        polarity: str = "auto",
+        mask: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
         from ..colorize.pictures.drawn_figure import drawn_figures
 
         images.check_image(image)

@@ -1,7 +1,11 @@
 """Take more from the reference than its tokens carry: textures by attention injection, tone by AdaIN."""
 
-from dataclasses import replace
+from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import torch
 from comfy_api.v0_0_2 import io
 
 from ..colorize.counts import check_count
@@ -14,7 +18,7 @@ from .sockets import CATEGORY, Node
 STRONGEST_SKETCH = 2.0
 
 
-def _latent():
+def _latent() -> Any:
     return io.Latent.Input(
         "reference_latent",
         tooltip="The reference picture through VAE Encode, with the vae of Load ColorizeDiffusion Checkpoint. One, or "
@@ -22,11 +26,11 @@ def _latent():
     )
 
 
-def _share(name, default, tooltip):
+def _share(name: str, default: float, tooltip: str) -> Any:
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
 
 
-def _window():
+def _window() -> tuple[Any, Any]:
     return (
         _share(
             "start_percent",
@@ -37,7 +41,7 @@ def _window():
     )
 
 
-def _model(model):
+def _model(model: Any) -> Any:
     """The MODEL, or a ValueError that says what to connect."""
     if not isinstance(getattr(model, "model", None), ColorizeModel):
         raise ValueError(
@@ -49,7 +53,7 @@ def _model(model):
 
 class ColorizeAttentionInjection(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeAttentionInjection",
             display_name="Attention Injection",
@@ -111,28 +115,28 @@ class ColorizeAttentionInjection(Node):
     @classmethod
     def execute(
         cls,
-        model,
-        reference_latent,
-        fidelity=0.5,
-        start_percent=0.0,
-        end_percent=1.0,
-        sketch_scale=0.0,
-        variant="even",
-        reference_sketch=None,
-        control_net=None,
-    ):
+        model: Any,
+        reference_latent: dict,
+        fidelity: float = 0.5,
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+        sketch_scale: float = 0.0,
+        variant: str = "even",
+        reference_sketch: torch.Tensor | None = None,
+        control_net: Any = None,
+    ) -> io.NodeOutput:
         latents = reference_pass.read_latent(_model(model), reference_latent)
         _check_sketch(sketch_scale, reference_sketch, control_net, len(latents))
         injection = Injection(reference_pass.Source(latents), fidelity, variant, start_percent, end_percent)
         if injection.off:
             return io.NodeOutput(model.clone())
-        if sketch_scale > 0:
+        if sketch_scale > 0 and reference_sketch is not None:
             maps = reference_pass.encode_sketch(control_net, reference_sketch, latents.shape[-2:], sketch_scale)
             injection = replace(injection, source=reference_pass.Source(latents, maps))
         return io.NodeOutput(reference_pass.attach(model, injection))
 
 
-def _check_sketch(scale, sketch, control_net, latents):
+def _check_sketch(scale: float, sketch: torch.Tensor | None, control_net: Any, latents: int) -> None:
     """Raise ValueError when the reference's sketch is switched on and incomplete."""
     if not 0 <= scale <= STRONGEST_SKETCH:
         raise ValueError(f"sketch_scale is {scale}; choose a number between 0 and {STRONGEST_SKETCH:g}.")
@@ -149,7 +153,7 @@ def _check_sketch(scale, sketch, control_net, latents):
 
 class ColorizeAdaIN(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeAdaIN",
             display_name="AdaIN",
@@ -175,7 +179,14 @@ class ColorizeAdaIN(Node):
         )
 
     @classmethod
-    def execute(cls, model, reference_latent, strength=0.5, start_percent=0.0, end_percent=1.0):
+    def execute(
+        cls,
+        model: Any,
+        reference_latent: dict,
+        strength: float = 0.5,
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
+    ) -> io.NodeOutput:
         source = reference_pass.Source(reference_pass.read_latent(_model(model), reference_latent))
         adain = AdaIN(source, strength, start_percent, end_percent)
         return io.NodeOutput(model.clone() if adain.off else reference_pass.attach(model, adain))

@@ -1,5 +1,8 @@
 """Measure how much of a result's structure comes from the reference."""
 
+from __future__ import annotations
+
+import torch
 from comfy_api.v0_0_2 import io, ui
 
 from ..colorize.pictures import entanglement_meter
@@ -10,7 +13,7 @@ from .sockets import CATEGORY, Node
 
 class ColorizeEntanglementMeter(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeEntanglementMeter",
             display_name="Entanglement Meter",
@@ -56,7 +59,14 @@ class ColorizeEntanglementMeter(Node):
         )
 
     @classmethod
-    def execute(cls, sketch, result, reference, without_reference=None, polarity="auto"):
+    def execute(
+        cls,
+        sketch: torch.Tensor,
+        result: torch.Tensor,
+        reference: torch.Tensor,
+        without_reference: torch.Tensor | None = None,
+        polarity: str = "auto",
+    ) -> io.NodeOutput:
         readings, heat_map = entanglement_meter.read(sketch, result, reference, without_reference, polarity)
         text = entanglement_meter.report(readings)
         leakage = sum(reading.leakage for reading in readings) / len(readings)

@@ -1,13 +1,19 @@
 """Turn a coloured picture into a drawing."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import comfy.model_management
 import folder_paths
+import torch
 from comfy_api.v0_0_2 import io
 
 from ..colorize.pictures import images
 from ..colorize.sketch.extractors import lineart
 from ..colorize.sketch.extractors.xdog import VARIANTS, XDoG
 from ..model_patches.inputs import extractors
+from ..model_patches.inputs.extractors import LoadedLineExtractor
 from .sockets import CATEGORY, Node, transparency_input
 
 LineExtractorSocket = io.Custom("LINE_EXTRACTOR")  # model_patches.inputs.extractors.LoadedLineExtractor
@@ -15,7 +21,15 @@ LineExtractorSocket = io.Custom("LINE_EXTRACTOR")  # model_patches.inputs.extrac
 METHODS = ("auto", "standard", "xdog")
 
 
-def extract_sketch(picture, extractor=None, method="auto", resolution=0, variant="paper", standard=None, xdog=None):
+def extract_sketch(
+    picture: torch.Tensor,
+    extractor: LoadedLineExtractor | None = None,
+    method: str = "auto",
+    resolution: int = 0,
+    variant: str = "paper",
+    standard: dict[str, float] | None = None,
+    xdog: dict[str, float] | None = None,
+) -> torch.Tensor:
     """Pictures (B, 3, H, W) in -1..1 -> comfy picture of the drawings (B, H, W, 3), dark lines on white.
 
     standard, xdog: settings of the two methods without weights, see inputs.extractors.extract_without_network.
@@ -35,7 +49,7 @@ def extract_sketch(picture, extractor=None, method="auto", resolution=0, variant
 
 class ColorizeLoadLineExtractor(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeLoadLineExtractor",
             display_name="Load Line Extractor",
@@ -60,12 +74,12 @@ class ColorizeLoadLineExtractor(Node):
         )
 
     @classmethod
-    def validate_inputs(cls, extractor_name):
+    def validate_inputs(cls, extractor_name: str) -> bool | str:
         found = folder_paths.get_filename_list(extractors.FOLDER)
         return True if extractor_name in found else extractors.where_to_get(extractor_name)
 
     @classmethod
-    def execute(cls, extractor_name):
+    def execute(cls, extractor_name: str) -> io.NodeOutput:
         try:
             path = folder_paths.get_full_path_or_raise(extractors.FOLDER, extractor_name)
         except FileNotFoundError:
@@ -73,7 +87,7 @@ class ColorizeLoadLineExtractor(Node):
         return io.NodeOutput(extractors.load_line_extractor(path))
 
 
-def _number(name, default, low, high, step, tooltip):
+def _number(name: str, default: float, low: float, high: float, step: float, tooltip: str) -> Any:
     return io.Float.Input(
         name, default=default, min=low, max=high, step=step, optional=True, advanced=True, tooltip=tooltip
     )
@@ -81,7 +95,7 @@ def _number(name, default, low, high, step, tooltip):
 
 class ColorizeExtractSketch(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeExtractSketch",
             display_name="Extract Sketch",
@@ -204,20 +218,20 @@ class ColorizeExtractSketch(Node):
     @classmethod
     def execute(
         cls,
-        image,
-        extractor=None,
-        method="auto",
-        resolution=0,
-        mask=None,
-        variant="paper",
-        standard_sigma=lineart.SIGMA,
-        standard_threshold=lineart.THRESHOLD,
-        xdog_sigma=XDoG.sigma,
-        xdog_k=XDoG.k,
-        xdog_p=XDoG.p,
-        xdog_epsilon=XDoG.epsilon,
-        xdog_phi=XDoG.phi,
-    ):
+        image: torch.Tensor,
+        extractor: LoadedLineExtractor | None = None,
+        method: str = "auto",
+        resolution: int = 0,
+        mask: torch.Tensor | None = None,
+        variant: str = "paper",
+        standard_sigma: float = lineart.SIGMA,
+        standard_threshold: float = lineart.THRESHOLD,
+        xdog_sigma: float = XDoG.sigma,
+        xdog_k: float = XDoG.k,
+        xdog_p: float = XDoG.p,
+        xdog_epsilon: float = XDoG.epsilon,
+        xdog_phi: float = XDoG.phi,
+    ) -> io.NodeOutput:
         sketch = extract_sketch(
             images.comfy_image_to_model(image, mask, "image"),
             extractor,

@@ -1,19 +1,23 @@
 """From the lines to regions, and from a soft result to flats."""
 
+from __future__ import annotations
+
 import numpy as np
 import torch
 from comfy_api.v0_0_2 import io
 
 from ..colorize.pictures import flat_batch, images
+from ..colorize.pictures.flat_batch import FlatBatch
 from ..colorize.pictures.flatten import ONE_COLOUR
 from ..colorize.pictures.hints import Hints
-from ..colorize.pictures.regions import find_regions
+from ..colorize.pictures.palette import Palette
+from ..colorize.pictures.regions import Regions, find_regions
 from .sockets import CATEGORY, FlatsSocket, Node, PaletteSocket, RegionsSocket
 
 PREVIEW_HUE = 0.618034  # golden ratio: neighbouring numbers get far hues
 
 
-def regions_preview(regions):
+def regions_preview(regions: Regions) -> torch.Tensor:
     """Comfy picture (B, H, W, 3) with a colour of its own for every region, under the lines."""
     pictures = []
     for found in regions.maps:
@@ -24,7 +28,7 @@ def regions_preview(regions):
     return torch.stack(pictures)
 
 
-def pictures_of(batch, shaded):
+def pictures_of(batch: FlatBatch, shaded: bool) -> torch.Tensor:
     """Comfy picture (B, H, W, 3) of a COLORIZE_FLATS, with or without its shading."""
     shades = batch.shades() if shaded else [None] * len(batch.flats)
     return torch.stack(
@@ -32,7 +36,7 @@ def pictures_of(batch, shaded):
     )
 
 
-def hints_of(image, mask, everywhere):
+def hints_of(image: torch.Tensor | None, mask: torch.Tensor | None, everywhere: bool) -> tuple[Hints | None, ...]:
     """Hints of a comfy picture (B, H, W, 3 or 4) and the MASK of its Load Image node (1 = transparent)."""
     if image is None:
         return (None,)
@@ -48,7 +52,7 @@ def hints_of(image, mask, everywhere):
 
 class ColorizeFindRegions(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeFindRegions",
             display_name="Find Regions",
@@ -89,14 +93,16 @@ class ColorizeFindRegions(Node):
         )
 
     @classmethod
-    def execute(cls, lines, lines_mask=None, gap=0.0, polarity="auto"):
+    def execute(
+        cls, lines: torch.Tensor, lines_mask: torch.Tensor | None = None, gap: float = 0.0, polarity: str = "auto"
+    ) -> io.NodeOutput:
         regions = find_regions(lines.cpu(), None if lines_mask is None else lines_mask.cpu(), polarity, gap or None)
         return io.NodeOutput(regions, regions_preview(regions))
 
 
 class ColorizeFlattenColors(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeFlattenColors",
             display_name="Flatten Colours",
@@ -161,16 +167,16 @@ class ColorizeFlattenColors(Node):
     @classmethod
     def execute(
         cls,
-        image,
-        regions,
-        colors=0,
-        shading="smooth",
-        palette=None,
-        hints=None,
-        hints_mask=None,
-        hints_everywhere=False,
-        tolerance=ONE_COLOUR,
-    ):
+        image: torch.Tensor,
+        regions: Regions,
+        colors: int = 0,
+        shading: str = "smooth",
+        palette: Palette | None = None,
+        hints: torch.Tensor | None = None,
+        hints_mask: torch.Tensor | None = None,
+        hints_everywhere: bool = False,
+        tolerance: float = ONE_COLOUR,
+    ) -> io.NodeOutput:
         images.check_image(image)
         given = hints_of(hints, hints_mask, hints_everywhere)
         batch = flat_batch.flat_batch(regions, image, palette, colors or None, given, shading, tolerance)

@@ -1,5 +1,9 @@
 """Guide by reference and sketch at the same time."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from comfy_api.v0_0_2 import io
 
 from ..model_patches.model.dual_guidance import DualGuider
@@ -8,7 +12,7 @@ from .sockets import CATEGORY, Node
 
 class ColorizeDualGuidance(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeDualGuidance",
             display_name="Dual Guidance",
@@ -53,5 +57,7 @@ class ColorizeDualGuidance(Node):
         )
 
     @classmethod
-    def execute(cls, model, positive, negative, reference_scale=4.0, sketch_scale=1.0):
+    def execute(
+        cls, model: Any, positive: list, negative: list, reference_scale: float = 4.0, sketch_scale: float = 1.0
+    ) -> io.NodeOutput:
         return io.NodeOutput(DualGuider(model, positive, negative, reference_scale, sketch_scale))

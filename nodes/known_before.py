@@ -4,6 +4,10 @@ ComfyUI shows an answer of `validate_inputs` beside the node before anything run
 names; so each of these checks all of what it names. A connected input arrives as None.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import folder_paths
 
 from ..colorize.pictures import canvas
@@ -11,7 +15,7 @@ from ..colorize.pictures import canvas
 REFRESH = "Then press R in the window, which lists the files again."
 
 
-def offered(name, names, folders, fits, elsewhere=""):
+def offered(name: str, names: Sequence[str], folders: Sequence[str], fits: str, elsewhere: str = "") -> bool | str:
     """True when a file is one of those a loader offers, else what to do.
 
     fits: what the loader needs, "a ColorizeDiffusion checkpoint". elsewhere: where other files of the folder belong.
@@ -25,7 +29,7 @@ def offered(name, names, folders, fits, elsewhere=""):
     return " ".join(filter(None, [f"There is no file {name} in {places}. Put {fits} there.", REFRESH, choices]))
 
 
-def sampled_size(width, height, least=64, most=8192):
+def sampled_size(width: int | None, height: int | None, least: int = 64, most: int = 8192) -> bool | str:
     """True for sides that can be sampled (None: not known yet), else what to do."""
     for side, pixels in (("width", width), ("height", height)):
         if pixels is None:

@@ -1,17 +1,28 @@
 """What goes home with the animator: a layered document."""
 
+from __future__ import annotations
+
 import os
 
 import torch
 from comfy_api.v0_0_2 import io, ui
 
 from ..colorize.pictures import images, layer_files, layers
+from ..colorize.pictures.flat_batch import FlatBatch
 from .sockets import CATEGORY, FlatsSocket, Node, output_place
 
 FORMATS = ("psd", "ora", "psd and ora")
 
 
-def documents(flats, lines, lines_mask=None, polarity="auto", split="one layer", figure=None, reference=None):
+def documents(
+    flats: FlatBatch,
+    lines: torch.Tensor,
+    lines_mask: torch.Tensor | None = None,
+    polarity: str = "auto",
+    split: str = "one layer",
+    figure: torch.Tensor | None = None,
+    reference: torch.Tensor | None = None,
+) -> list[tuple[layers.Layer, ...]]:
     """The layers of every picture of a COLORIZE_FLATS, the lowest first."""
     images.check_image(lines, "lines")
     rows = images.line_layer(lines.cpu(), None if lines_mask is None else lines_mask.cpu(), polarity)
@@ -34,7 +45,7 @@ def documents(flats, lines, lines_mask=None, polarity="auto", split="one layer",
 
 class ColorizeSaveLayers(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeSaveLayers",
             display_name="Save Layers",
@@ -103,17 +114,17 @@ class ColorizeSaveLayers(Node):
     @classmethod
     def execute(
         cls,
-        flats,
-        lines,
-        filename_prefix="layers",
-        format="psd",
-        split="one layer",
-        lines_mask=None,
-        figure_mask=None,
-        reference=None,
-        polarity="auto",
-        dpi=300.0,
-    ):
+        flats: FlatBatch,
+        lines: torch.Tensor,
+        filename_prefix: str = "layers",
+        format: str = "psd",
+        split: str = "one layer",
+        lines_mask: torch.Tensor | None = None,
+        figure_mask: torch.Tensor | None = None,
+        reference: torch.Tensor | None = None,
+        polarity: str = "auto",
+        dpi: float = 300.0,
+    ) -> io.NodeOutput:
         found = documents(flats, lines, lines_mask, polarity, split, figure_mask, reference)
         written, previews = [], []
         for document in found:
@@ -130,7 +141,7 @@ class ColorizeSaveLayers(Node):
         return io.NodeOutput(preview, names, ui={"layers": written, **ui.PreviewImage(preview, cls=cls).as_dict()})
 
 
-def _free_name(folder, name):
+def _free_name(folder: str, name: str) -> str:
     """NAME_00001_, or the first number that no document of this name has."""
     number = 1
     while any(os.path.exists(os.path.join(folder, f"{name}_{number:05}_{ending}")) for ending in layer_files.ENDINGS):

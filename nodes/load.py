@@ -1,5 +1,7 @@
 """Load a ColorizeDiffusion checkpoint."""
 
+from __future__ import annotations
+
 import folder_paths
 from comfy_api.v0_0_2 import io
 
@@ -10,7 +12,7 @@ from .sockets import CATEGORY, ColorizerSocket, Node
 
 class ColorizeLoadCheckpoint(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         from ..model_patches.checkpoint.choices import colorize_checkpoints
 
         return io.Schema(
@@ -56,7 +58,7 @@ class ColorizeLoadCheckpoint(Node):
         )
 
     @classmethod
-    def validate_inputs(cls, ckpt_name):
+    def validate_inputs(cls, ckpt_name: str) -> bool | str:
         from ..model_patches.checkpoint.choices import colorize_checkpoints
 
         return offered(
@@ -68,6 +70,6 @@ class ColorizeLoadCheckpoint(Node):
         )
 
     @classmethod
-    def execute(cls, ckpt_name, prediction_type="auto"):
+    def execute(cls, ckpt_name: str, prediction_type: str = "auto") -> io.NodeOutput:
         path = folder_paths.get_full_path_or_raise("checkpoints", ckpt_name)
         return io.NodeOutput(*load_checkpoint(path, prediction_type))

@@ -1,13 +1,20 @@
 """Edit a reference with words, and see where the words act."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
 import folder_paths
+import torch
 from comfy_api.v0_0_2 import io, ui
 
 from ..colorize.pictures import images
 from ..colorize.reference.correlation import preview
 from ..colorize.reference.edits import LARGEST_RATIO, LARGEST_SCALE, PARTS, Edit, manipulate_global, manipulate_local
 from ..colorize.reference.manipulation import RATIO, THRESHOLDS, VARIANTS
-from ..model_patches.reference.text import load_text_encoder
+from ..colorize.reference.types import Reference
+from ..model_patches.reference.text import LoadedTextEncoder, load_text_encoder
 from .known_before import offered
 from .sockets import CATEGORY, Node, ReferenceSocket
 
@@ -23,17 +30,17 @@ THRESHOLD_TITLES = ("most related up to", "related up to", "unrelated from", "mo
 # -- inputs that several nodes share -----------------------------------------------------------------------------------
 
 
-def _reference_input():
+def _reference_input() -> Any:
     return ReferenceSocket.Input(
         "reference", tooltip="From Encode Reference, Load Reference, or another Manipulate Reference: edits add up."
     )
 
 
-def _text_encoder_input():
+def _text_encoder_input() -> Any:
     return TextEncoderSocket.Input("text_encoder", tooltip="From Load Text Encoder, of the same CLIP as the reference.")
 
 
-def _target_input():
+def _target_input() -> Any:
     return io.String.Input(
         "target",
         default="",
@@ -41,13 +48,13 @@ def _target_input():
     )
 
 
-def _target_scale_input(tooltip):
+def _target_scale_input(tooltip: str) -> Any:
     return io.Float.Input(
         "target_scale", default=8.0, min=0.0, max=LARGEST_SCALE, step=0.25, round=0.01, tooltip=tooltip
     )
 
 
-def _anchor_input():
+def _anchor_input() -> Any:
     return io.String.Input(
         "anchor",
         default="",
@@ -56,7 +63,7 @@ def _anchor_input():
     )
 
 
-def _part_input():
+def _part_input() -> Any:
     return io.Combo.Input(
         "part",
         options=list(PARTS),
@@ -67,7 +74,7 @@ def _part_input():
     )
 
 
-def _variant_input():
+def _variant_input() -> Any:
     return io.Combo.Input(
         "variant",
         options=list(VARIANTS),
@@ -78,7 +85,7 @@ def _variant_input():
     )
 
 
-def _threshold_inputs():
+def _threshold_inputs() -> list:
     texts = (
         "Threshold 0 of the paper, 0 to 1. Places with a correlation up to here are what the control prompt means: "
         "they are edited, strength_ratio times.",
@@ -110,7 +117,7 @@ def _threshold_inputs():
 
 class ColorizeLoadTextEncoder(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeLoadTextEncoder",
             display_name="Load Text Encoder",
@@ -135,12 +142,12 @@ class ColorizeLoadTextEncoder(Node):
         )
 
     @classmethod
-    def validate_inputs(cls, encoder_name):
+    def validate_inputs(cls, encoder_name: str) -> bool | str:
         fits = "a CLIP with a text tower (official models: OpenCLIP ViT-H/14)"
         return offered(encoder_name, text_encoder_files(), TEXT_FOLDERS, fits)
 
     @classmethod
-    def execute(cls, encoder_name):
+    def execute(cls, encoder_name: str) -> io.NodeOutput:
         found = (folder_paths.get_full_path(folder, encoder_name) for folder in TEXT_FOLDERS)
         path = next((path for path in found if path), None)
         if path is None:
@@ -151,14 +158,14 @@ class ColorizeLoadTextEncoder(Node):
         return io.NodeOutput(load_text_encoder(path))
 
 
-def text_encoder_files():
+def text_encoder_files() -> list[str]:
     """Files of all folders that may hold a text tower, each name once."""
     return list(dict.fromkeys(name for folder in TEXT_FOLDERS for name in folder_paths.get_filename_list(folder)))
 
 
 class ColorizeManipulateGlobal(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeManipulateGlobal",
             display_name="Manipulate Reference (Global)",
@@ -196,22 +203,22 @@ class ColorizeManipulateGlobal(Node):
     @classmethod
     def execute(
         cls,
-        reference,
-        text_encoder,
-        target="",
-        target_scale=8.0,
-        anchor="",
-        enhance=False,
-        part="reference",
-        variant="paper",
-    ):
+        reference: Reference,
+        text_encoder: LoadedTextEncoder,
+        target: str = "",
+        target_scale: float = 8.0,
+        anchor: str = "",
+        enhance: bool = False,
+        part: str = "reference",
+        variant: str = "paper",
+    ) -> io.NodeOutput:
         edit = Edit(target, target_scale, anchor, enhance, part, variant)
         return io.NodeOutput(manipulate_global(reference, text_encoder, edit))
 
 
 class ColorizeManipulateLocal(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeManipulateLocal",
             display_name="Manipulate Reference (Local)",
@@ -272,30 +279,30 @@ class ColorizeManipulateLocal(Node):
     @classmethod
     def execute(
         cls,
-        reference,
-        text_encoder,
-        target="",
-        target_scale=8.0,
-        anchor="",
-        control="",
-        enhance=False,
-        threshold_away=THRESHOLDS[0],
-        threshold_start=THRESHOLDS[1],
-        threshold_half=THRESHOLDS[2],
-        threshold_full=THRESHOLDS[3],
-        strength_ratio=RATIO,
-        part="reference",
-        variant="paper",
-        thresholds=None,
-    ):
+        reference: Reference,
+        text_encoder: LoadedTextEncoder,
+        target: str = "",
+        target_scale: float = 8.0,
+        anchor: str = "",
+        control: str = "",
+        enhance: bool = False,
+        threshold_away: float = THRESHOLDS[0],
+        threshold_start: float = THRESHOLDS[1],
+        threshold_half: float = THRESHOLDS[2],
+        threshold_full: float = THRESHOLDS[3],
+        strength_ratio: float = RATIO,
+        part: str = "reference",
+        variant: str = "paper",
+        thresholds: Sequence[float] | None = None,
+    ) -> io.NodeOutput:
         edit = Edit(target, target_scale, anchor, enhance, part, variant)
-        thresholds = thresholds or (threshold_away, threshold_start, threshold_half, threshold_full)
-        return io.NodeOutput(manipulate_local(reference, text_encoder, edit, control, thresholds, strength_ratio))
+        chosen = thresholds or (threshold_away, threshold_start, threshold_half, threshold_full)
+        return io.NodeOutput(manipulate_local(reference, text_encoder, edit, control, chosen, strength_ratio))
 
 
 class ColorizeCorrelationPreview(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeCorrelationPreview",
             display_name="Correlation Preview",
@@ -350,17 +357,17 @@ class ColorizeCorrelationPreview(Node):
     @classmethod
     def execute(
         cls,
-        reference,
-        text_encoder,
-        control="",
-        thresholds_from="suggested",
-        threshold_away=THRESHOLDS[0],
-        threshold_start=THRESHOLDS[1],
-        threshold_half=THRESHOLDS[2],
-        threshold_full=THRESHOLDS[3],
-        part="reference",
-        image=None,
-    ):
+        reference: Reference,
+        text_encoder: LoadedTextEncoder,
+        control: str = "",
+        thresholds_from: str = "suggested",
+        threshold_away: float = THRESHOLDS[0],
+        threshold_start: float = THRESHOLDS[1],
+        threshold_half: float = THRESHOLDS[2],
+        threshold_full: float = THRESHOLDS[3],
+        part: str = "reference",
+        image: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
         chosen = (threshold_away, threshold_start, threshold_half, threshold_full)
         pictures, thresholds, text = preview(
             reference,

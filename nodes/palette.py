@@ -1,5 +1,7 @@
 """Palettes: taken from a reference, edited as text, kept in files; flats that use nothing else."""
 
+from __future__ import annotations
+
 import os
 
 import folder_paths
@@ -9,6 +11,9 @@ from comfy_api.v0_0_2 import io, ui
 
 from ..colorize.pictures import images
 from ..colorize.pictures import palette as palettes
+from ..colorize.pictures.flat_batch import FlatBatch
+from ..colorize.pictures.palette import Palette
+from ..colorize.reference.types import Reference
 from .flats import pictures_of
 from .sockets import CATEGORY, FlatsSocket, Node, PaletteSocket, ReferenceSocket
 
@@ -16,7 +21,7 @@ FOLDER = "palettes"  # in ComfyUI's output folder
 SWATCH = 64  # pixels
 
 
-def palette_file(name):
+def palette_file(name: str) -> str:
     """Path of a palette in ComfyUI's input folder or in output/palettes. Raises ValueError where there is none."""
     for folder in (folder_paths.get_input_directory(), os.path.join(folder_paths.get_output_directory(), FOLDER)):
         path = os.path.abspath(os.path.join(folder, name))
@@ -28,7 +33,7 @@ def palette_file(name):
     )
 
 
-def swatches(palette):
+def swatches(palette: Palette) -> torch.Tensor:
     """Comfy picture (1, H, W, 3): a square of every colour, eight in a row, on white."""
     colours = torch.from_numpy(palette.srgb.astype(np.float32) / 255)
     rows = -(-len(colours) // 8)
@@ -38,7 +43,7 @@ def swatches(palette):
     return grid[None]
 
 
-def palette_of_image(image, mask=None, colors=0):
+def palette_of_image(image: torch.Tensor, mask: torch.Tensor | None = None, colors: int = 0) -> Palette:
     """The palette of the first picture of a comfy batch, of what is opaque and of what the MASK counts (1 = counted).
 
     colors: how many, 0 = as many as there are.
@@ -51,7 +56,14 @@ def palette_of_image(image, mask=None, colors=0):
     return palettes.palette_of(colours[0].movedim(0, -1).cpu().numpy(), counted, colors or None)
 
 
-def find_palette(text, file_name, reference, image, mask, colors):
+def find_palette(
+    text: str,
+    file_name: str,
+    reference: Reference | None,
+    image: torch.Tensor | None,
+    mask: torch.Tensor | None,
+    colors: int,
+) -> Palette:
     """The palette of the first of these that is given: text, file, picture, reference card."""
     if text.strip():
         return palettes.from_text(text)
@@ -69,7 +81,7 @@ def find_palette(text, file_name, reference, image, mask, colors):
 
 class ColorizePaletteFromReference(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizePaletteFromReference",
             display_name="Palette from Reference",
@@ -127,7 +139,16 @@ class ColorizePaletteFromReference(Node):
         )
 
     @classmethod
-    def execute(cls, image=None, mask=None, reference=None, colors=0, text="", file_name="", save_as=""):
+    def execute(
+        cls,
+        image: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        reference: Reference | None = None,
+        colors: int = 0,
+        text: str = "",
+        file_name: str = "",
+        save_as: str = "",
+    ) -> io.NodeOutput:
         if image is not None:
             images.check_image(image)
         palette = find_palette(text, file_name, reference, image, mask, colors)
@@ -145,7 +166,7 @@ class ColorizePaletteFromReference(Node):
 
 class ColorizeLockToPalette(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeLockToPalette",
             display_name="Lock to Palette",
@@ -165,6 +186,6 @@ class ColorizeLockToPalette(Node):
         )
 
     @classmethod
-    def execute(cls, flats, palette):
+    def execute(cls, flats: FlatBatch, palette: Palette) -> io.NodeOutput:
         batch = flats.locked(palette)
         return io.NodeOutput(batch, pictures_of(batch, False), pictures_of(batch, True))

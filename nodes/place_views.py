@@ -1,5 +1,9 @@
 """Show what a place of a picture looks at inside the model, with the reference and without."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import torch
 from comfy_api.latest import io, ui
 
@@ -9,7 +13,7 @@ from .sockets import CATEGORY, Node
 
 class ColorizePlaceViews(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizePlaceViews",
             display_name="Show What a Place Looks At",
@@ -58,7 +62,18 @@ class ColorizePlaceViews(Node):
         )
 
     @classmethod
-    def execute(cls, model, positive, negative, samples, x=0.5, y=0.5, progress=0.5, seed=0, image=None):
+    def execute(
+        cls,
+        model: Any,
+        positive: list,
+        negative: list,
+        samples: dict,
+        x: float = 0.5,
+        y: float = 0.5,
+        progress: float = 0.5,
+        seed: int = 0,
+        image: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
         from ..colorize.pictures.place_sheet import sheet
         from ..model_patches.model.place_views import views
 

@@ -1,14 +1,20 @@
 """The background plugin of XL models."""
 
+from __future__ import annotations
+
+from typing import Any
+
+import torch
 from comfy_api.v0_0_2 import io
 
+from ..model_patches.checkpoint.colorizer import Colorizer
 from ..model_patches.conditioning.background_plugin import read_background, with_banks
 from .sockets import CATEGORY, ColorizerSocket, Node, conditioning_outputs, share_input
 
 
 class ColorizeApplyBackgroundPlugin(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeApplyBackgroundPlugin",
             display_name="Apply Background Plugin",
@@ -46,6 +52,16 @@ class ColorizeApplyBackgroundPlugin(Node):
         )
 
     @classmethod
-    def execute(cls, colorizer, vae, positive, negative, image, latent, figure_mask=None, mask_threshold=0.5):
+    def execute(
+        cls,
+        colorizer: Colorizer,
+        vae: Any,
+        positive: list,
+        negative: list,
+        image: torch.Tensor,
+        latent: dict,
+        figure_mask: torch.Tensor | None = None,
+        mask_threshold: float = 0.5,
+    ) -> io.NodeOutput:
         banks = read_background(colorizer, vae, positive, image, latent, figure_mask, mask_threshold)
         return io.NodeOutput(with_banks(positive, banks), with_banks(negative, banks))

@@ -1,31 +1,39 @@
 """Check the inputs of a graph before sampling."""
 
+from __future__ import annotations
+
+from typing import Any
+
+import torch
 from comfy_api.v0_0_2 import io, ui
 
 from ..colorize.modes import MODES
+from ..colorize.pictures import images
 from ..colorize.pictures.images import PIXELS_PER_LATENT
 from ..colorize.preflight.examine import Inputs, examine, report
 from ..colorize.preflight.preview import preview
+from ..colorize.reference.types import Reference
 from ..model_patches import core
+from ..model_patches.checkpoint.colorizer import Colorizer
 from ..model_patches.model.model import ColorizeModel
 from .sockets import CATEGORY, ColorizerSocket, FrameSocket, Node, ReferenceSocket, share_input
 
 
-def _picture(name, tooltip):
+def _picture(name: str, tooltip: str) -> Any:
     return io.Image.Input(name, optional=True, tooltip=tooltip)
 
 
-def _mask(name, tooltip):
+def _mask(name: str, tooltip: str) -> Any:
     return io.Mask.Input(name, optional=True, tooltip=tooltip)
 
 
-def _size(name, tooltip):
+def _size(name: str, tooltip: str) -> Any:
     return io.Int.Input(name, default=512, min=64, max=8192, step=64, tooltip=tooltip)
 
 
 class ColorizePreflight(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizePreflight",
             display_name="Preflight",
@@ -87,23 +95,23 @@ class ColorizePreflight(Node):
     @classmethod
     def execute(
         cls,
-        width=512,
-        height=512,
-        mode="vanilla",
-        sketch=None,
-        sketch_mask=None,
-        figure_mask=None,
-        reference_image=None,
-        reference_mask=None,
-        reference_figure_mask=None,
-        model=None,
-        colorizer=None,
-        reference=None,
-        mask_threshold=0.05,
-        reference_mask_threshold=0.5,
-        frame=None,
-        second_pass=None,
-    ):
+        width: int = 512,
+        height: int = 512,
+        mode: str = "vanilla",
+        sketch: torch.Tensor | None = None,
+        sketch_mask: torch.Tensor | None = None,
+        figure_mask: torch.Tensor | None = None,
+        reference_image: torch.Tensor | None = None,
+        reference_mask: torch.Tensor | None = None,
+        reference_figure_mask: torch.Tensor | None = None,
+        model: Any = None,
+        colorizer: Colorizer | None = None,
+        reference: Reference | None = None,
+        mask_threshold: float = 0.05,
+        reference_mask_threshold: float = 0.5,
+        frame: images.Frame | None = None,
+        second_pass: dict | None = None,
+    ) -> io.NodeOutput:
         if frame is not None:
             width, height = frame.width, frame.height
         inner = getattr(model, "model", model)
@@ -134,11 +142,11 @@ class ColorizePreflight(Node):
         return io.NodeOutput(text, picture, problems, ui=shown)
 
 
-def _on_cpu(value):
+def _on_cpu(value: torch.Tensor | None) -> torch.Tensor | None:
     return value if value is None else value.cpu()
 
 
-def _picture_size(latent):
+def _picture_size(latent: dict | None) -> tuple[int, int] | None:
     """(width, height) in pixels of the pictures of a LATENT; None without one."""
     if latent is None:
         return None

@@ -1,11 +1,17 @@
 """Load the reference encoder and encode colour references."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import folder_paths
+import torch
 from comfy_api.v0_0_2 import io
 
 from ..colorize.pictures import images
 from ..colorize.pictures.figure_masks import check_mask
-from ..model_patches.reference.encoder import load_encoder
+from ..model_patches.reference.encoder import LoadedReferenceEncoder, load_encoder
+from ..model_patches.reference.tagger import LoadedTagger
 from .known_before import offered
 from .sockets import (
     CATEGORY,
@@ -22,7 +28,7 @@ FIGURES = ("whole picture", "cut out")
 
 class ColorizeLoadReferenceEncoder(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeLoadReferenceEncoder",
             display_name="Load Reference Encoder",
@@ -45,18 +51,18 @@ class ColorizeLoadReferenceEncoder(Node):
         )
 
     @classmethod
-    def validate_inputs(cls, encoder_name):
+    def validate_inputs(cls, encoder_name: str) -> bool | str:
         names = folder_paths.get_filename_list("clip_vision")
         return offered(encoder_name, names, ("clip_vision",), "the image encoder of your model (README, Weights)")
 
     @classmethod
-    def execute(cls, encoder_name):
+    def execute(cls, encoder_name: str) -> io.NodeOutput:
         return io.NodeOutput(load_encoder(folder_paths.get_full_path_or_raise("clip_vision", encoder_name)))
 
 
 class ColorizeEncodeReference(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeEncodeReference",
             display_name="Encode Reference",
@@ -136,8 +142,13 @@ class ColorizeEncodeReference(Node):
 
     @classmethod
     def validate_inputs(
-        cls, figure=FIGURES[0], geometry_strength=0.0, figure_mask="open", sketch="open", tagger="open"
-    ):
+        cls,
+        figure: str | None = FIGURES[0],
+        geometry_strength: float | None = 0.0,
+        figure_mask: Any = "open",
+        sketch: Any = "open",
+        tagger: Any = "open",
+    ) -> bool | str:
         """What is known before the run. A connected input arrives as None, one that is not keeps its default."""
         if figure is not None and figure not in FIGURES:
             return f"figure is {figure!r}. Choose one of {', '.join(FIGURES)}."
@@ -155,18 +166,18 @@ class ColorizeEncodeReference(Node):
     @classmethod
     def execute(
         cls,
-        encoder,
-        image,
-        fit="stretch",
-        mask=None,
-        figure_mask=None,
-        background=None,
-        mask_threshold=0.5,
-        figure=FIGURES[0],
-        tagger=None,
-        sketch=None,
-        geometry_strength=0.0,
-    ):
+        encoder: LoadedReferenceEncoder,
+        image: torch.Tensor,
+        fit: str = "stretch",
+        mask: torch.Tensor | None = None,
+        figure_mask: torch.Tensor | None = None,
+        background: torch.Tensor | None = None,
+        mask_threshold: float = 0.5,
+        figure: str = FIGURES[0],
+        tagger: LoadedTagger | None = None,
+        sketch: torch.Tensor | None = None,
+        geometry_strength: float = 0.0,
+    ) -> io.NodeOutput:
         picture = images.comfy_image_to_model(image, mask, "reference")
         if background is not None:
             background = images.comfy_image_to_model(background, name="background")

@@ -1,17 +1,27 @@
 """Add figures with references of their own to a reference."""
 
+from __future__ import annotations
+
 import logging
 from dataclasses import replace
 
+import torch
 from comfy_api.v0_0_2 import io
 
 from ..colorize.counts import check_counts
+from ..colorize.pictures import images
 from ..colorize.pictures.figure_masks import check_mask, on_canvas
-from ..colorize.reference.types import Region
+from ..colorize.reference.types import Reference, Region
 from .sockets import CATEGORY, FrameSocket, Node, ReferenceSocket
 
 
-def add_region(reference, region_reference, mask, strength=1.0, frame=None):
+def add_region(
+    reference: Reference,
+    region_reference: Reference,
+    mask: torch.Tensor,
+    strength: float = 1.0,
+    frame: images.Frame | None = None,
+) -> Reference:
     """REFERENCE with one more figure on top: region_reference where mask (B, H, W), 0..1, is 1."""
     if region_reference.width != reference.width:
         raise ValueError(
@@ -44,7 +54,7 @@ def add_region(reference, region_reference, mask, strength=1.0, frame=None):
 
 class ColorizeAddRegion(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeAddRegion",
             display_name="Add Region",
@@ -93,5 +103,12 @@ class ColorizeAddRegion(Node):
         )
 
     @classmethod
-    def execute(cls, reference, region_reference, mask, strength=1.0, frame=None):
+    def execute(
+        cls,
+        reference: Reference,
+        region_reference: Reference,
+        mask: torch.Tensor,
+        strength: float = 1.0,
+        frame: images.Frame | None = None,
+    ) -> io.NodeOutput:
         return io.NodeOutput(add_region(reference, region_reference, mask, strength, frame))

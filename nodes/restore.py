@@ -1,5 +1,7 @@
 """Bring the result back to the drawing's size, with the artist's own lines on top."""
 
+from __future__ import annotations
+
 import comfy.model_management
 import torch
 from comfy_api.v0_0_2 import io
@@ -10,7 +12,14 @@ from ..colorize.pictures.transparency import check_drawing
 from .sockets import CATEGORY, FrameSocket, Node, transparency_input
 
 
-def restore_size(image, frame, lines=None, lines_mask=None, polarity="auto", line_opacity=1.0):
+def restore_size(
+    image: torch.Tensor,
+    frame: images.Frame,
+    lines: torch.Tensor | None = None,
+    lines_mask: torch.Tensor | None = None,
+    polarity: str = "auto",
+    line_opacity: float = 1.0,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Result and frame -> comfy pictures of the drawing's size: (B, H, W, 3) with the lines, (B, H, W, 3) without them,
     (N, H, W, 4) the lines alone as straight RGBA; all in 0..1. With lines the model's own, softer ones are taken away
     from below them."""
@@ -31,7 +40,7 @@ def restore_size(image, frame, lines=None, lines_mask=None, polarity="auto", lin
 
 class ColorizeRestoreSize(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeRestoreSize",
             display_name="Restore Size",
@@ -85,7 +94,15 @@ class ColorizeRestoreSize(Node):
         )
 
     @classmethod
-    def execute(cls, image, frame, lines=None, lines_mask=None, polarity="auto", line_opacity=1.0):
+    def execute(
+        cls,
+        image: torch.Tensor,
+        frame: images.Frame,
+        lines: torch.Tensor | None = None,
+        lines_mask: torch.Tensor | None = None,
+        polarity: str = "auto",
+        line_opacity: float = 1.0,
+    ) -> io.NodeOutput:
         device = comfy.model_management.intermediate_device()
         dtype = comfy.model_management.intermediate_dtype()
         pictures = restore_size(image, frame, lines, lines_mask, polarity, line_opacity)

@@ -1,6 +1,11 @@
 """Figure masks: load a segmentation network, find the character."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import comfy.model_management
+import torch
 from comfy_api.v0_0_2 import io
 
 from ..colorize.pictures.mask_edits import MaskEdits, edit
@@ -23,7 +28,7 @@ SegmenterSocket = io.Custom(
 
 class ColorizeLoadSegmenter(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeLoadSegmenter",
             display_name="Load Segmenter",
@@ -68,18 +73,20 @@ class ColorizeLoadSegmenter(Node):
         )
 
     @classmethod
-    def validate_inputs(cls, segmenter_name):
+    def validate_inputs(cls, segmenter_name: str) -> bool | str:
         fits = "an ISNet (this node's help page has addresses; Figure from Drawing needs no file)"
         return offered(segmenter_name, segmenter_files(), ("background_removal",), fits)
 
     @classmethod
-    def execute(cls, segmenter_name, made_for="pictures", working_size=1024, provider="auto"):
+    def execute(
+        cls, segmenter_name: str, made_for: str = "pictures", working_size: int = 1024, provider: str = "auto"
+    ) -> io.NodeOutput:
         return io.NodeOutput(load_segmenter(segmenter_path(segmenter_name), made_for, working_size, provider))
 
 
 class ColorizeSegmentCharacter(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeSegmentCharacter",
             display_name="Segment Character",
@@ -168,17 +175,17 @@ class ColorizeSegmentCharacter(Node):
     @classmethod
     def execute(
         cls,
-        segmenter,
-        image,
-        edges="soft",
-        threshold=0.5,
-        keep_largest=0,
-        fill_holes=0.0,
-        grow=0,
-        feather=0,
-        ground="white",
-        mask=None,
-    ):
+        segmenter: Any,
+        image: torch.Tensor,
+        edges: str = "soft",
+        threshold: float = 0.5,
+        keep_largest: int = 0,
+        fill_holes: float = 0.0,
+        grow: int = 0,
+        feather: int = 0,
+        ground: str = "white",
+        mask: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
         edits = MaskEdits(threshold, edges, keep_largest, fill_holes, grow, feather)
         figure = edit(figure_masks(segmenter, image, mask), edits)
         device = comfy.model_management.intermediate_device()

@@ -1,5 +1,7 @@
 """Prepare a sketch: polarity, size, line strength."""
 
+from __future__ import annotations
+
 import comfy.model_management
 import torch
 from comfy_api.v0_0_2 import io, ui
@@ -17,16 +19,16 @@ CLEAN_PAPER_SIDE = 2048  # clean_paper compares with the next few pixels: lines 
 
 
 def prepare_sketch(
-    image,
-    width,
-    height,
-    fit="pad",
-    polarity="auto",
-    line_contrast=1.0,
-    clean_paper=False,
-    mask=None,
-    size=GIVEN,
-):
+    image: torch.Tensor,
+    width: int,
+    height: int,
+    fit: str = "pad",
+    polarity: str = "auto",
+    line_contrast: float = 1.0,
+    clean_paper: bool = False,
+    mask: torch.Tensor | None = None,
+    size: str = GIVEN,
+) -> tuple[torch.Tensor, images.Frame]:
     """Comfy picture of a drawing -> (model sketch (B, 3, canvas height, canvas width) in -1..1, images.Frame)."""
     check_size(width, height)
     check_drawing(image, mask, polarity)
@@ -40,7 +42,7 @@ def prepare_sketch(
     return images.line_contrast(sketch, line_contrast), frame  # after resizing, which thins the lines
 
 
-def check_size(width, height):
+def check_size(width: int, height: int) -> None:
     """Raise ValueError for a size that cannot be sampled."""
     if width % canvas.STEP or height % canvas.STEP:
         raise ValueError(
@@ -51,7 +53,7 @@ def check_size(width, height):
 
 class ColorizePrepareSketch(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizePrepareSketch",
             display_name="Prepare Sketch",
@@ -132,22 +134,22 @@ class ColorizePrepareSketch(Node):
         )
 
     @classmethod
-    def validate_inputs(cls, width, height):
+    def validate_inputs(cls, width: int | None, height: int | None) -> bool | str:
         return sampled_size(width, height)
 
     @classmethod
     def execute(
         cls,
-        image,
-        width,
-        height,
-        fit="pad",
-        polarity="auto",
-        line_contrast=1.0,
-        clean_paper=False,
-        mask=None,
-        size=GIVEN,
-    ):
+        image: torch.Tensor,
+        width: int,
+        height: int,
+        fit: str = "pad",
+        polarity: str = "auto",
+        line_contrast: float = 1.0,
+        clean_paper: bool = False,
+        mask: torch.Tensor | None = None,
+        size: str = GIVEN,
+    ) -> io.NodeOutput:
         sketch, frame = prepare_sketch(image, width, height, fit, polarity, line_contrast, clean_paper, mask, size)
         device = comfy.model_management.intermediate_device()
         dtype = comfy.model_management.intermediate_dtype()

@@ -1,6 +1,9 @@
 """How strongly the sketch acts in each part of the U-Net."""
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 from comfy_api.v0_0_2 import io
 
@@ -10,13 +13,13 @@ from .sockets import CATEGORY, Node
 STRONGEST = 3.0
 
 
-def _strength(name, tooltip):
+def _strength(name: str, tooltip: str) -> Any:
     return io.Float.Input(name, default=1.0, min=0.0, max=STRONGEST, step=0.05, tooltip=tooltip)
 
 
 class ColorizeSketchStrength(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeSketchStrength",
             display_name="Sketch Strength per Level",
@@ -46,7 +49,9 @@ class ColorizeSketchStrength(Node):
         )
 
     @classmethod
-    def execute(cls, control_net, high=1.0, middle=1.0, low=1.0, bottom=1.0):
+    def execute(
+        cls, control_net: Any, high: float = 1.0, middle: float = 1.0, low: float = 1.0, bottom: float = 1.0
+    ) -> io.NodeOutput:
         if not isinstance(control_net, SketchControl):
             raise ValueError(
                 f"The control_net is {type(control_net).__name__}, not the sketch encoder of a ColorizeDiffusion "

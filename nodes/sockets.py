@@ -1,8 +1,12 @@
 """Our own socket types, the words every node shares, and the rule for the numbers they are given."""
 
+from __future__ import annotations
+
 import functools
 import inspect
 import math
+from collections.abc import Callable
+from typing import Any
 
 from comfy_api.v0_0_2 import io
 
@@ -26,18 +30,18 @@ class Node(io.ComfyNode):
     Core compares numbers from the API with min and max, which NaN passes; it would paint a black picture silently.
     """
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         own = cls.__dict__.get("execute")
         if own is not None and not hasattr(own.__func__, "__wrapped__"):  # ComfyUI's locked copies of a class have it
             cls.execute = _with_finite_numbers(own.__func__)
 
 
-def _with_finite_numbers(execute):
+def _with_finite_numbers(execute: Callable[..., Any]) -> classmethod:
     signature = inspect.signature(execute)
 
     @functools.wraps(execute)
-    def wrapper(cls, *args, **kwargs):
+    def wrapper(cls, *args: Any, **kwargs: Any) -> Any:
         for name, value in signature.bind_partial(cls, *args, **kwargs).arguments.items():
             check_finite(name, value)
         return execute(cls, *args, **kwargs)
@@ -45,7 +49,7 @@ def _with_finite_numbers(execute):
     return classmethod(wrapper)
 
 
-def check_finite(name, value):
+def check_finite(name: str, value: Any) -> None:
     """Raise ValueError when an input, or a number in a list or table of inputs, is NaN or infinite."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(
@@ -62,7 +66,9 @@ def check_finite(name, value):
 LONGEST_PREFIX = 100  # letters of one part of a file name's begin: a number and a suffix still fit beside it
 
 
-def output_place(prefix, default, folder="", width=0, height=0):
+def output_place(
+    prefix: str, default: str, folder: str = "", width: int = 0, height: int = 0
+) -> tuple[str, str, int, str]:
     """Where ComfyUI's output folder gets the next file of a prefix: (folder, name, counter, subfolder).
 
     prefix: what the user gave, with subfolders and variables such as %date%; an empty one means `default`. folder: in
@@ -83,14 +89,14 @@ def output_place(prefix, default, folder="", width=0, height=0):
     return tuple(folder_paths.get_save_image_path(path, output, width, height)[:4])
 
 
-def share_input(name, default, tooltip, step=0.01, advanced=True):
+def share_input(name: str, default: float, tooltip: str, step: float = 0.01, advanced: bool = True) -> Any:
     """An optional number from 0 to 1: a threshold, a share of the sampling."""
     return io.Float.Input(
         name, default=default, min=0.0, max=1.0, step=step, optional=True, advanced=advanced or None, tooltip=tooltip
     )
 
 
-def transparency_input(name, picture, display_name="transparency"):
+def transparency_input(name: str, picture: str, display_name: str = "transparency") -> Any:
     """The MASK of a Load Image node where it says what is transparent. What says where a figure is is no such input."""
     return io.Mask.Input(
         name,
@@ -101,13 +107,13 @@ def transparency_input(name, picture, display_name="transparency"):
     )
 
 
-def conditioning_outputs():
+def conditioning_outputs() -> list:
     """What a node gives that stands between Apply Reference and the sampler."""
     tooltip = "Goes to Apply ControlNet or to the sampler."
     return [io.Conditioning.Output(display_name=name, tooltip=tooltip) for name in ("positive", "negative")]
 
 
-def provider_input():
+def provider_input() -> Any:
     """The choice of what computes an .onnx file."""
     return io.Combo.Input(
         "provider",

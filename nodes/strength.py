@@ -1,18 +1,21 @@
 """How strongly the reference acts in each part of the U-Net."""
 
+from __future__ import annotations
+
 import math
 import re
 from dataclasses import replace
+from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-from ..colorize.reference.types import LevelStrengths
+from ..colorize.reference.types import LevelStrengths, Reference
 from .sockets import CATEGORY, Node, ReferenceSocket
 
 STRONGEST = 2.0
 
 
-def parse_layers(text):
+def parse_layers(text: str) -> tuple[float, ...]:
     """The text "1, 0.5, ..." -> a tuple of floats in 0..2; () for an empty text. Raises ValueError."""
     words = [word for word in re.split(r"[\s,;，、；]+", text or "") if word]
     if not words:
@@ -32,7 +35,15 @@ def parse_layers(text):
     return values
 
 
-def level_strengths(high=1.0, middle=1.0, low=1.0, bottom=1.0, encoder=1.0, decoder=1.0, layers=""):
+def level_strengths(
+    high: float = 1.0,
+    middle: float = 1.0,
+    low: float = 1.0,
+    bottom: float = 1.0,
+    encoder: float = 1.0,
+    decoder: float = 1.0,
+    layers: str = "",
+) -> LevelStrengths:
     """The node's inputs -> LevelStrengths."""
     values = dict(high=high, middle=middle, low=low, bottom=bottom, encoder=encoder, decoder=decoder)
     for name, value in values.items():
@@ -41,13 +52,13 @@ def level_strengths(high=1.0, middle=1.0, low=1.0, bottom=1.0, encoder=1.0, deco
     return LevelStrengths(**values, layers=parse_layers(layers))
 
 
-def _strength(name, tooltip):
+def _strength(name: str, tooltip: str) -> Any:
     return io.Float.Input(name, default=1.0, min=0.0, max=STRONGEST, step=0.05, tooltip=tooltip)
 
 
 class ColorizeReferenceStrength(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeReferenceStrength",
             display_name="Reference Strength per Level",
@@ -92,6 +103,16 @@ class ColorizeReferenceStrength(Node):
         )
 
     @classmethod
-    def execute(cls, reference, high=1.0, middle=1.0, low=1.0, bottom=1.0, encoder=1.0, decoder=1.0, layers=""):
+    def execute(
+        cls,
+        reference: Reference,
+        high: float = 1.0,
+        middle: float = 1.0,
+        low: float = 1.0,
+        bottom: float = 1.0,
+        encoder: float = 1.0,
+        decoder: float = 1.0,
+        layers: str = "",
+    ) -> io.NodeOutput:
         levels = level_strengths(high, middle, low, bottom, encoder, decoder, layers)
         return io.NodeOutput(replace(reference, levels=levels))

@@ -1,14 +1,21 @@
 """Style and background of v2 models."""
 
+from __future__ import annotations
+
+from typing import Any
+
+import torch
 from comfy_api.v0_0_2 import io
 
+from ..colorize.reference.types import Reference
+from ..model_patches.checkpoint.colorizer import Colorizer
 from ..model_patches.conditioning.style_background import Pictures, StyleSettings, read_pictures, with_features
 from .sockets import CATEGORY, ColorizerSocket, Node, ReferenceSocket, conditioning_outputs, share_input
 
 
 class ColorizeApplyStyleBackground(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeApplyStyleBackground",
             display_name="Apply Style and Background",
@@ -86,20 +93,20 @@ class ColorizeApplyStyleBackground(Node):
     @classmethod
     def execute(
         cls,
-        colorizer,
-        vae,
-        positive,
-        negative,
-        reference,
-        latent,
-        style_image=None,
-        background=None,
-        figure_mask=None,
-        background_factor=1.0,
-        merge=0.0,
-        mask_threshold=0.5,
-        variant="paper",
-    ):
+        colorizer: Colorizer,
+        vae: Any,
+        positive: list,
+        negative: list,
+        reference: Reference,
+        latent: dict,
+        style_image: torch.Tensor | None = None,
+        background: torch.Tensor | None = None,
+        figure_mask: torch.Tensor | None = None,
+        background_factor: float = 1.0,
+        merge: float = 0.0,
+        mask_threshold: float = 0.5,
+        variant: str = "paper",
+    ) -> io.NodeOutput:
         settings = StyleSettings(mask_threshold, background_factor, merge, variant)
         pictures = Pictures(style_image, background, figure_mask)
         seen = read_pictures(colorizer, vae, positive, reference, latent, pictures, settings)

@@ -1,10 +1,15 @@
 """Describe a reference in tags."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
 from comfy_api.v0_0_2 import io
 
-from ..colorize.reference.tag_lists import ORDERS, THRESHOLDS, TagOptions, line, select
+from ..colorize.reference.tag_lists import ORDERS, THRESHOLDS, TagOptions, Tags, line, select
 from ..colorize.reference.wd_tagger import PREPARATIONS
-from ..model_patches.reference.tagger import load_tagger, tagger_files, tagger_path
+from ..model_patches.reference.tagger import LoadedTagger, load_tagger, tagger_files, tagger_path
 from .known_before import offered
 from .sockets import CATEGORY, Node, TaggerSocket, provider_input, transparency_input
 
@@ -13,7 +18,7 @@ TagFeaturesSocket = io.Custom("COLORIZE_TAG_FEATURES")  # model_patches.referenc
 
 class ColorizeLoadTagger(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeLoadTagger",
             display_name="Load Tagger",
@@ -34,18 +39,18 @@ class ColorizeLoadTagger(Node):
         )
 
     @classmethod
-    def validate_inputs(cls, tagger_name):
+    def validate_inputs(cls, tagger_name: str) -> bool | str:
         fits = "a WD tagger (this node's help page has addresses)"
         return offered(tagger_name, tagger_files(), ("colorize_taggers",), fits)
 
     @classmethod
-    def execute(cls, tagger_name, provider="auto"):
+    def execute(cls, tagger_name: str, provider: str = "auto") -> io.NodeOutput:
         return io.NodeOutput(load_tagger(tagger_path(tagger_name), provider))
 
 
 class ColorizeTagReference(Node):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ColorizeTagReference",
             display_name="Tag Reference",
@@ -148,19 +153,19 @@ class ColorizeTagReference(Node):
     @classmethod
     def execute(
         cls,
-        tagger,
-        image,
-        threshold=0.35,
-        character_threshold=0.85,
-        exclude="",
-        underscores=False,
-        scores=False,
-        escape_brackets=True,
-        rule="fixed",
-        order="score",
-        preparation="author",
-        mask=None,
-    ):
+        tagger: LoadedTagger,
+        image: torch.Tensor,
+        threshold: float = 0.35,
+        character_threshold: float = 0.85,
+        exclude: str = "",
+        underscores: bool = False,
+        scores: bool = False,
+        escape_brackets: bool = True,
+        rule: str = "fixed",
+        order: str = "score",
+        preparation: str = "author",
+        mask: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
         options = TagOptions(
             threshold=threshold,
             character_threshold=character_threshold,
@@ -183,7 +188,7 @@ class ColorizeTagReference(Node):
         )
 
 
-def report(tagger, found):
+def report(tagger: LoadedTagger, found: Sequence[Tags]) -> str:
     """Text: the tagger and what computed, then the tags of each picture with their probabilities."""
     lines = [f"{tagger.file_name} ({tagger.provider})"]
     lines += [f"Note: {tagger.note}"] if tagger.note else []

@@ -23,8 +23,13 @@ LARGEST_RATIO = 15.0
 class TextSide(Protocol):
     """What an edit needs of a text encoder; see text.LoadedTextEncoder."""
 
-    width: int
-    file_name: str
+    @property
+    def width(self) -> int:
+        """Of its vectors."""
+
+    @property
+    def file_name(self) -> str:
+        """For messages."""
 
     def encode(self, texts: Sequence[str]) -> torch.Tensor:
         """Texts -> vectors (n, width) of length 1."""
