@@ -61,15 +61,11 @@ KNOWN: dict[str, set[str]] = {
     "circles": set(),
     "floors": set(),
     "names": set(),
-    "functions": {
-        "trainer/world/face.py: _eye",
-        "trainer/world/hair.py: draw_back",
-    },
+    "functions": set(),
     "modules": set(),
     "words": {
         "Character: trainer/art/painted.py, trainer/commands/evaluate_flats.py",
         "Finding: colorize/preflight/finding.py, trainer/commands/doctor.py",
-        "Frame: colorize/pictures/images.py, trainer/world/geometry.py",
         "Palette: colorize/pictures/palette.py, trainer/art/palettes.py",
         "Report: trainer/commands/prepare.py, trainer/config/sections.py, trainer/run/init_from.py",
         "Run: trainer/config/sections.py, trainer/run/run.py",

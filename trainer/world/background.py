@@ -6,13 +6,14 @@ import numpy as np
 
 from .geometry import ellipse, open_spline
 from .materials import Material
+from .scene import Scene
 
 M = Material
 LINE = 0.7
 FAR = 6.0
 
 
-def draw(scene) -> None:
+def draw(scene: Scene) -> None:
     """The background of the scene's layout."""
     _KINDS[scene.layout.background](scene)
 
@@ -21,30 +22,30 @@ def _box(x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
     return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
 
 
-def _extent(scene) -> tuple[float, float]:
+def _extent(scene: Scene) -> tuple[float, float]:
     short = min(scene.drawing.height, scene.drawing.width)
     return scene.drawing.width / short, scene.drawing.height / short
 
 
-def _plain(scene) -> None:
+def _plain(scene: Scene) -> None:
     width, height = _extent(scene)
     y = height * (0.8 + 0.1 * scene.layout.background_x)
     scene.drawing.fill(scene.canvas, _box(-1, y, FAR, FAR), M.BACKGROUND_SECOND, 0, 0)
 
 
-def _gradient(scene) -> None:
+def _gradient(scene: Scene) -> None:
     height = scene.drawing.height
     scene.drawing.gradients[M.BACKGROUND] = (height * 0.15, height * 1.1)
 
 
-def _horizon(scene) -> None:
+def _horizon(scene: Scene) -> None:
     y = scene.layout.background_y * _extent(scene)[1]
     scene.drawing.fill(scene.canvas, _box(-1, y, FAR, FAR), M.BACKGROUND_SECOND, 0, LINE)
     if scene.layout.detail_seed % 2:
         scene.drawing.fill(scene.canvas, _box(-1, y, FAR, y + 0.06), M.BACKGROUND_THIRD, 0, LINE)
 
 
-def _window(scene) -> None:
+def _window(scene: Scene) -> None:
     d, c, rng = scene.drawing, scene.canvas, scene.rng
     width, height = _extent(scene)
     x = width * (0.06 + 0.5 * (scene.layout.background_x - 0.15) / 0.7)
@@ -61,7 +62,7 @@ def _window(scene) -> None:
         d.fill(c, _box(other, 0.2 * height, other + 0.2, 0.42 * height), M.BACKGROUND_THIRD, 0, LINE)
 
 
-def _hills(scene) -> None:
+def _hills(scene: Scene) -> None:
     d, c, rng = scene.drawing, scene.canvas, scene.rng
     width, height = _extent(scene)
     d.fill(c, ellipse(scene.layout.background_x * width, 0.2 * height, 0.1, 0.1), M.BACKGROUND_THIRD, 0, LINE)
@@ -74,14 +75,14 @@ def _hills(scene) -> None:
         d.fill(c, np.concatenate([ridge, [(width + 0.2, FAR), (-0.2, FAR)]]), material, 0, LINE)
 
 
-def _cloud(scene, x: float, y: float, r: float) -> None:
+def _cloud(scene: Scene, x: float, y: float, r: float) -> None:
     xs = np.linspace(-2.1, 1.8, 40)
     tops = [np.sqrt(np.maximum(s * s - (xs - dx) ** 2, 0)) for dx, s in ((-1.4, 0.7), (-0.3, 1.2), (1.0, 0.8))]
     outline = np.stack([x + r * xs, y - r * np.max(tops, axis=0)], 1)
     scene.drawing.fill(scene.canvas, outline, M.TEETH, 0, LINE)
 
 
-def _stripes(scene) -> None:
+def _stripes(scene: Scene) -> None:
     width, height = _extent(scene)
     slope = scene.layout.background_x * 1.2 - 0.6
     step = 0.12 + 0.12 * scene.rng.random()
@@ -96,7 +97,7 @@ def _stripes(scene) -> None:
         scene.drawing.fill(scene.canvas, shape, M.BACKGROUND_SECOND, 0, LINE)
 
 
-def _circles(scene) -> None:
+def _circles(scene: Scene) -> None:
     rng = scene.rng
     width, height = _extent(scene)
     for i in range(int(rng.integers(7, 14))):
@@ -107,7 +108,7 @@ def _circles(scene) -> None:
         )
 
 
-def _street(scene) -> None:
+def _street(scene: Scene) -> None:
     d, c, rng = scene.drawing, scene.canvas, scene.rng
     width, height = _extent(scene)
     x, i = -0.05, 0
@@ -124,7 +125,7 @@ def _street(scene) -> None:
         i += 1
 
 
-def _burst(scene) -> None:
+def _burst(scene: Scene) -> None:
     cx, cy = scene.layout.centre_x * _extent(scene)[0], scene.layout.centre_y
     count = 14
     for i in range(count):
@@ -133,7 +134,7 @@ def _burst(scene) -> None:
         scene.drawing.fill(scene.canvas, points, M.BACKGROUND_SECOND, 0, LINE)
 
 
-def _checks(scene) -> None:
+def _checks(scene: Scene) -> None:
     width, height = _extent(scene)
     step = 0.14 + 0.08 * scene.layout.background_x
     for i in range(int(width / step) + 1):
@@ -148,7 +149,7 @@ def _checks(scene) -> None:
                 )
 
 
-def _frame(scene) -> None:
+def _frame(scene: Scene) -> None:
     width, height = _extent(scene)
     r = 0.4 + 0.1 * scene.rng.random()
     cx = width / 2 + (scene.layout.background_x - 0.5) * 0.2

@@ -6,21 +6,23 @@ Body coordinates: origin at the base of the neck, y down, shoulders at y ~ 0.4, 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .geometry import arc, capsule, closed_spline, ellipse, open_spline, quads
 from .materials import Material, Tone
+from .scene import Scene
 
 M = Material
 BOTTOM = 7.0
 """Garments end here, far below any picture."""
 
 
-def shoulder(scene) -> float:
+def shoulder(scene: Scene) -> float:
     """Half the width of the shoulders."""
     return 1.28 * scene.layout.shoulder_width
 
 
-def torso(scene, pad: float = 0.0, neck: float = 0.42, top: float = -0.02) -> np.ndarray:
+def torso(scene: Scene, pad: float = 0.0, neck: float = 0.42, top: float = -0.02) -> np.ndarray:
     """Closed outline of a garment's body from the neckline to below the picture."""
     w = shoulder(scene) + pad
     right = open_spline(
@@ -39,7 +41,7 @@ def torso(scene, pad: float = 0.0, neck: float = 0.42, top: float = -0.02) -> np
     return np.concatenate([neckline, right, np.stack([-right[::-1, 0], right[::-1, 1]], 1)])
 
 
-def sleeves(scene, material, pad: float = 0.0, length: float = BOTTOM) -> None:
+def sleeves(scene: Scene, material: Material, pad: float = 0.0, length: float = BOTTOM) -> None:
     """Arms hanging down at both sides."""
     w = shoulder(scene) + pad
     d, body = scene.drawing, scene.body
@@ -55,12 +57,12 @@ def sleeves(scene, material, pad: float = 0.0, length: float = BOTTOM) -> None:
         d.stroke(body, np.array([(w - 0.1, 1.1), (w - 0.02, 1.35)]) * (side, 1), material, 0.6, 0.5, 0.5)
 
 
-def bare_arms(scene) -> None:
+def bare_arms(scene: Scene) -> None:
     """Arms without sleeves, a little thinner."""
     sleeves(scene, M.SKIN, -0.12)
 
 
-def draw_body(scene) -> None:
+def draw_body(scene: Scene) -> None:
     """Neck and chest."""
     d, body = scene.drawing, scene.body
     chest = closed_spline(
@@ -83,7 +85,7 @@ def draw_body(scene) -> None:
         d.stroke(body, quads((side * 0.12, 0.28), ((side * 0.35, 0.22), (side * 0.62, 0.24))), M.SKIN, 0.6, 0.3, 0.5)
 
 
-def draw_arms(scene) -> None:
+def draw_arms(scene: Scene) -> None:
     """A raised or folded arm in front of everything."""
     lay, d, body = scene.layout, scene.drawing, scene.body
     if lay.arms == "down":
@@ -102,7 +104,7 @@ def draw_arms(scene) -> None:
     c, s = np.cos(angle), np.sin(angle)
     turn = np.array([[c, s], [-s, c]])
 
-    def hand(points):
+    def hand(points: ArrayLike) -> np.ndarray:
         return (np.asarray(points, float) @ turn + wrist) * flip
 
     fingers = [(-0.2, -0.78, -0.3), (-0.07, -0.92, -0.1), (0.07, -0.9, 0.1), (0.2, -0.76, 0.32)]
@@ -121,7 +123,7 @@ def draw_arms(scene) -> None:
         d.fill(body, hand(cuff), M.CLOTHES_SECOND, 0.3)
 
 
-def folds(scene, material) -> None:
+def folds(scene: Scene, material: Material) -> None:
     """Creases under the arms and at the waist."""
     d, body, w = scene.drawing, scene.body, shoulder(scene)
     for side in (-1, 1):
@@ -149,7 +151,7 @@ def folds(scene, material) -> None:
         d.patch(body, shade, (material,), Tone.SHADE)
 
 
-def bow(scene, y: float, size: float, material) -> None:
+def bow(scene: Scene, y: float, size: float, material: Material) -> None:
     """A bow on the chest, its knot at height y."""
     d, body = scene.drawing, scene.body
     for side in (-1, 1):

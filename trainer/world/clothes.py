@@ -7,16 +7,17 @@ import numpy as np
 from .body import BOTTOM, bare_arms, bow, folds, shoulder, sleeves, torso
 from .geometry import closed_spline, ellipse, open_spline, quads
 from .materials import Material, Tone
+from .scene import Scene
 
 M = Material
 
 
-def draw(scene) -> None:
+def draw(scene: Scene) -> None:
     """The garment of the scene's layout."""
     _GARMENTS[scene.layout.clothes](scene)
 
 
-def draw_behind(scene) -> None:
+def draw_behind(scene: Scene) -> None:
     """What lies behind the neck: hoods, high collars, capes."""
     d, body = scene.drawing, scene.body
     kind = scene.layout.clothes
@@ -42,7 +43,7 @@ def draw_behind(scene) -> None:
         )
 
 
-def _sailor(scene) -> None:
+def _sailor(scene: Scene) -> None:
     d, body, w = scene.drawing, scene.body, shoulder(scene)
     sleeves(scene, M.CLOTHES_MAIN)
     d.fill(body, torso(scene), M.CLOTHES_MAIN, 0.9)
@@ -66,7 +67,7 @@ def _sailor(scene) -> None:
     bow(scene, v + 0.12, 0.9, M.CLOTHES_TRIM)
 
 
-def _hoodie(scene) -> None:
+def _hoodie(scene: Scene) -> None:
     d, body = scene.drawing, scene.body
     sleeves(scene, M.CLOTHES_MAIN, 0.1)
     d.fill(body, torso(scene, 0.1, 0.5, 0.05), M.CLOTHES_MAIN, 0.9)
@@ -92,7 +93,7 @@ def _hoodie(scene) -> None:
         d.fill(body, np.concatenate([cord, cord[::-1] + (0.06, 0)]) * (side, 1), M.CLOTHES_SECOND, 0, 0.7)
 
 
-def _tshirt(scene) -> None:
+def _tshirt(scene: Scene) -> None:
     d, body, variant = scene.drawing, scene.body, scene.layout.clothes_variant
     bare_arms(scene)
     sleeves(scene, M.CLOTHES_SECOND if variant % 2 else M.CLOTHES_MAIN, 0.05, 1.9)
@@ -122,7 +123,7 @@ def _tshirt(scene) -> None:
             d.fill(body, np.concatenate([top, (top + (0, h))[::-1]]), material, 0, 0.8)
 
 
-def _kimono(scene) -> None:
+def _kimono(scene: Scene) -> None:
     d, body, w = scene.drawing, scene.body, shoulder(scene)
     for side in (-1, 1):
         shape = quads(
@@ -170,7 +171,7 @@ def _kimono(scene) -> None:
     )
 
 
-def _dress(scene) -> None:
+def _dress(scene: Scene) -> None:
     d, body, w, variant = scene.drawing, scene.body, shoulder(scene), scene.layout.clothes_variant
     bare_arms(scene)
     if variant < 2:
@@ -212,7 +213,7 @@ def _dress(scene) -> None:
         d.fill(body, np.concatenate([choker, (choker + (0, 0.14))[::-1]]), M.CLOTHES_TRIM)
 
 
-def _jacket(scene) -> None:
+def _jacket(scene: Scene) -> None:
     d, body, w, variant = scene.drawing, scene.body, shoulder(scene), scene.layout.clothes_variant
     d.fill(body, torso(scene, -0.1), M.CLOTHES_SECOND, 0.3)
     for side in (-1, 1):
@@ -256,7 +257,7 @@ def _jacket(scene) -> None:
         d.fill(body, ellipse(0.02, y, 0.08, 0.08, steps=12), M.CLOTHES_TRIM, 0, 0.7)
 
 
-def _armour(scene) -> None:
+def _armour(scene: Scene) -> None:
     d, body, w = scene.drawing, scene.body, shoulder(scene)
     sleeves(scene, M.CLOTHES_SECOND, -0.05)
     d.fill(body, torso(scene, -0.1, 0.36, -0.2), M.CLOTHES_SECOND, 0.6)
@@ -286,7 +287,7 @@ def _armour(scene) -> None:
     d.fill(body, ellipse(0, 0.85, 0.17, 0.22), M.ACCESSORY, 0.5)
 
 
-def _sweater(scene) -> None:
+def _sweater(scene: Scene) -> None:
     d, body, w, variant = scene.drawing, scene.body, shoulder(scene), scene.layout.clothes_variant
     sleeves(scene, M.CLOTHES_MAIN, 0.08)
     d.fill(body, torso(scene, 0.06), M.CLOTHES_MAIN, 0.9)
@@ -327,7 +328,7 @@ def _sweater(scene) -> None:
             )
 
 
-def _cape(scene) -> None:
+def _cape(scene: Scene) -> None:
     d, body, w = scene.drawing, scene.body, shoulder(scene)
     d.fill(body, torso(scene, -0.1), M.CLOTHES_SECOND, 0.5)
     for y in (0.9, 1.4, 1.9):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from .geometry import Frame
+from .geometry import Axes
 from .materials import Material, Tone
 
 
@@ -58,7 +60,15 @@ class Drawing:
     gradients: dict = field(default_factory=dict)
     """material -> (first row, last row) of its vertical colour gradient, in pixels"""
 
-    def fill(self, frame: Frame, points, material: Material, cel: float = 0.0, outline: float = 1.0, ink: bool = False):
+    def fill(
+        self,
+        frame: Axes,
+        points: ArrayLike,
+        material: Material,
+        cel: float = 0.0,
+        outline: float = 1.0,
+        ink: bool = False,
+    ) -> None:
         """Paint a closed shape; `outline` is the weight of the line around it (0 = none)."""
         pixels = frame(points)
         self.operations.append(Fill(pixels, material, cel, ink))
@@ -66,11 +76,17 @@ class Drawing:
             self.operations.append(Stroke(np.concatenate([pixels, pixels[:1]]), material, outline))
 
     def stroke(
-        self, frame: Frame, points, material: Material, weight: float = 1.0, start: float = 0.0, end: float = 0.0
-    ):
+        self,
+        frame: Axes,
+        points: ArrayLike,
+        material: Material,
+        weight: float = 1.0,
+        start: float = 0.0,
+        end: float = 0.0,
+    ) -> None:
         """Draw an open line; `start` and `end` are the shares of its length that thin out."""
         self.operations.append(Stroke(frame(points), material, weight, start, end))
 
-    def patch(self, frame: Frame, points, materials, tone: Tone):
+    def patch(self, frame: Axes, points: ArrayLike, materials: Iterable[Material], tone: Tone) -> None:
         """Light or shade a part of the given materials."""
         self.operations.append(Patch(frame(points), tuple(materials), tone))

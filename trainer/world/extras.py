@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .geometry import arc, capsule, closed_spline, ellipse, quads
 from .materials import Material, Tone
+from .scene import Scene
 
 M = Material
 
 
-def behind(scene) -> None:
+def behind(scene: Scene) -> None:
     """What is partly hidden by the hair: rabbit ears, the brim of a hat, loops of a bow."""
     lay, d, head = scene.layout, scene.drawing, scene.head
     if lay.ears == "rabbit":
@@ -21,7 +23,7 @@ def behind(scene) -> None:
         d.fill(head, ellipse(0, -0.95, 2.0, 0.5), M.ACCESSORY_SECOND, 0.3)
 
 
-def in_front(scene) -> None:
+def in_front(scene: Scene) -> None:
     """What sits on top of the hair."""
     lay = scene.layout
     if lay.ears in ("cat", "fox") and lay.headwear not in ("witch", "cap", "beret"):
@@ -37,7 +39,7 @@ def in_front(scene) -> None:
         _glasses(scene)
 
 
-def _animal_ears(scene) -> None:
+def _animal_ears(scene: Scene) -> None:
     d, head, v = scene.drawing, scene.head, scene.layout.hair_volume
     tall = 0.75 if scene.layout.ears == "cat" else 1.0
     for side in (-1, 1):
@@ -54,7 +56,7 @@ def _animal_ears(scene) -> None:
         )
 
 
-def _horns(scene) -> None:
+def _horns(scene: Scene) -> None:
     for side in (-1, 1):
         shape = quads(
             (0.45, -1.2), ((0.62, -1.75), (1.15, -1.95)), ((0.95, -1.5), (0.85, -1.0)), ((0.62, -1.0), (0.45, -1.2))
@@ -69,12 +71,12 @@ def _horns(scene) -> None:
             )
 
 
-def _knot(scene, x: float, y: float, size: float, angle: float) -> None:
+def _knot(scene: Scene, x: float, y: float, size: float, angle: float) -> None:
     """A bow at (x, y), turned by angle."""
     d, head = scene.drawing, scene.head
     c, s = np.cos(angle), np.sin(angle)
 
-    def put(points):
+    def put(points: ArrayLike) -> np.ndarray:
         p = np.asarray(points, float) * size
         return np.stack([x + p[:, 0] * c - p[:, 1] * s, y + p[:, 0] * s + p[:, 1] * c], 1)
 
@@ -91,16 +93,16 @@ def _knot(scene, x: float, y: float, size: float, angle: float) -> None:
     d.fill(head, put(ellipse(0, 0.02, 0.16, 0.17)), M.ACCESSORY_SECOND, 0.4)
 
 
-def _ribbon(scene) -> None:
+def _ribbon(scene: Scene) -> None:
     side = 1 if scene.layout.detail_seed % 2 else -1
     _knot(scene, side * 0.78, -1.02, 0.62, side * 0.6)
 
 
-def _bow_top(scene) -> None:
+def _bow_top(scene: Scene) -> None:
     _knot(scene, 0, -1.42 - scene.layout.hair_volume, 1.0, 0.0)
 
 
-def _beret(scene) -> None:
+def _beret(scene: Scene) -> None:
     d, head, v = scene.drawing, scene.head, scene.layout.hair_volume
     side = 1 if scene.layout.detail_seed % 2 else -1
     shape = closed_spline(
@@ -119,7 +121,7 @@ def _beret(scene) -> None:
     d.stroke(head, quads((-0.9, -1.1), ((-0.5, -1.35), (0.2, -1.4))) * (side, 1), M.ACCESSORY, 0.6, 0.3, 0.6)
 
 
-def _witch(scene) -> None:
+def _witch(scene: Scene) -> None:
     d, head, v = scene.drawing, scene.head, scene.layout.hair_volume
     cone = quads(
         (-1.12 - v, -0.85),
@@ -148,7 +150,7 @@ def _witch(scene) -> None:
     d.fill(head, brim, M.ACCESSORY, 0.3)
 
 
-def _cap(scene) -> None:
+def _cap(scene: Scene) -> None:
     d, head, v = scene.drawing, scene.head, scene.layout.hair_volume
     dome = np.concatenate(
         [
@@ -171,7 +173,7 @@ def _cap(scene) -> None:
     d.fill(head, brim, M.ACCESSORY_SECOND, 0.4)
 
 
-def _headband(scene) -> None:
+def _headband(scene: Scene) -> None:
     d, head, v = scene.drawing, scene.head, scene.layout.hair_volume
     outer = arc(0, -0.32, 1.13 + v, 1.08 + v, np.pi * 1.08, np.pi * 1.92, 24)
     inner = arc(0, -0.2, 1.1 + v, 0.94 + v, np.pi * 1.92, np.pi * 1.08, 24)
@@ -191,7 +193,7 @@ def _headband(scene) -> None:
         d.fill(head, frill, M.ACCESSORY_SECOND, 0)
 
 
-def _crown(scene) -> None:
+def _crown(scene: Scene) -> None:
     d, head, v = scene.drawing, scene.head, scene.layout.hair_volume
     y = -1.3 - v
     xs = np.linspace(-0.5, 0.5, 7)
@@ -201,7 +203,7 @@ def _crown(scene) -> None:
         d.fill(head, ellipse(x, y - 0.02 + 0.05 * (x == 0), 0.07, 0.08, steps=12), M.ACCESSORY_SECOND, 0, 0.6)
 
 
-def _headphones(scene) -> None:
+def _headphones(scene: Scene) -> None:
     d, head, v = scene.drawing, scene.head, scene.layout.hair_volume
     outer = arc(0, -0.25, 1.2 + v, 1.22 + v, np.pi * 1.0, np.pi * 2.0, 24)
     inner = arc(0, -0.25, 1.1 + v, 1.1 + v, np.pi * 2.0, np.pi * 1.0, 24)
@@ -211,7 +213,7 @@ def _headphones(scene) -> None:
         d.fill(head, ellipse(side * (1.16 + v * 0.7), 0.05, 0.12, 0.22), M.ACCESSORY_SECOND, 0, 0.7)
 
 
-def _flower(scene) -> None:
+def _flower(scene: Scene) -> None:
     d, head = scene.drawing, scene.head
     side = 1 if scene.layout.detail_seed % 2 else -1
     x, y = side * 0.82, -0.78
@@ -221,7 +223,7 @@ def _flower(scene) -> None:
     d.fill(head, ellipse(x, y, 0.1, 0.1, steps=12), M.ACCESSORY_SECOND, 0, 0.7)
 
 
-def _clips(scene) -> None:
+def _clips(scene: Scene) -> None:
     side = 1 if scene.layout.detail_seed % 2 else -1
     for i in range(2):
         y = -0.55 - 0.2 * i
@@ -229,7 +231,7 @@ def _clips(scene) -> None:
         scene.drawing.fill(scene.head, shape, M.ACCESSORY, 0, 0.8)
 
 
-def _glasses(scene) -> None:
+def _glasses(scene: Scene) -> None:
     d, lay = scene.drawing, scene.layout
     y = 0.24 + lay.pitch
     weight = 1.3 + 0.8 * (lay.detail_seed % 3 == 0)

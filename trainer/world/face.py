@@ -1,17 +1,19 @@
-"""Head, ears, eyes, brows, nose and mouth, in head coordinates: x -1..1 over the face's width, chin at y = 1.1."""
+"""Head, ears, brows, nose and mouth, in head coordinates: x -1..1 over the face's width, chin at y = 1.1."""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from .eye import EYE_Y, draw_eye
 from .geometry import arc, closed_spline, ellipse, quads
 from .materials import Material, Tone
+from .scene import Scene
 
 M = Material
-EYE_X, EYE_Y = 0.45, 0.2
 
 
-def outline(scene) -> np.ndarray:
+def outline(scene: Scene) -> np.ndarray:
     """Closed outline of the face."""
     lay = scene.layout
     j, c, s = lay.jaw, 1.1 * lay.chin, np.sin(lay.turn)
@@ -31,7 +33,7 @@ def outline(scene) -> np.ndarray:
     return closed_spline(points, 6)
 
 
-def draw_ears(scene) -> None:
+def draw_ears(scene: Scene) -> None:
     """Human or elf ears; they end up behind the head."""
     lay, d = scene.layout, scene.drawing
     if lay.ears not in ("human", "elf", "horns"):
@@ -70,7 +72,7 @@ def draw_ears(scene) -> None:
             d.fill(scene.head, ellipse(x + side * 0.06, 0.6, 0.07, 0.1), M.ACCESSORY, 0.4, 0.8)
 
 
-def draw_head(scene) -> None:
+def draw_head(scene: Scene) -> None:
     """The face's skin and the shadow it throws on the neck."""
     d = scene.drawing
     shape = outline(scene)
@@ -82,27 +84,27 @@ def draw_head(scene) -> None:
             d.patch(scene.head, scene.on_face(cheek), (M.SKIN,), tone)
 
 
-def draw_features(scene) -> None:
+def draw_features(scene: Scene) -> None:
     """Nose, mouth, brows, eyes."""
     _nose(scene)
     _mouth(scene)
     for side in (-1, 1):
-        _eye(scene, side)
+        draw_eye(scene, side)
         _brow(scene, side)
 
 
-def _nose(scene) -> None:
+def _nose(scene: Scene) -> None:
     y = 0.58 + scene.layout.pitch
     lean = 0.05 * np.sign(scene.layout.turn)
     line = quads((0.02 + lean, y - 0.05), ((0.05 + lean, y + 0.02), (-0.02 + lean, y + 0.04)), steps=4)
     scene.drawing.stroke(scene.head, scene.on_face(line), M.SKIN, 0.75, 0.5, 0.3)
 
 
-def _mouth(scene) -> None:
+def _mouth(scene: Scene) -> None:
     lay, d = scene.layout, scene.drawing
     y, w = 0.8 + lay.pitch * 0.9, 0.17 * lay.mouth_size
 
-    def put(points):
+    def put(points: ArrayLike) -> np.ndarray:
         return scene.on_face(np.asarray(points, float) + (0, y))
 
     kind = lay.mouth
@@ -137,87 +139,9 @@ def _mouth(scene) -> None:
         d.stroke(scene.head, put(quads((-0.05, 0.12), ((0, 0.135), (0.05, 0.12)), steps=3)), M.SKIN, 0.5, 0.4, 0.4)
 
 
-def _brow(scene, side: int) -> None:
+def _brow(scene: Scene, side: int) -> None:
     lay = scene.layout
     y = EYE_Y + lay.pitch - lay.eye_height - 0.2 - lay.brow_raise
     t = lay.brow_tilt
     line = quads((side * 0.22, y + t * 0.6 + 0.02), ((side * 0.5, y - 0.09), (side * 0.74, y - t * 0.4 + 0.03)))
     scene.drawing.stroke(scene.head, scene.on_face(line), M.LASH, 1.5, 0.3, 0.8)
-
-
-_SLANT = {"round": 0.0, "upturned": -0.07, "drooping": 0.06, "sleepy": 0.03, "wide": -0.02}
-_UPPER = {"round": 1.0, "upturned": 0.94, "drooping": 0.96, "sleepy": 0.68, "wide": 1.08}
-_LOWER = {"round": 0.86, "upturned": 0.72, "drooping": 0.86, "sleepy": 0.85, "wide": 0.96}
-
-
-def _eye(scene, side: int) -> None:
-    """One eye. The lids are functions of s = -1 (inner corner) .. 1 (outer corner), so the iris is cut exactly."""
-    lay, d, head = scene.layout, scene.drawing, scene.head
-    w, h = lay.eye_width, lay.eye_height
-    slant = _SLANT[lay.eyes]
-    cx, cy = side * EYE_X, EYE_Y + lay.pitch
-
-    def upper(s):
-        return -h * _UPPER[lay.eyes] * np.maximum(1 - np.abs(s - 0.06) ** 2.3 / 1.13, 0) ** 0.62 + slant * s
-
-    def lower(s):
-        return h * _LOWER[lay.eyes] * (1 - np.abs(s) ** 2.6) ** 0.8 + slant * s
-
-    def put(s, y):
-        return scene.on_face(np.stack([cx + side * w * np.asarray(s, float), cy + np.asarray(y, float)], axis=1))
-
-    s = np.sin(np.linspace(-1, 1, 25) * np.pi / 2) * 0.995
-    if lay.wink and side == 1:
-        lid = put(s, 0.12 + 0.1 * (1 - s**2) * (1 if lay.mouth_size > 1 else -1))
-        d.stroke(head, lid, M.LASH, 2.2, 0.25, 0.2)
-        return
-    white = np.concatenate([put(s, upper(s)), put(s[::-1], lower(s[::-1]))])
-    d.fill(head, white, M.EYE_WHITE, 0, 0)
-    d.patch(
-        head, np.concatenate([put(s, upper(s) - 0.02), put(s[::-1], upper(s[::-1]) + 0.12)]), (M.EYE_WHITE,), Tone.SHADE
-    )
-
-    iris, pupil = (M.IRIS_A, M.PUPIL_A) if side == 1 else (M.IRIS_B, M.PUPIL_B)
-    gx = lay.gaze_x * side - 0.04
-    gy = lay.gaze_y * 0.5 - 0.005
-    rx, ry = 0.69, h * 0.99
-
-    def clipped(points):
-        p = np.asarray(points, float)
-        x = np.clip(p[:, 0], -0.99, 0.99)
-        return put(x, np.clip(p[:, 1], upper(x), lower(x)))
-
-    rim = ellipse(gx, gy, rx, ry, steps=40)
-    d.fill(head, clipped(rim), iris, 0, 0.8)
-    rows = head(put([0, 0], [max(gy - ry, upper(0.0)), min(gy + ry, lower(0.0))]))[:, 1]
-    d.gradients[iris] = (float(rows[0]), float(rows[1]))
-    d.fill(head, clipped(ellipse(gx, gy + 0.01, rx * 0.42, ry * 0.46)), pupil, 0, 0.5, ink=True)
-    d.patch(head, clipped(ellipse(gx, gy + ry * 0.62, rx * 0.55, ry * 0.26)), (iris,), Tone.LIGHT)
-    light = 1 if not lay.mirrored else -1
-    d.fill(
-        head,
-        clipped(ellipse(gx - side * light * rx * 0.38, gy - ry * 0.4, rx * 0.3, ry * 0.25)),
-        M.CATCH_LIGHT,
-        0,
-        0.45,
-    )
-    d.fill(
-        head, clipped(ellipse(gx + side * light * rx * 0.36, gy + ry * 0.45, rx * 0.15, ry * 0.12)), M.CATCH_LIGHT, 0, 0
-    )
-
-    t = np.linspace(-0.98, 1.0, 22)
-    thick = 0.03 + 0.052 * ((t + 1) / 2)
-    top = np.concatenate([upper(t[:-1]) - thick[:-1], [slant - 0.09]])
-    under = upper(np.clip(t, -0.995, 0.995)) + 0.012
-    flick = put([1.2], [slant - 0.11 + (0.05 if lay.eyes == "drooping" else 0)])
-    lash = np.concatenate([put(t, top), flick, put(t[::-1], under[::-1])])
-    d.fill(head, lash, M.LASH, 0, 0.35, ink=True)
-    if lay.lashes:
-        for at, size in ((0.72, 0.13), (0.9, 0.16)):
-            start = put([at], [upper(at) - 0.03])
-            end = put([at + 0.32], [upper(at) - size + 0.02])
-            d.stroke(head, np.concatenate([start, (start + end) / 2 + (0, 0.01), end]), M.LASH, 1.3, 0, 0.9)
-    u = np.linspace(-0.1, 0.93, 10)
-    d.stroke(head, put(u, lower(u) + 0.005), M.LASH, 0.9, 0.6, 0.2)
-    u = np.linspace(-0.7, 0.75, 10)
-    d.stroke(head, put(u, upper(u) - 0.1 - 0.02 * u), M.SKIN, 0.6, 0.35, 0.35)

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from .scene import Scene
 
-def fringe_locks(scene) -> list[tuple[tuple, tuple, float]]:
+Point = tuple[float, float]
+Lock = tuple[Point, Point, float]
+"""Where it ends, where it parts from the next, and how far it bends sideways."""
+
+
+def fringe_locks(scene: Scene) -> list[Lock]:
     """Locks of the fringe from left to right: (tip, notch after it, sideways bend)."""
     lay, rng = scene.layout, scene.rng
     kind, count = lay.fringe, lay.fringe_locks
@@ -67,7 +75,7 @@ def fringe_locks(scene) -> list[tuple[tuple, tuple, float]]:
     return out
 
 
-def mirrored(locks):
+def mirrored(locks: Sequence[Lock]) -> list[Lock]:
     """The same fringe seen in a mirror."""
     tips = [(-tip[0], tip[1]) for tip, _, _ in locks][::-1]
     bends = [-bend for _, _, bend in locks][::-1]

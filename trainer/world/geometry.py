@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 @lru_cache(maxsize=16)
@@ -23,14 +25,14 @@ def _quadratic_basis(steps: int) -> np.ndarray:
     return np.concatenate([(1 - t) ** 2, 2 * t * (1 - t), t**2], axis=1)
 
 
-def closed_spline(points, steps: int = 7) -> np.ndarray:
+def closed_spline(points: ArrayLike, steps: int = 7) -> np.ndarray:
     """Catmull-Rom curve through the given points (N, 2), closed; N * steps points."""
     p = np.asarray(points, dtype=np.float64)
     windows = np.stack([np.roll(p, 1, 0), p, np.roll(p, -1, 0), np.roll(p, -2, 0)], axis=1)
     return np.einsum("sk,nkd->nsd", _catmull_rom_basis(steps), windows).reshape(-1, 2)
 
 
-def open_spline(points, steps: int = 7) -> np.ndarray:
+def open_spline(points: ArrayLike, steps: int = 7) -> np.ndarray:
     """Catmull-Rom curve through the given points (N, 2), from the first to the last."""
     p = np.asarray(points, dtype=np.float64)
     q = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
@@ -39,7 +41,7 @@ def open_spline(points, steps: int = 7) -> np.ndarray:
     return np.concatenate([curve, p[-1:]])
 
 
-def quads(start, *pairs, steps: int = 7) -> np.ndarray:
+def quads(start: ArrayLike, *pairs: tuple[ArrayLike, ArrayLike], steps: int = 7) -> np.ndarray:
     """Chain of quadratic curves: start, then (control, end) for each piece. Corners stay sharp."""
     out = [np.asarray([start], dtype=np.float64)]
     previous = start
@@ -63,19 +65,19 @@ def arc(cx: float, cy: float, rx: float, ry: float, start: float, end: float, st
     return np.stack([cx + rx * np.cos(t), cy + ry * np.sin(t)], axis=1)
 
 
-def capsule(a, b, ra: float, rb: float, steps: int = 8) -> np.ndarray:
+def capsule(a: ArrayLike, b: ArrayLike, ra: float, rb: float, steps: int = 8) -> np.ndarray:
     """Rounded limb from a (radius ra) to b (radius rb)."""
-    a, b = np.asarray(a, float), np.asarray(b, float)
-    phi = np.arctan2(b[1] - a[1], b[0] - a[0])
+    (ax, ay), (bx, by) = np.asarray(a, float), np.asarray(b, float)
+    phi = np.arctan2(by - ay, bx - ax)
     return np.concatenate(
         [
-            arc(b[0], b[1], rb, rb, phi - np.pi / 2, phi + np.pi / 2, steps),
-            arc(a[0], a[1], ra, ra, phi + np.pi / 2, phi + 3 * np.pi / 2, steps),
+            arc(bx, by, rb, rb, phi - np.pi / 2, phi + np.pi / 2, steps),
+            arc(ax, ay, ra, ra, phi + np.pi / 2, phi + 3 * np.pi / 2, steps),
         ]
     )
 
 
-def tapered(path: np.ndarray, widths) -> np.ndarray:
+def tapered(path: np.ndarray, widths: Sequence[float]) -> np.ndarray:
     """Closed ribbon around an open path; `widths` are half widths, interpolated from any number of values."""
     path = np.asarray(path, float)
     w = np.interp(np.linspace(0, 1, len(path)), np.linspace(0, 1, len(widths)), widths)[:, None]
@@ -86,7 +88,7 @@ def tapered(path: np.ndarray, widths) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Frame:
+class Axes:
     """Local coordinates to pixels: p -> origin + unit * rotate(p, angle), then mirrored about x = mirror_at / 2."""
 
     origin: tuple[float, float]
@@ -94,7 +96,7 @@ class Frame:
     angle: float = 0.0
     mirror_at: float | None = None
 
-    def __call__(self, points) -> np.ndarray:
+    def __call__(self, points: ArrayLike) -> np.ndarray:
         p = np.asarray(points, dtype=np.float64)
         c, s = np.cos(self.angle) * self.unit, np.sin(self.angle) * self.unit
         x = self.origin[0] + p[:, 0] * c - p[:, 1] * s

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from .fringe import fringe_locks, mirrored
+from .fringe import Point, fringe_locks, mirrored
 from .geometry import arc, ellipse, open_spline, quads, tapered
+from .layout import Layout
 from .materials import Material, Tone
+from .scene import Scene
 
 M = Material
 _REACH = {
@@ -27,12 +31,14 @@ _REACH = {
 }
 
 
-def back_reach(layout) -> float:
+def back_reach(layout: Layout) -> float:
     """How far down the hair hangs, in head units below the middle of the face."""
     return _REACH[layout.back_hair] * layout.hair_length
 
 
-def _jag(scene, left, right, count: int, depth: float, lift: float = 0.0) -> list:
+def _jag(
+    scene: Scene, left: Sequence[float], right: Sequence[float], count: int, depth: float, lift: float = 0.0
+) -> list:
     """Control/end pairs of a row of pointed tips from left to right."""
     rng, out = scene.rng, []
     xs = np.linspace(left[0], right[0], count + 1)
@@ -47,7 +53,7 @@ def _jag(scene, left, right, count: int, depth: float, lift: float = 0.0) -> lis
     return out
 
 
-def _mass(scene, top: float, bottom: float, length: float, wave: float, tips: int, depth: float) -> np.ndarray:
+def _mass(scene: Scene, top: float, bottom: float, length: float, wave: float, tips: int, depth: float) -> np.ndarray:
     """Hair falling behind the head: width `top` at the temples, `bottom` at the ends."""
     y = np.linspace(-0.55, length, 9)
     t = (y + 0.55) / (length + 0.55)
@@ -59,7 +65,16 @@ def _mass(scene, top: float, bottom: float, length: float, wave: float, tips: in
     return np.concatenate([right, ends, left, crown])
 
 
-def _tail(scene, root, bend, tip, widths, tips_wave: float = 0.0, material=M.HAIR, strands: int = 2) -> None:
+def _tail(
+    scene: Scene,
+    root: Point,
+    bend: Sequence[Point],
+    tip: Point,
+    widths: Sequence[float],
+    tips_wave: float = 0.0,
+    material: Material = M.HAIR,
+    strands: int = 2,
+) -> None:
     """A free hanging lock or tail along a curve."""
     d, head = scene.drawing, scene.head
     path = open_spline([root, *bend, tip], 8)
@@ -76,8 +91,14 @@ def _tail(scene, root, bend, tip, widths, tips_wave: float = 0.0, material=M.HAI
         d.stroke(head, line, material, 0.6, 0.2, 0.6)
 
 
-def draw_back(scene) -> None:
+def draw_back(scene: Scene) -> None:
     """Everything that hangs behind neck and body."""
+    _back_mass(scene)
+    _back_tails(scene)
+
+
+def _back_mass(scene: Scene) -> None:
+    """The hair on the back of the head, down to where it ends or is tied."""
     lay, d, head = scene.layout, scene.drawing, scene.head
     v, n, kind = lay.hair_volume, lay.hair_length, lay.back_hair
     rng = scene.rng
@@ -106,6 +127,12 @@ def draw_back(scene) -> None:
         d.fill(head, shape, M.HAIR, 0.6)
     else:
         d.fill(head, _mass(scene, 1.05 + v, 0.8, 0.62, 0.0, 5, 0.16), M.HAIR_BACK)
+
+
+def _back_tails(scene: Scene) -> None:
+    """What hangs from ties: tails, buns, drills."""
+    lay, d, head, rng = scene.layout, scene.drawing, scene.head, scene.rng
+    n, kind = lay.hair_length, lay.back_hair
     if kind == "twin_tails":
         for side in (-1, 1):
             out = rng.uniform(1.5, 2.05)
@@ -150,14 +177,14 @@ def draw_back(scene) -> None:
                 d.fill(head, ellipse(side * (1.3 + 0.03 * (i % 2)), y, r, 0.3, side * -0.35), M.HAIR, 1.0)
 
 
-def _bun(scene, x: float, y: float, r: float) -> None:
+def _bun(scene: Scene, x: float, y: float, r: float) -> None:
     d, head = scene.drawing, scene.head
     d.fill(head, ellipse(x, y, r, r * 0.95), M.HAIR, 1.2)
     d.stroke(head, arc(x, y, r * 0.6, r * 0.55, 2.4, 5.6, 10), M.HAIR, 0.7, 0.3, 0.5)
     d.stroke(head, arc(x + r * 0.1, y + r * 0.1, r * 0.35, r * 0.3, 5.6, 8.6, 8), M.HAIR, 0.6, 0.3, 0.5)
 
 
-def draw_over_shoulders(scene) -> None:
+def draw_over_shoulders(scene: Scene) -> None:
     """Locks, braids or low tails that fall in front of the clothes."""
     lay, rng, kind = scene.layout, scene.rng, scene.layout.back_hair
     if kind in ("long", "wavy", "medium"):
@@ -174,7 +201,7 @@ def draw_over_shoulders(scene) -> None:
             )
 
 
-def draw_front(scene) -> None:
+def draw_front(scene: Scene) -> None:
     """Locks beside the face, then the cap with the fringe, its shadow, strands and highlight."""
     lay, d, head, rng = scene.layout, scene.drawing, scene.head, scene.rng
     v = lay.hair_volume
@@ -232,7 +259,7 @@ def _tufts(dome: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return direction / np.hypot(*direction.T)[:, None] * wave[:, None]
 
 
-def _side_lock(scene, side: int, x: float, length: float) -> None:
+def _side_lock(scene: Scene, side: int, x: float, length: float) -> None:
     d, rng = scene.drawing, scene.rng
     w = rng.uniform(0.16, 0.24)
     bow = rng.uniform(-0.02, 0.14)
@@ -265,7 +292,7 @@ def _side_lock(scene, side: int, x: float, length: float) -> None:
     )
 
 
-def _low_tails(scene) -> None:
+def _low_tails(scene: Scene) -> None:
     """Braids and low tails: over the shoulders, but under the fringe."""
     lay, d, head, n = scene.layout, scene.drawing, scene.head, scene.layout.hair_length
     if lay.back_hair == "braids":
@@ -299,7 +326,7 @@ def _low_tails(scene) -> None:
             d.fill(head, ellipse(side * 1.0, 0.66, 0.14, 0.09, side * 0.4), M.ACCESSORY)
 
 
-def _streak(scene, notches) -> None:
+def _streak(scene: Scene, notches: Sequence[tuple[Point, Point]]) -> None:
     """A lock of another colour in the fringe."""
     d, rng = scene.drawing, scene.rng
     notch, tip = notches[int(rng.integers(0, max(1, len(notches) - 1)))]
@@ -314,7 +341,7 @@ def _streak(scene, notches) -> None:
     d.fill(scene.head, scene.on_face(shape), M.HAIR_STREAK, 0, 0.6)
 
 
-def _highlight(scene, shift: float, v: float) -> None:
+def _highlight(scene: Scene, shift: float, v: float) -> None:
     """The bright ring of an anime head, a jagged band that only touches hair."""
     d, rng = scene.drawing, scene.rng
     count = 15
@@ -332,7 +359,7 @@ def _highlight(scene, shift: float, v: float) -> None:
             d.patch(scene.head, np.concatenate([upper[part], lower[part][::-1]]), (M.HAIR, M.HAIR_STREAK), Tone.LIGHT)
 
 
-def _ahoge(scene, crown) -> None:
+def _ahoge(scene: Scene, crown: np.ndarray) -> None:
     lay, d, rng = scene.layout, scene.drawing, scene.rng
     for i in range(lay.ahoge):
         side = 1 if (i == 0) == (rng.random() < 0.5) else -1

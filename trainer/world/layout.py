@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -49,7 +50,7 @@ MOUTHS = ("smile", "open", "small_o", "cat", "flat", "pout", "grin", "frown")
 EYES = ("round", "upturned", "drooping", "sleepy", "wide")
 
 
-def _pick(rng: np.random.Generator, names: tuple[str, ...], weights) -> str:
+def _pick(rng: np.random.Generator, names: tuple[str, ...], weights: Sequence[float]) -> str:
     w = np.asarray(weights, float)
     return str(names[int(rng.choice(len(names), p=w / w.sum()))])
 

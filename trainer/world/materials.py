@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 
 import numpy as np
@@ -91,7 +92,7 @@ def region_table() -> np.ndarray:
     return table
 
 
-def tone_table(materials, tone: Tone, only_from=(Tone.BASE,)) -> list[int]:
+def tone_table(materials: Iterable[Material], tone: Tone, only_from: Iterable[Tone] = (Tone.BASE,)) -> list[int]:
     """256 values for Image.point: turns the tones `only_from` of the given materials into `tone`, keeps the rest."""
     table = list(range(256))
     for material in materials:

@@ -7,7 +7,10 @@ gradients (iris, hair tips, sky, soft shading) cost nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
 
 from .appearance import Appearance, mix
@@ -27,7 +30,7 @@ def supersampling(height: int, width: int) -> int:
     return 3 if min(height, width) <= 320 else 2
 
 
-def _box(points: np.ndarray, size: tuple[int, int], margin: float = 2.0):
+def _box(points: np.ndarray, size: tuple[int, int], margin: float = 2.0) -> tuple[int, int, int, int] | None:
     low, high = points.min(0) - margin, points.max(0) + margin
     box = (max(0, int(low[0])), max(0, int(low[1])), min(size[0], int(high[0]) + 1), min(size[1], int(high[1]) + 1))
     return box if box[2] > box[0] and box[3] > box[1] else None
@@ -183,7 +186,7 @@ def _row_table(drawing: Drawing, appearance: Appearance) -> np.ndarray:
     return table.view(np.uint32)[:, :, 0]
 
 
-def _blend(table: np.ndarray, material: Material, amount: np.ndarray, targets) -> None:
+def _blend(table: np.ndarray, material: Material, amount: np.ndarray, targets: Iterable[ArrayLike]) -> None:
     for tone, colour in enumerate(targets):
         column = table[:, material * TONES + tone, :3].astype(np.float32)
         table[:, material * TONES + tone, :3] = np.rint(column + (np.asarray(colour, np.float32) - column) * amount)
@@ -322,7 +325,7 @@ def _wobble(points: np.ndarray, reach: float, short: float, rng: np.random.Gener
     return points + offsets[low] * (1 - f) + offsets[low + 1] * f
 
 
-def _overshoot(points: np.ndarray, widths: np.ndarray, reach: float):
+def _overshoot(points: np.ndarray, widths: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
     direction = points[-1] - points[-3]
     norm = float(np.hypot(*direction))
     if norm < 1e-6:

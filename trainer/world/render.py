@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from .appearance import Appearance
+from .compose import compose
 from .crowd import Crowd, render_crowd, stepped_back
 from .drawing import Drawing
 from .layout import Layout, with_background
@@ -26,7 +27,6 @@ from .paint import (
     paint_sketch,
     region_map,
 )
-from .scene import compose
 
 WORLD_VERSION = 1
 """Raised whenever a seed draws something else than before."""
