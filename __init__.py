@@ -7,7 +7,7 @@ The nodes are listed in `nodes/__init__.py`, in the order in which a graph uses 
 WEB_DIRECTORY = "./web"
 
 
-async def comfy_entrypoint():
+async def comfy_entrypoint() -> object:
     """The extension that ComfyUI asks for its nodes."""
     from .nodes import ColorizeDiffusionExtension
 

@@ -41,7 +41,7 @@ def _with_finite_numbers(execute: Callable[..., Any]) -> classmethod:
     signature = inspect.signature(execute)
 
     @functools.wraps(execute)
-    def wrapper(cls, *args: Any, **kwargs: Any) -> Any:
+    def wrapper(cls: type, *args: Any, **kwargs: Any) -> Any:
         for name, value in signature.bind_partial(cls, *args, **kwargs).arguments.items():
             check_finite(name, value)
         return execute(cls, *args, **kwargs)

@@ -63,13 +63,7 @@ KNOWN: dict[str, set[str]] = {
     "names": set(),
     "functions": set(),
     "modules": set(),
-    "words": {
-        "Character: trainer/art/painted.py, trainer/commands/evaluate_flats.py",
-        "Finding: colorize/preflight/finding.py, trainer/commands/doctor.py",
-        "Palette: colorize/pictures/palette.py, trainer/art/palettes.py",
-        "Report: trainer/commands/prepare.py, trainer/config/sections.py, trainer/run/init_from.py",
-        "Run: trainer/config/sections.py, trainer/run/run.py",
-    },
+    "words": set(),
 }
 
 

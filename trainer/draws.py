@@ -27,7 +27,9 @@ def mixed(*numbers: int | str) -> int:
 class Draws:
     """The random numbers of one micro step."""
 
-    def __init__(self, seed: int, step: int, positions: Sequence[int], levels: tuple[float, float] = (0.0, 1.0)):
+    def __init__(
+        self, seed: int, step: int, positions: Sequence[int], levels: tuple[float, float] = (0.0, 1.0)
+    ) -> None:
         """seed: of the run. step: the optimiser step. positions: of the batch's samples in the stream of the data.
 
         levels: the share of the noise schedule, from and to in 0..1, that `timesteps` draws from; validation narrows

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 import folder_paths
@@ -30,7 +30,7 @@ def animediffusion_checkpoints() -> list[str]:
     return _offered(lambda kind: kind == ANIMEDIFFUSION)
 
 
-def _offered(fits) -> list[str]:
+def _offered(fits: Callable[[str], bool]) -> list[str]:
     """Files of kinds that fit; then those whose names of tensors cannot be seen without loading them."""
     known, unknown = [], []
     for name in folder_paths.get_filename_list("checkpoints"):

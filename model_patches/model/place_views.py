@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.sample
 import comfy.samplers
@@ -30,7 +31,9 @@ class View:
     """(B, h, w): what the place's self-attention reads, sum 1 unless it also reads tokens of another picture."""
 
 
-def views(model, conditioning, latent: dict, point: tuple[float, float], progress: float, seed: int) -> list[View]:
+def views(
+    model: Any, conditioning: list, latent: dict, point: tuple[float, float], progress: float, seed: int
+) -> list[View]:
     """The views of a point in the encoder and in the decoder, for every picture of a LATENT.
 
     point: shares 0..1 of width and height. progress: 0 is the start of a run, where all is noise, 1 its end.
@@ -47,10 +50,14 @@ def views(model, conditioning, latent: dict, point: tuple[float, float], progres
     samples = latent["samples"]
     numbers = lowest_blocks(places)
     level = places[numbers[0]].level
-    size = tuple(-(-side // 2**level) for side in samples.shape[-2:])
-    place, found = place_of(point, size), []
+    height, width = (-(-side // 2**level) for side in samples.shape[-2:])
+    size = (height, width)
+    place = place_of(point, size)
+    found: list[View] = []
 
-    def once(wrapped, x, sigmas, extra_args=None, **_):
+    def once(
+        wrapped: Any, x: torch.Tensor, sigmas: torch.Tensor, extra_args: dict[str, Any] | None = None, **_: Any
+    ) -> torch.Tensor:
         network = model.model.diffusion_model
         blocks = [module for module in network.modules() if isinstance(module, BasicTransformerBlock)]
         with contextlib.ExitStack() as stack:
@@ -75,10 +82,10 @@ def _listening(block: BasicTransformerBlock) -> Iterator[dict[str, torch.Tensor]
     """A dictionary that a call of the block fills: its answer, and what its self-attention reads."""
     heard: dict[str, torch.Tensor] = {}
 
-    def answered(_, __, answer) -> None:
+    def answered(_: Any, __: Any, answer: torch.Tensor) -> None:
         heard["output"] = answer
 
-    def read(_, arguments, keywords) -> None:
+    def read(_: Any, arguments: Any, keywords: Any) -> None:
         context = keywords.get("context", arguments[1] if len(arguments) > 1 else None)
         heard["x"], heard["context"] = arguments[0], arguments[0] if context is None else context
 
@@ -98,4 +105,4 @@ def _view(part: str, block: BasicTransformerBlock, heard: dict, place: int, size
     count = heard["x"].shape[1]
     attention = attention_row(q, k, block.attn1.heads, place)[:, :count]
     gram = gram_row(heard["output"], place)
-    return View(part, *(values.view(-1, *size).cpu() for values in (gram, attention)))
+    return View(part, gram.view(-1, *size).cpu(), attention.view(-1, *size).cpu())

@@ -9,6 +9,7 @@ extracted (XDoG). Regions are the clusters of the picture's colours.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def write_benchmark(folder: Path, packages: Path) -> None:
             save_parts(folder / style, f"{number:03d}", parts)
 
 
-def _painted_pairs(packages: Path):
+def _painted_pairs(packages: Path) -> Iterator[tuple[scenes.Parts, scenes.Parts]]:
     """(soft, flat) parts of every outfit, face and cut, on white and on a painted ground in turn."""
     images = packages / IMAGES
     grounds = [np.asarray(open_picture(images / name).convert("RGB")) for name in GROUNDS]
@@ -64,7 +65,14 @@ def _painted_pairs(packages: Path):
                 number += 1
 
 
-def _painted_pair(figure, other, clusters, share, ground, random) -> tuple[scenes.Parts, scenes.Parts]:
+def _painted_pair(
+    figure: np.ndarray,
+    other: np.ndarray,
+    clusters: np.ndarray,
+    share: float,
+    ground: np.ndarray | None,
+    random: np.random.Generator,
+) -> tuple[scenes.Parts, scenes.Parts]:
     size = (SIDE, SIDE)
     behind = np.full((*size, 3), 255.0) if ground is None else painted.cut(ground, size, random)
     layers = [painted.placed(part, size, share, random) for part in (figure, other)]
@@ -85,7 +93,7 @@ def _painted_pair(figure, other, clusters, share, ground, random) -> tuple[scene
     return soft, flat
 
 
-def _avatar_pairs(packages: Path, style: str):
+def _avatar_pairs(packages: Path, style: str) -> Iterator[scenes.Parts]:
     """Parts of AVATARS pairs of a style: plain colours on white, another character of the style as reference."""
     count = scenes.CANDIDATES
     wanted = [(style, f"heldout-{n}-{k}") for n in range(AVATARS) for k in range(1 + count)]

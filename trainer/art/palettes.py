@@ -26,7 +26,7 @@ def hex_of(values: np.ndarray) -> str:
 
 
 @dataclass(frozen=True)
-class Palette:
+class RoleColors:
     """Colours of one character and of what stands behind it."""
 
     colors: Mapping[str, str]
@@ -49,7 +49,7 @@ def in_mood(values: np.ndarray, mood: str) -> np.ndarray:
     return values
 
 
-def draw_palette(random: np.random.Generator, plain: bool = False) -> Palette:
+def draw_palette(random: np.random.Generator, plain: bool = False) -> RoleColors:
     """Random colours; all that is drawn comes from `random`. plain: in no mood, whatever was drawn."""
     mood = random.choice(list(MOODS), p=list(MOODS.values()))
     if plain:
@@ -73,6 +73,6 @@ def draw_palette(random: np.random.Generator, plain: bool = False) -> Palette:
     kind = random.random()
     top = np.full(3, 255.0) if kind < WHITE else in_mood(any_color(), mood)
     bottom = in_mood(any_color(), mood) if kind > WHITE + FLAT else top
-    return Palette(
+    return RoleColors(
         {role: hex_of(in_mood(values, mood)) for role, values in colors.items()}, hex_of(line), (top, bottom)
     )

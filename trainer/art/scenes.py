@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from .avatars import INK, MARKS, ROLES, STYLES, Avatar, draw, rgb
-from .palettes import Palette, draw_palette
+from .palettes import RoleColors, draw_palette
 
 CANVASES = ((256, 256), (256, 320), (320, 256), (256, 384), (384, 256), (256, 448), (448, 256))
 """height, width in pixels; squares are drawn more often"""
@@ -60,7 +60,7 @@ def sample(avatars: list[Avatar], random: np.random.Generator) -> Parts:
     return {"color": color, "sketch": sketch, "mask": mask, "reference": shown, "reference_mask": shown_mask}
 
 
-def colors_of(avatar: Avatar, palette: Palette) -> dict[str, str]:
+def colors_of(avatar: Avatar, palette: RoleColors) -> dict[str, str]:
     """Slot -> colour: the palette's for the open slots, its line for the style's own dark colours."""
     dark = [slot for slot in avatar.slots() if np.dot(rgb(slot), (0.299, 0.587, 0.114)) < INK]
     return {MARKS[role]: palette.colors[role] for role in ROLES} | dict.fromkeys(dark, palette.line)
@@ -68,7 +68,7 @@ def colors_of(avatar: Avatar, palette: Palette) -> dict[str, str]:
 
 def _scene(
     avatar: Avatar,
-    palette: Palette,
+    palette: RoleColors,
     canvas: tuple[int, int],
     random: np.random.Generator,
     light: np.ndarray | None,
@@ -96,7 +96,7 @@ def _scene(
     return np.round(np.clip(color, 0, 255)).astype(np.uint8), mask, sketch.astype(np.uint8)
 
 
-def _background(palette: Palette, canvas: tuple[int, int]) -> np.ndarray:
+def _background(palette: RoleColors, canvas: tuple[int, int]) -> np.ndarray:
     down = np.linspace(0, 1, canvas[0])[:, None, None]
     rows = palette.background[0] * (1 - down) + palette.background[1] * down
     return np.broadcast_to(rows, (*canvas, 3)).copy()

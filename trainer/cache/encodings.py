@@ -23,7 +23,7 @@ KEY = "_key"
 class Encodings:
     """Computes everything. The other two kinds differ in what they spare."""
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device) -> None:
         self.device = device
         self._white: torch.Tensor | None = None
 
@@ -48,7 +48,7 @@ class Encodings:
 class Remembered(Encodings):
     """Keeps what was computed in main memory, by picture number (data.cache)."""
 
-    def __init__(self, device: torch.device, kinds: Sequence[str]):
+    def __init__(self, device: torch.device, kinds: Sequence[str]) -> None:
         super().__init__(device)
         self._kept: dict[str, dict[int, torch.Tensor]] = {kind: {} for kind in kinds}
 
@@ -77,7 +77,7 @@ class TensorCache(Encodings):
     What depends on a threshold was never written, so nothing needs to know about `keep` here.
     """
 
-    def __init__(self, config: Config, device: torch.device, kinds: Sequence[str]):
+    def __init__(self, config: Config, device: torch.device, kinds: Sequence[str]) -> None:
         super().__init__(device)
         self.stores = open_stores(config, kinds)
         self.missing: dict[str, int] = {}
@@ -126,7 +126,7 @@ class CachedParts:
     Travels to loader processes, each of which maps the files for itself.
     """
 
-    def __init__(self, config: Config, kinds: Sequence[str]):
+    def __init__(self, config: Config, kinds: Sequence[str]) -> None:
         self.stores = open_stores(config, kinds)
         self.pixels = frozenset({"reference"} if config.loss.reference_inpaint else ())
         """Parts of a sample whose pixels are looked at all the same: references that lose parts to white (stage xl)."""

@@ -63,7 +63,7 @@ class StoreWriter:
         recipe: Mapping[str, Any],
         values: torch.dtype = torch.float32,
         shard_bytes: int = SHARD_BYTES,
-    ):
+    ) -> None:
         self.folder, self.values, self.shard_bytes = store_folder(root, recipe), values, shard_bytes
         self.folder.mkdir(parents=True, exist_ok=True)
         unfinished = (*self.folder.glob("rows-*.safetensors.*.part"), *self.folder.glob("recipe.json.*.part"))
@@ -112,7 +112,7 @@ class StoreWriter:
 class Store:
     """Reads rows by key. Opening reads the keys only (16 bytes a row, and 12 for looking them up)."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self._open()
 

@@ -46,7 +46,7 @@ ANY_THRESHOLD = 0.5
 class Encoder:
     """The frozen networks of a run as functions from a batch to rows of a kind, as the stages compute them."""
 
-    def __init__(self, config: Config, device: torch.device, kinds: Sequence[str]):
+    def __init__(self, config: Config, device: torch.device, kinds: Sequence[str]) -> None:
         self.config, self.device = config, device
         self.autoencoder, self.reference_encoder = frozen_encoders(config, device)
         self.tagger = FrozenTagger(config.model.tagger, device) if "tagger_tokens" in kinds else None
@@ -93,7 +93,7 @@ def threshold_matters(kind: str, sample: Batch, cell: tuple[int, ...]) -> bool:
 class _Waiting:
     """Samples of one kind and size that wait until they fill a batch."""
 
-    def __init__(self, kind: str, encoder: Encoder, writer: StoreWriter, batch: int):
+    def __init__(self, kind: str, encoder: Encoder, writer: StoreWriter, batch: int) -> None:
         self.kind, self.encoder, self.writer, self.batch = kind, encoder, writer, batch
         self.keys: list[bytes] = []
         self.samples: list[dict[str, torch.Tensor]] = []

@@ -37,7 +37,7 @@ CROWDED = 4000  # pictures that share a quarter of their hash: too common to com
 
 
 @dataclass(frozen=True)
-class Finding:
+class Complaint:
     """One line of the report."""
 
     level: str
@@ -62,7 +62,7 @@ class Diagnosis:
     """data.groups -> number, largest and singles of the groups it makes."""
     aspects: dict[str, int] = field(default_factory=dict)
     """width:height -> pictures of color/ that are nearest to it."""
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Complaint] = field(default_factory=list)
 
     @property
     def healthy(self) -> bool:
@@ -72,7 +72,7 @@ class Diagnosis:
     def add(self, level: str, part: str, files: Sequence[str], text: str, fix: str) -> None:
         """A finding about files; none without any."""
         if files:
-            self.findings.append(Finding(level, part, len(files), text, fix, tuple(files[:EXAMPLES])))
+            self.findings.append(Complaint(level, part, len(files), text, fix, tuple(files[:EXAMPLES])))
 
     def lines(self) -> list[str]:
         width = max((len(part) for part in self.counts), default=0) + 1
@@ -122,7 +122,7 @@ def examine(
     if sample and sample < len(keys):
         keys = [keys[number] for number in np.linspace(0, len(keys) - 1, sample).round().astype(int)]
         diagnosis.findings.append(
-            Finding(
+            Complaint(
                 "note", "color", len(keys), f"of {len(pictures)} pictures were opened", "Leave out --sample for all."
             )
         )
@@ -256,7 +256,7 @@ def _pictures(found: Sequence[Measure], size: int, diagnosis: Diagnosis) -> dict
     diagnosis.add("note", "color", pairs, "pairs of pictures look alike", fix)
     if crowded:
         text = "pictures share a coarse look (large plain areas) and were not compared with each other"
-        diagnosis.findings.append(Finding("note", "color", crowded, text, "Nothing, unless you expect copies."))
+        diagnosis.findings.append(Complaint("note", "color", crowded, text, "Nothing, unless you expect copies."))
     return {measure.key: measure.size for measure in good}
 
 

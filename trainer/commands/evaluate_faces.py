@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -225,7 +226,7 @@ def _mean(numbers: np.ndarray) -> dict:
     return {"mean": float(np.mean(numbers)), "95": list(interval(numbers, np.mean))}
 
 
-def _features(extract, pictures: torch.Tensor, batch: int) -> torch.Tensor:
+def _features(extract: Callable[[torch.Tensor], torch.Tensor], pictures: torch.Tensor, batch: int) -> torch.Tensor:
     with torch.no_grad():
         return torch.cat([extract(part).float().cpu() for part in pictures.split(batch)])
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +49,7 @@ PARTS = ("all", "figure", "background")
 
 
 @dataclass(frozen=True, eq=False)
-class Character:
+class HeldOut:
     """One held-out character: arrays (H, W, ...) uint8."""
 
     sketch: np.ndarray
@@ -57,7 +58,7 @@ class Character:
     truth: Truth
 
 
-def character(index: int, size: int, split: str = "heldout") -> Character:
+def character(index: int, size: int, split: str = "heldout") -> HeldOut:
     """Character `index` of a split at size x size pixels: pose 0 drawn, pose 1 as reference."""
     seeds = seeds_of(index, split)
     look = Appearance.sample(seeds["appearance"])
@@ -66,10 +67,10 @@ def character(index: int, size: int, split: str = "heldout") -> Character:
     answer = true_flats(pose_layout(index, 0, split), look, size)
     away = ~ndimage.binary_dilation(answer.lines | (drawn.sketch < INK))
     truth = Truth(answer.colours, answer.materials, away, drawn.mask > 0)
-    return Character(drawn.sketch, shown.picture, shown.mask, truth)
+    return HeldOut(drawn.sketch, shown.picture, shown.mask, truth)
 
 
-def measure(one: Character, soft: np.ndarray, hints: int = 0) -> dict[str, float]:
+def measure(one: HeldOut, soft: np.ndarray, hints: int = 0) -> dict[str, float]:
     """All numbers of one character and its soft result (h, w, 3) uint8."""
     began = time.perf_counter()
     regions: RegionMap = find_regions(torch.from_numpy(one.sketch.copy()).float()[None, ..., None] / 255).maps[0]
@@ -99,7 +100,7 @@ def measure(one: Character, soft: np.ndarray, hints: int = 0) -> dict[str, float
     return row
 
 
-def sheet_row(one: Character, soft: np.ndarray) -> np.ndarray:
+def sheet_row(one: HeldOut, soft: np.ndarray) -> np.ndarray:
     """(SHEET_SIDE, 6 * SHEET_SIDE, 3) uint8: what went in, what came out."""
     regions = find_regions(torch.from_numpy(one.sketch.copy()).float()[None, ..., None] / 255).maps[0]
     picture = soft.astype(np.float32) / 255
@@ -155,11 +156,11 @@ def run(args: argparse.Namespace) -> None:
         Path(args.json).write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
-def _colouriser(args: argparse.Namespace):
+def _colouriser(args: argparse.Namespace) -> Callable[[int, HeldOut], np.ndarray]:
     """index, character -> soft result (h, w, 3) uint8; the model is read when it is first needed."""
     loaded: list[tuple[V1Colorizer | XLColorizer, torch.device]] = []
 
-    def colour(index: int, one: Character) -> np.ndarray:
+    def colour(index: int, one: HeldOut) -> np.ndarray:
         if not loaded:
             if not (args.checkpoint and args.encoder):
                 raise ConfigError("Give --checkpoint and --encoder, or --results with a picture of every character.")
@@ -178,7 +179,7 @@ def _colouriser(args: argparse.Namespace):
     return colour
 
 
-def _soft(one: Character, index: int, folder: Path | None, colour) -> np.ndarray:
+def _soft(one: HeldOut, index: int, folder: Path | None, colour: Callable[[int, HeldOut], np.ndarray]) -> np.ndarray:
     """The soft result of a character: of the folder, or of the model, which is then kept in the folder."""
     path = folder / f"{index:05d}.png" if folder else None
     if path is not None and path.is_file():

@@ -59,7 +59,7 @@ class Target:
 
 
 @dataclass
-class Report:
+class Prepared:
     """What a run of `prepare` found and did."""
 
     pictures: dict[str, int] = field(default_factory=dict)
@@ -98,7 +98,7 @@ def prepare(
     scores: Mapping[str, float] | None = None,
     tags: Mapping[str, str] | None = None,
     progress: bool = True,
-) -> Report:
+) -> Prepared:
     """Make what is missing; see the module's text.
 
     sketches, mask: of `methods.sketch_method` and `mask_method`. output: folder of the training set, for pictures that
@@ -107,7 +107,7 @@ def prepare(
     """
     if workers < 1:
         raise ConfigError(f"--workers is {workers}; choose 1 or more.")
-    report = Report()
+    report = Prepared()
     root = adopt(Path(dataset), Path(output) if output else None, report.unreadable)
     data = open_set(root)
     with Journal(cache_folder(root) / NAME) as journal:
@@ -161,7 +161,7 @@ def _make_part(
     part: str,
     targets: list[Target],
     journal: Journal,
-    report: Report,
+    report: Prepared,
     workers: int,
     device: str,
     overwrite: bool,
@@ -190,7 +190,7 @@ def _make_part(
 
 
 def _jobs(
-    data: Set, part: str, targets: list[Target], journal: Journal, report: Report, overwrite: bool
+    data: Set, part: str, targets: list[Target], journal: Journal, report: Prepared, overwrite: bool
 ) -> Iterator[Job | None]:
     """What is to be done, picture by picture; None for a picture of which everything is there."""
     for picture in data.pictures(part):
@@ -221,7 +221,7 @@ def _jobs(
             yield Job(picture, tuple(missing))
 
 
-def _note(result: Result, part: str, targets: list[Target], journal: Journal, report: Report) -> None:
+def _note(result: Result, part: str, targets: list[Target], journal: Journal, report: Prepared) -> None:
     picture = result.job.picture
     if result.problem:
         report.unreadable[picture.file] = result.problem

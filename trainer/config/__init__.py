@@ -1,7 +1,7 @@
 """The trainer's configuration: typed sections, a TOML file, `--section.key value` on the command line."""
 
 from .section import ConfigError
-from .sections import Augment, Data, Gram, Loss, Model, Optimizer, Report, Run, System
+from .sections import Augment, Data, Gram, Loss, Model, Optimizer, Report, RunSettings, System
 from .toml import PRESETS, build, find_file, load
 from .tree import PATHS, Config
 
@@ -17,7 +17,7 @@ __all__ = [
     "Model",
     "Optimizer",
     "Report",
-    "Run",
+    "RunSettings",
     "System",
     "build",
     "find_file",

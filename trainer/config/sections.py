@@ -10,7 +10,7 @@ from .section import ConfigError, Count, Probability, Range, Section, Share
 
 
 @dataclass(frozen=True)
-class Run(Section):
+class RunSettings(Section):
     stage: Literal[
         "v1", "v1_5", "vae", "encoder", "animediffusion", "animediffusion_2", "xl", "xl_plugin", "xl_lora"
     ] = "v1"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .section import ConfigError
-from .sections import Augment, Data, Gram, Loss, Model, Optimizer, Report, Run, System
+from .sections import Augment, Data, Gram, Loss, Model, Optimizer, Report, RunSettings, System
 
 # Keys that hold paths of this computer.
 PATHS = (
@@ -28,7 +28,7 @@ PATHS = (
 
 @dataclass(frozen=True)
 class Config:
-    run: Run = field(default_factory=Run)
+    run: RunSettings = field(default_factory=RunSettings)
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)

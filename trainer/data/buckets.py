@@ -63,7 +63,7 @@ class Spot:
 class PermutedOrder:
     """One canvas for all: every epoch is a new permutation of the pictures."""
 
-    def __init__(self, count: int, canvas: Canvas, seed: int):
+    def __init__(self, count: int, canvas: Canvas, seed: int) -> None:
         self.count, self.canvas, self.seed = count, canvas, seed
         self._epoch: tuple[int, np.ndarray] | None = None
 
@@ -83,7 +83,7 @@ class BucketOrder:
     """Batches of one bucket each. Every picture is visited once per epoch; a bucket's last batch is filled up with
     pictures of its own that were there before."""
 
-    def __init__(self, buckets: np.ndarray, canvases: Sequence[Canvas], batch: int, seed: int):
+    def __init__(self, buckets: np.ndarray, canvases: Sequence[Canvas], batch: int, seed: int) -> None:
         """buckets (N,): the number of each picture's canvas. batch: pictures of one batch over all processes."""
         self.canvases, self.batch, self.seed = tuple(canvases), batch, seed
         self.counts = np.bincount(buckets, minlength=len(self.canvases))
@@ -169,7 +169,9 @@ def released_canvases(sizes: Sequence[tuple[int, int]], canvases: Sequence[Canva
 class ReleasedOrder:
     """The released trainer's batches and canvases; squares take a random square canvas per batch."""
 
-    def __init__(self, width: np.ndarray, height: np.ndarray, canvases: Sequence[Canvas], batch: int, seed: int):
+    def __init__(
+        self, width: np.ndarray, height: np.ndarray, canvases: Sequence[Canvas], batch: int, seed: int
+    ) -> None:
         self.width, self.height, self.canvases, self.batch, self.seed = width, height, tuple(canvases), batch, seed
         self._epoch = (0, released_batches(width, height, batch, seed))
         self.batches = len(self._epoch[1])
@@ -200,7 +202,7 @@ Order = PermutedOrder | BucketOrder | ReleasedOrder
 class PositionSampler(torch.utils.data.Sampler):
     """Batches of positions from `start` micro steps on, to `stop`; each process takes its own share of every batch."""
 
-    def __init__(self, start: int, stop: int, batch: int, rank: int = 0, processes: int = 1):
+    def __init__(self, start: int, stop: int, batch: int, rank: int = 0, processes: int = 1) -> None:
         self.steps, self.batch, self.rank, self.processes = range(start, stop), batch, rank, processes
 
     def __len__(self) -> int:

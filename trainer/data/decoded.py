@@ -28,7 +28,7 @@ _MAGIC = b"decoded1"
 class DecodedStore:
     """uint8 arrays (H, W) or (H, W, C) by part and picture number."""
 
-    def __init__(self, folder: Path, count: int):
+    def __init__(self, folder: Path, count: int) -> None:
         self.folder, self.count = folder, count
         self._forget()
 

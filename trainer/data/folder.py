@@ -81,7 +81,7 @@ class FolderDataset(torch.utils.data.Dataset):
         decoded_folder: str = "",
         cached: Any = None,  # trainer.cache's CachedParts: which encodings are there already
         unreadable: Path | None = None,  # file to which pictures that cannot be read are appended, one JSON per line
-    ):
+    ) -> None:
         self.size, self.reference, self.seed, self.bend, self.bend_kind = size, reference, seed, bend, bend_kind
         self.needs = tuple(need for need in needs if need not in VALUES and need not in OTHER_PARTS)
         self.others = tuple(need for need in needs if need in OTHER_PARTS)

@@ -99,7 +99,7 @@ class Index:
     folder: Path | None = None
     """Where it lies on disk, if it does."""
 
-    def __reduce__(self):  # a loader process maps the files itself: a copy could hold millions of rows
+    def __reduce__(self) -> tuple:  # a loader process maps the files itself: a copy could hold millions of rows
         if self.folder is not None:
             return open_folder, (self.folder,)
         return Index, (self.columns, self.fingerprint, self.problems)
@@ -147,7 +147,7 @@ class Index:
 class Writer:
     """Collects rows in arrays; texts go to a file at once when a folder is given, else to memory."""
 
-    def __init__(self, folder: Path | None = None, shards: bool = False):
+    def __init__(self, folder: Path | None = None, shards: bool = False) -> None:
         self.folder, self.shards = folder, shards
         self._numbers: dict[str, array[Any]] = {name: array(np.dtype(kind).char) for name, kind in _NUMBERS.items()}
         self._hashes = {name: array("Q") for name in _HASHES}

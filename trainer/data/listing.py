@@ -43,7 +43,7 @@ class Item:
 class Names(Sequence):
     """Names of chosen rows of an index."""
 
-    def __init__(self, listed: index.Index, rows: np.ndarray):
+    def __init__(self, listed: index.Index, rows: np.ndarray) -> None:
         self.listed, self.rows = listed, rows
 
     def __len__(self) -> int:
@@ -56,7 +56,7 @@ class Names(Sequence):
 class Items(Sequence):
     """The pictures of a data set; an `Item` is made when it is asked for."""
 
-    def __init__(self, listed: index.Index, rows: np.ndarray, groups: str = "folders"):
+    def __init__(self, listed: index.Index, rows: np.ndarray, groups: str = "folders") -> None:
         self.listed, self.rows, self.names = listed, rows, Names(listed, rows)
         self.groups = listed["name_group" if groups == "names" else "group"]
         """Hash of the group of every row of the index."""
@@ -74,7 +74,7 @@ class Items(Sequence):
 class Groups:
     """Which pictures belong together. len() is the number of groups."""
 
-    def __init__(self, hashes: np.ndarray):
+    def __init__(self, hashes: np.ndarray) -> None:
         _, of, self._counts = np.unique(hashes, return_inverse=True, return_counts=True)
         self._of = of.astype(np.int32)
         self._members = np.argsort(self._of, kind="stable").astype(np.int32)

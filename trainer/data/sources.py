@@ -50,11 +50,11 @@ _MEMBER = np.dtype([("key", "u8"), ("at", "u8"), ("packed", "u8"), ("size", "u8"
 class Unreadable(OSError):
     """A file of a picture is missing or damaged; `file` names it."""
 
-    def __init__(self, file: str, reason: object):
+    def __init__(self, file: str, reason: object) -> None:
         super().__init__(f"{file} cannot be read ({reason})")
         self.file, self.reason = file, str(reason)
 
-    def __reduce__(self):  # from a worker process
+    def __reduce__(self) -> tuple:  # from a worker process
         return Unreadable, (self.file, self.reason)
 
 
@@ -103,7 +103,7 @@ class FolderSource:
 
     shards = False
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path) -> None:
         self.root = root
         self._listed: dict[str, _Listing] = {}
 
@@ -197,7 +197,7 @@ class ShardSource:
 
     shards = True
 
-    def __init__(self, root: Path, cache: Path | None = None):
+    def __init__(self, root: Path, cache: Path | None = None) -> None:
         self.root, self.cache = root, cache
         self._process = os.getpid()
         self._open: OrderedDict[Path, _Shard] = OrderedDict()

@@ -40,7 +40,7 @@ def frechet_distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 class _Moments:
-    def __init__(self, features: torch.Tensor):
+    def __init__(self, features: torch.Tensor) -> None:
         self.mean = features.mean(0)
         centred = (features - self.mean) / (len(features) - 1) ** 0.5
         self.factor = torch.linalg.qr(centred, mode="r").R if len(features) > features.shape[1] else centred

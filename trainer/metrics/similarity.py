@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 
 from trainer.config import ConfigError
@@ -48,7 +50,7 @@ def _unit(result: torch.Tensor, truth: torch.Tensor) -> tuple[torch.Tensor, torc
     return first, second
 
 
-def _functional():
+def _functional() -> ModuleType:
     try:
         from torchmetrics.functional import image
     except ImportError:

@@ -27,7 +27,7 @@ class Autoencoder(nn.Module):
     network: Any
     """a TinyVAE, or an AutoencoderKL of diffusers"""
 
-    def __init__(self, network: nn.Module, tensors: dict[str, torch.Tensor]):
+    def __init__(self, network: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
         super().__init__()
         self.network = network
         self.tensors = tensors  # as in the file, without prefix; copied into exported checkpoints

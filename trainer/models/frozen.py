@@ -31,7 +31,7 @@ Network = TypeVar("Network", bound=torch.nn.Module)
 class OnDemand(Generic[Network]):
     """A network that `read` gives, on a device; `channels_last` as its memory format."""
 
-    def __init__(self, read: Callable[[], Network], device: torch.device, channels_last: bool):
+    def __init__(self, read: Callable[[], Network], device: torch.device, channels_last: bool) -> None:
         self._read, self._device, self._channels_last = read, device, channels_last
         self._network: Network | None = None
 
@@ -57,7 +57,7 @@ class OnDemand(Generic[Network]):
 class FrozenAutoencoder(OnDemand[Autoencoder]):
     """An autoencoder.Autoencoder by its methods."""
 
-    def __init__(self, path: str, device: torch.device, channels_last: bool):
+    def __init__(self, path: str, device: torch.device, channels_last: bool) -> None:
         super().__init__(lambda: autoencoder.load(path), device, channels_last)
 
     def moments(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -77,7 +77,7 @@ class FrozenAutoencoder(OnDemand[Autoencoder]):
 class FrozenReferenceEncoder(OnDemand[ReferenceEncoder]):
     """A ReferenceEncoder by its methods; its sizes are read from the file's header alone."""
 
-    def __init__(self, path: str, device: torch.device, channels_last: bool):
+    def __init__(self, path: str, device: torch.device, channels_last: bool) -> None:
         super().__init__(lambda: read_encoder(path), device, channels_last)
         sizes = encoder_sizes(path)
         self.output_dim, self.token_count, self.image_size = sizes.output_dim, sizes.token_count, sizes.image_size
@@ -89,7 +89,7 @@ class FrozenReferenceEncoder(OnDemand[ReferenceEncoder]):
 class FrozenTagger(OnDemand[WDTagger]):
     """A WD tagger's patch features; its sizes are read from the file's header alone."""
 
-    def __init__(self, path: str, device: torch.device):
+    def __init__(self, path: str, device: torch.device) -> None:
         super().__init__(lambda: read_tagger(path), device, channels_last=False)
         tensors, _ = tensor_shapes(Path(path))
         self.output_dim = tagger_width(tensors, path)

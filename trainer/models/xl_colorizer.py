@@ -171,7 +171,7 @@ def load(checkpoint_path: str, encoder_path: str, tagger_path: str, device: torc
 class Tagger:
     """A tagger in memory, by the method XLColorizer asks for."""
 
-    def __init__(self, network: WDTagger):
+    def __init__(self, network: WDTagger) -> None:
         self.network = network
 
     def tokens(self, references: torch.Tensor) -> torch.Tensor:

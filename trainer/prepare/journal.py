@@ -18,7 +18,7 @@ NAME = "prepare.sqlite"
 class Journal:
     """The journal of a data set. Written by one process; `commit` makes entries last."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._database = sqlite3.connect(path)

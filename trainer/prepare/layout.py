@@ -108,7 +108,7 @@ class PictureSet:
 class FolderSet(PictureSet):
     """Plain folders."""
 
-    def __init__(self, source: FolderSource):
+    def __init__(self, source: FolderSource) -> None:
         self.source, self.root = source, source.root
 
     def count(self, part: str) -> int:
@@ -164,7 +164,7 @@ class FolderSet(PictureSet):
 class ShardSet(PictureSet):
     """Zip shards. Results are collected as files, and packed when a shard is through."""
 
-    def __init__(self, source: ShardSource):
+    def __init__(self, source: ShardSource) -> None:
         self.source, self.root = source, source.root
         self.spool = cache_folder(self.root) / "spool"
         self._damaged: dict[str, dict[str, str]] = {}

@@ -82,7 +82,7 @@ class Worker:
 _worker: Worker | None = None  # of a process of the pool
 
 
-def _start(source, by_folder: Mapping[str, Method], device: str, threads: int) -> None:
+def _start(source: FolderSource | ShardSource, by_folder: Mapping[str, Method], device: str, threads: int) -> None:
     global _worker
     torch.set_num_threads(threads)
     _worker = Worker(source, by_folder, torch.device(device), {})
@@ -96,7 +96,7 @@ def _run(job: Job, paths: Mapping[str, Path]) -> Result:
 class Pool:
     """Runs jobs in `workers` processes; with one, in this process."""
 
-    def __init__(self, data: Set, by_folder: Mapping[str, Method], workers: int, device: str):
+    def __init__(self, data: Set, by_folder: Mapping[str, Method], workers: int, device: str) -> None:
         self.data, self.workers = data, workers
         self._executor: ProcessPoolExecutor | None = None
         self._here = Worker(data.source, by_folder, torch.device(device), {})

@@ -13,7 +13,9 @@ import torch
 class EMA:
     """Shadow copies, by name, of the parameters that are trained; `update` after every optimiser step."""
 
-    def __init__(self, parameters: Mapping[str, torch.Tensor], decay: float = 0.9999, device: str | None = None):
+    def __init__(
+        self, parameters: Mapping[str, torch.Tensor], decay: float = 0.9999, device: str | None = None
+    ) -> None:
         self.decay = decay
         self.updates = 0
         self.shadow = {name: p.detach().to(device or p.device, copy=True) for name, p in parameters.items()}

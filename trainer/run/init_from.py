@@ -160,7 +160,7 @@ def _decoder_blocks(names: Iterable[str]) -> int:
 
 
 @dataclass
-class Report:
+class Origins:
     """What became of every tensor of a model."""
 
     source: str
@@ -190,7 +190,7 @@ class Report:
 
 
 @torch.no_grad()
-def start(model: nn.Module, source: str, output: Path | None = None) -> Report:
+def start(model: nn.Module, source: str, output: Path | None = None) -> Origins:
     """Fill the parameters of a stage that are trained from a checkpoint of another model.
 
     output: folder of the run, where the whole report is kept as init-from.json. ConfigError when the file has not one
@@ -198,7 +198,7 @@ def start(model: nn.Module, source: str, output: Path | None = None) -> Report:
     """
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     tensors = same_levels(our_names(checkpoint.read_tensors(Path(source))[0]), parameters)
-    report, used = Report(source=Path(source).name), set()
+    report, used = Origins(source=Path(source).name), set()
     for name, parameter in parameters.items():
         if name not in tensors:
             report.random.append(name)

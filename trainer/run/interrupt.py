@@ -23,7 +23,7 @@ class Interrupt:
 
     PATIENCE = 2.0  # seconds
 
-    def __init__(self, accelerator: Accelerator):
+    def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
         self.since: float | None = None
         self.previous: dict[int, Any] = {}

@@ -71,7 +71,7 @@ class Reporter:
         main: bool,
         combine: Callable[[torch.Tensor], torch.Tensor] = lambda values: values,
         utilisation: Callable[[float], float] | None = None,
-    ):
+    ) -> None:
         self.output, self.every, self.main = output, every, main
         self.samples_per_step, self.combine, self.utilisation = samples_per_step, combine, utilisation
         self.sums: dict[str, torch.Tensor] = {}

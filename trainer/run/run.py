@@ -210,7 +210,7 @@ def losses(
 class averaged:
     """A context in which the parameters of a stage hold their moving averages."""
 
-    def __init__(self, stage: Stage, ema: EMA | None):
+    def __init__(self, stage: Stage, ema: EMA | None) -> None:
         self.parameters, self.ema = dict(stage.named_parameters()), ema
 
     def _swap(self) -> None:

@@ -63,11 +63,11 @@ def peak_flops(system: System, device: torch.device) -> float | None:
     return next((peak * 1e12 for part, peak in PEAK_TFLOPS.items() if part.lower() in name.lower()), None)
 
 
-def _cpu_attention(q, k, v, *_, out_val=None, **__) -> int:
+def _cpu_attention(q: Any, k: Any, v: Any, *_: Any, out_val: Any = None, **__: Any) -> int:
     return sdpa_flop_count(q.shape, k.shape, v.shape)
 
 
-def _cpu_attention_backward(gradient, q, k, v, *_, out_val=None, **__) -> int:
+def _cpu_attention_backward(gradient: Any, q: Any, k: Any, v: Any, *_: Any, out_val: Any = None, **__: Any) -> int:
     return sdpa_backward_flop_count(gradient.shape, q.shape, k.shape, v.shape)
 
 
@@ -86,11 +86,11 @@ class ModelFlops(TorchDispatchMode):
     not for the backward pass itself.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.forward, self.total = True, 0
 
-    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+    def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
         keywords = keywords or {}
         result = function(*arguments, **keywords)
         formula = FORMULAS.get(function._overloadpacket)

@@ -35,7 +35,7 @@ class Validation:
     process computes; every process has at least one sample.
     """
 
-    def __init__(self, dataset: Dataset, count: int, bins: int, batch: int, rank: int = 0, processes: int = 1):
+    def __init__(self, dataset: Dataset, count: int, bins: int, batch: int, rank: int = 0, processes: int = 1) -> None:
         self.dataset = dataset.whole() if isinstance(dataset, FolderDataset) else dataset
         self.count, self.bins, self.batch = max(count, processes), bins, batch
         self.mine = range(rank, self.count, processes)

@@ -62,7 +62,7 @@ def _autos(values: dict[str, Any], prefix: str = "") -> list[str]:
     return out
 
 
-def plugin(config: Config):
+def plugin(config: Config) -> Any:
     """Accelerate's plugin with the run's settings. ConfigError where deepspeed is not installed."""
     values = settings(config)
     if importlib.util.find_spec("deepspeed") is None:

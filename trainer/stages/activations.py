@@ -25,7 +25,7 @@ from trainer.models.precision import DTYPES
 class Kept:
     """Counts the bytes autograd keeps, each storage once; those of parameters are left out."""
 
-    def __init__(self, parameters: Iterator[torch.Tensor]):
+    def __init__(self, parameters: Iterator[torch.Tensor]) -> None:
         self._seen = {p.untyped_storage()._cdata for p in parameters}
         self._alive: list[torch.Tensor] = []  # a freed storage's address would be given to another
         self.bytes = 0

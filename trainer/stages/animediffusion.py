@@ -51,7 +51,7 @@ def check(config: Config) -> None:
 class AnimeDiffusionStage(Stage):
     """Phase 1, noise prediction. Trains `denoise_fn` under the names of the released trainer's checkpoints."""
 
-    def __init__(self, config: Config, device: torch.device):
+    def __init__(self, config: Config, device: torch.device) -> None:
         super().__init__(config, device)
         self.denoise_fn = start_network(config).to(device)
         self.denoise_fn.train()

@@ -55,7 +55,7 @@ def region_colors(pictures: torch.Tensor, regions: torch.Tensor, count: int) -> 
 class ColorReader(nn.Module):
     """One learnt query per region attends over the tokens (B, M, D) and answers a colour (B, R, 3)."""
 
-    def __init__(self, width: int, regions: int):
+    def __init__(self, width: int, regions: int) -> None:
         super().__init__()
         self.queries = nn.Parameter(torch.randn(regions, width))
         self.key, self.value = nn.Linear(width, width), nn.Linear(width, width)
@@ -78,7 +78,7 @@ def cost(config: Config) -> Cost:
 class EncoderStage(Stage):
     """Trains the tower under `visual.*`; the reader (`reader.*`) is thrown away on export."""
 
-    def __init__(self, config: Config, device: torch.device):
+    def __init__(self, config: Config, device: torch.device) -> None:
         super().__init__(config, device)
         model = config.model
         encoder = new_tower(model)

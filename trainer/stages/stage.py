@@ -23,7 +23,7 @@ class Stage(nn.Module):
     """Whether there are batches in which some trained parameters take no part; processes must know when they wait for
     each other's gradients."""
 
-    def __init__(self, config: Config, device: torch.device):
+    def __init__(self, config: Config, device: torch.device) -> None:
         super().__init__()
         self.config = config
         self.device = device

@@ -55,7 +55,7 @@ class ColorizerStage(Stage):
     """Trains `model.diffusion_model` and `control_encoder`; the autoencoder stays frozen, and so does the reference
     encoder but for model.train_encoder: then `visual` and `knowledge` of it are trained, too."""
 
-    def __init__(self, config: Config, device: torch.device):
+    def __init__(self, config: Config, device: torch.device) -> None:
         super().__init__(config, device)
         self.frozen = vae, encoder = frozen_encoders(config, device)
         if config.model.init:

@@ -114,7 +114,7 @@ class RegionStage(Stage):
 
     rests = True  # the weights of a region that no query of the batch falls into
 
-    def __init__(self, config: Config, device: torch.device):
+    def __init__(self, config: Config, device: torch.device) -> None:
         super().__init__(config, device)
         model = config.model
         self.frozen = vae, reference_encoder = frozen_encoders(config, device)

@@ -87,7 +87,7 @@ def start_network(path: str) -> TinyVAE:
 class AutoencoderStage(Stage):
     """Trains a TinyVAE; its latents end up with unit variance after the factor 0.18215."""
 
-    def __init__(self, config: Config, device: torch.device):
+    def __init__(self, config: Config, device: torch.device) -> None:
         super().__init__(config, device)
         network = start_network(config.model.init)
         network.vae_scale.fill_(SCALE)  # raw latents are trained to unit variance, files hold them divided by SCALE

@@ -88,7 +88,7 @@ class XLStage(Stage):
     thresholds = (0.05, 0.99)
     """range of the thresholds of masks (released)"""
 
-    def __init__(self, config: Config, device: torch.device):
+    def __init__(self, config: Config, device: torch.device) -> None:
         super().__init__(config, device)
         vae, encoder = frozen_encoders(config, device)
         tagger = FrozenTagger(config.model.tagger, device)

@@ -54,7 +54,7 @@ def examine(root: Path, **options) -> doctor.Diagnosis:
     return doctor.examine(root, 64, progress=False, **options)
 
 
-def found(root: Path, **options) -> dict[tuple[str, str], doctor.Finding]:
+def found(root: Path, **options) -> dict[tuple[str, str], doctor.Complaint]:
     """(level, part) -> finding; the tests make one of each."""
     return {(f.level, f.part): f for f in examine(root, **options).findings}
 
