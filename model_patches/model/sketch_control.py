@@ -165,7 +165,7 @@ class SketchControl(comfy.controlnet.ControlBase):
                     "A node samples a part of the picture without telling the sketch which: the whole sketch is "
                     "squeezed into each part. Tiled Diffusion and ComfyUI's areas tell it."
                 )
-            return self._in_rows(self.features(*pixels, x.device), rows, conditions)
+            return self._in_rows(self.features(pixels[0], pixels[1], x.device), rows, conditions)
         cut = []
         for part in parts:
             height, width = (side * PIXELS_PER_LATENT for side in part.whole)

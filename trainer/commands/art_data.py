@@ -17,6 +17,7 @@ import json
 import os
 from concurrent.futures import as_completed
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -40,7 +41,8 @@ def write_art_data(plan: writing.Plan, counts: dict[str, int], workers: int) -> 
     packages.fetch(names, plan.packages)
     plan.folder.mkdir(parents=True, exist_ok=True)
     (plan.folder / "ATTRIBUTION.md").write_text(packages.attribution(names), encoding="utf-8")
-    manifest = {"seed": plan.seed, "split": plan.split, "packages": {n: packages.BY_NAME[n].version for n in names}}
+    versions = {name: packages.BY_NAME[name].version for name in names}
+    manifest: dict[str, Any] = {"seed": plan.seed, "split": plan.split, "packages": versions}
     path = plan.folder / "manifest.json"
     if path.is_file() and (known := read_object(path, "choose another --output")) | manifest != known:
         if (known.get("seed"), known.get("split")) != (plan.seed, plan.split):
