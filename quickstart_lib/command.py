@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import environment, frames, job, options, output, shots, testing
 from .errors import QuickstartError
-from .plan import API_WORKFLOW, PACK, introduce, make_plan, picture
+from .plan import API_WORKFLOW, FLATS_WORKFLOW, PACK, introduce, make_plan, palette_file, picture
 from .requirements import EXTRAS_FOR_TESTS, EXTRAS_FOR_TRAINER
 from .runtime import choose_environment, find_comfyui, place_models, tell_device
 from .server import Server
@@ -22,7 +22,10 @@ def colour(chosen: argparse.Namespace, status: Status) -> None:
     for option in ("sketch", "reference"):
         picture(option, getattr(chosen, option))  # before a first start fetches anything
     output.output_file(chosen.output)
-    workflow = job.load_workflow(API_WORKFLOW)
+    if chosen.layers:
+        output.layers_file(chosen.layers)
+    palette_file(chosen.palette)
+    workflow = job.load_workflow(FLATS_WORKFLOW if chosen.flats else API_WORKFLOW)
     comfy = find_comfyui(chosen, cache, status)
     plan = make_plan(chosen, comfy, workflow, status)
     introduce(plan, chosen, workflow, status)
@@ -35,12 +38,17 @@ def colour(chosen: argparse.Namespace, status: Status) -> None:
         values = dict(plan.values)
         for name, shown in (("sketch", plan.sketch), ("reference", plan.reference)):
             values[name] = server.upload(shown.file, f"quickstart_{name}{shown.file.suffix.lower()}")
+        if plan.palette:
+            values["palette"] = server.upload(plan.palette, f"quickstart_palette{plan.palette.suffix.lower()}")
         filled = job.fill(workflow, values | place_models(server, plan.files))
         result = job.run(server, filled, status, output.FORMATS[plan.output.suffix.lower()])
         work_seconds = work.seconds()
         saved = output.save(result.picture, plan.output, status)  # before anything else can go wrong
+        layers = output.save(result.layers, plan.layers, status) if plan.layers and result.layers else None
     status.clear()
     status.line(f"Picture: {saved}")
+    if layers:
+        status.line(f"Layers: {layers}")
     for finding in result.findings:
         status.line(f"  {finding}")
     status.line(f"Seed: {job.value_of(filled, 'seed')}")
@@ -88,6 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if mode != "colour":
             return other_program(mode, chosen, rest, status)
+        if frames.is_many(chosen.sketch) and chosen.flats:
+            raise QuickstartError(
+                "--flats, --palette and --layers colour one drawing, and --sketch names many. Give one drawing, or "
+                "leave these options out."
+            )
         if frames.is_many(chosen.sketch):
             return shots.colour(chosen, status)
         colour(chosen, status)

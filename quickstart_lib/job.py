@@ -26,6 +26,12 @@ BINDINGS = {
     "reference_scale": ("Sampler", "cfg"),
 }
 
+# the same for what only workflows/api/flats.json has
+FLATS_BINDINGS = {
+    "palette": ("Palette from Reference", "file_name"),
+    "layers": ("Save Layers", "format"),
+}
+
 AS_GIVEN = (
     "width x height"  # what Prepare Sketch calls a canvas that does not follow the drawing: sizes.py has done that
 )
@@ -44,6 +50,11 @@ WORDS = {
     "Decode": "Making pixels",
     "Restore Size": "Returning to the drawing's size",
     "Save Picture": "Saving",
+    "Find Regions": "Finding regions between the lines",
+    "Flatten Colours": "Making flats",
+    "Palette from Reference": "Taking the palette",
+    "Lock to Palette": "Giving flats their colours",
+    "Save Layers": "Saving layers",
     "Preflight": "Checking both pictures",
 }
 
@@ -83,7 +94,7 @@ def find_node(workflow: Workflow, title: str, name: str | None = None) -> str:
 
 def find_input(workflow: Workflow, option: str) -> tuple[str, str]:
     """(node id, input name) that an option sets."""
-    title, name = BINDINGS[option]
+    title, name = (BINDINGS | FLATS_BINDINGS)[option]
     return find_node(workflow, title, name), name
 
 
@@ -187,6 +198,8 @@ class Result:
     picture: bytes
     findings: list[str]
     """What Preflight found wrong with the inputs, a line each."""
+    layers: bytes | None = None
+    """The layered document, where the workflow makes one."""
 
 
 def open_events(server: Server) -> WebSocket:
@@ -218,7 +231,9 @@ def result_of(server: Server, workflow: Workflow, entry: dict[str, Any], preview
     report = "\n".join(str(text) for node_id in checks for text in outputs.get(node_id, {}).get("text", []))
     for image in images_of(entry):
         if image["type"] == "output":
-            return Result(server.fetch(image | ({"preview": preview} if preview else {})), findings(report))
+            picture = server.fetch(image | ({"preview": preview} if preview else {}))
+            documents = files_of(entry, "layers")
+            return Result(picture, findings(report), server.fetch(documents[0]) if documents else None)
     raise QuickstartError(
         "The run ended without a picture: the workflow has no Save Image node that ran. "
         "Restore workflows/api/quickstart.json from the repository."
@@ -227,8 +242,13 @@ def result_of(server: Server, workflow: Workflow, entry: dict[str, Any], preview
 
 def images_of(entry: dict[str, Any]) -> list[dict[str, str]]:
     """Every picture that a run wrote, as the server names it: {"filename", "subfolder", "type"}."""
-    images = [image for output in entry.get("outputs", {}).values() for image in output.get("images", [])]
-    return [{key: image.get(key, "") for key in ("filename", "subfolder", "type")} for image in images]
+    return files_of(entry, "images")
+
+
+def files_of(entry: dict[str, Any], kind: str) -> list[dict[str, str]]:
+    """Every file of a kind ("images", "layers") that a run wrote, as the server names it."""
+    files = [file for output in entry.get("outputs", {}).values() for file in output.get(kind, [])]
+    return [{key: file.get(key, "") for key in ("filename", "subfolder", "type")} for file in files]
 
 
 def next_event(events: WebSocket | None) -> tuple[str, dict[str, Any]] | None:

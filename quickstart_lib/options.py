@@ -76,6 +76,20 @@ def _add_pictures(p: argparse.ArgumentParser) -> None:
         help="PNG, JPEG or WebP file to write (default: colorized.png); a number is added when the file exists. For "
         "many drawings a folder (default: colorized) or a video; the same command goes on after a stop",
     )
+    p.add_argument(
+        "--flats",
+        action="store_true",
+        help="flat colours with one shadow tone and the drawing's own edges, all of them colours of the reference",
+    )
+    p.add_argument(
+        "--palette", type=Path, metavar="FILE", help="flat colours of this palette: a .gpl or .json file; means --flats"
+    )
+    p.add_argument(
+        "--layers",
+        type=Path,
+        metavar="FILE",
+        help="also write lines, shade and flats as a layered .psd or .ora file; means --flats",
+    )
 
 
 def _add_sampling(p: argparse.ArgumentParser) -> None:
@@ -152,4 +166,5 @@ def read(arguments: list[str]) -> tuple[argparse.Namespace, str, list[str]]:
         setattr(options, name, file)
     if options.size and (options.width or options.height):
         p.error("--size gives width and height by the drawing: leave out --width and --height, or --size")
+    options.flats = options.flats or options.palette is not None or options.layers is not None
     return options, mode, arguments[position + 1 :]

@@ -14,6 +14,7 @@ FORMATS = {
     ".jpeg": "jpeg;95",
     ".webp": "webp;95",
 }  # suffix -> what ComfyUI converts to
+LAYERS = (".psd", ".ora")
 
 
 def numbered(file: Path) -> Path:
@@ -26,23 +27,32 @@ def numbered(file: Path) -> Path:
 
 
 def output_file(given: Path | None) -> Path:
-    """The file to write, checked before any work is done."""
-    given = given or Path("colorized.png")
+    """The picture to write, checked before any work is done."""
+    return _checked(given or Path("colorized.png"), "--output", "PNG, JPEG and WebP", tuple(FORMATS))
+
+
+def layers_file(given: Path) -> Path:
+    """The layered document to write, checked before any work is done."""
+    return _checked(given, "--layers", "PSD and OpenRaster", LAYERS)
+
+
+def _checked(given: Path, option: str, kinds: str, endings: tuple[str, ...]) -> Path:
+    """The file that an option names, with the first ending where it has none, under a name that is free."""
     file = given.expanduser().absolute()
     if file.is_dir():
-        file = file / "colorized.png"
+        file = file / f"colorized{endings[0]}"
     if not file.suffix:
-        file = file.with_suffix(".png")
-    if file.suffix.lower() not in FORMATS:
+        file = file.with_suffix(endings[0])
+    if file.suffix.lower() not in endings:
         raise QuickstartError(
-            f"--output is {given}, but quickstart writes PNG, JPEG and WebP. Use a name that ends in "
-            f"{', '.join(list(FORMATS)[:-1])} or {list(FORMATS)[-1]}."
+            f"{option} is {given}, but quickstart writes {kinds}. Use a name that ends in "
+            f"{', '.join(endings[:-1])} or {endings[-1]}."
         )
     if not file.parent.is_dir():
-        raise QuickstartError(f"--output is {given}, but the folder {file.parent} does not exist. Make it first.")
+        raise QuickstartError(f"{option} is {given}, but the folder {file.parent} does not exist. Make it first.")
     if not os.access(file.parent, os.W_OK):
         raise QuickstartError(
-            f"--output is {given}, but nothing can be written into {file.parent}. Choose another folder."
+            f"{option} is {given}, but nothing can be written into {file.parent}. Choose another folder."
         )
     return numbered(file)
 

@@ -11,6 +11,7 @@ from .terminal import Status
 
 PACK = Path(__file__).parent.parent
 API_WORKFLOW = PACK / "workflows" / "api" / "quickstart.json"
+FLATS_WORKFLOW = PACK / "workflows" / "api" / "flats.json"
 EXAMPLES = PACK / "workflows" / "examples"
 MODEL_FOLDERS = {"checkpoint": "checkpoints", "encoder": "clip_vision"}  # option -> folder in models/
 
@@ -27,6 +28,22 @@ class Plan:
     values: dict[str, Any]
     """Option -> value for the workflow; None keeps the workflow's."""
     output: Path
+    palette: Path | None = None
+    layers: Path | None = None
+
+
+def palette_file(given: Path | None) -> Path | None:
+    """The palette that --palette names, checked before any work is done."""
+    if given is None:
+        return None
+    file = given.expanduser().absolute()
+    if not file.is_file():
+        raise QuickstartError(f"--palette is {file}, but there is no such file.")
+    if file.suffix.lower() not in (".gpl", ".json"):
+        raise QuickstartError(
+            f"--palette is {given}, but palettes are .gpl (Krita, GIMP) or .json files. Export it as one of them."
+        )
+    return file
 
 
 def picture(option: str, given: Path | None) -> pictures.Picture:
@@ -101,7 +118,10 @@ def make_plan(chosen: argparse.Namespace, comfy: Path, workflow: job.Workflow, s
     found = look_at_models(chosen, comfy, workflow)
     values = values_for(chosen, found, sketch.size)
     check_size(values, found, workflow, status)
-    return Plan(sketch, reference, found.files, found.checkpoint, values, output.output_file(chosen.output))
+    layers = output.layers_file(chosen.layers) if chosen.layers else None
+    values["layers"] = layers.suffix.lower()[1:] if layers else None
+    written, palette = output.output_file(chosen.output), palette_file(chosen.palette)
+    return Plan(sketch, reference, found.files, found.checkpoint, values, written, palette, layers)
 
 
 def introduce(plan: Plan, chosen: argparse.Namespace, workflow: job.Workflow, status: Status) -> None:
@@ -118,6 +138,8 @@ def introduce(plan: Plan, chosen: argparse.Namespace, workflow: job.Workflow, st
     )
     if example:
         status.line("Your own: python quickstart.py my_sketch.png my_reference.png")
+    if not chosen.flats:
+        status.line("Clean cels with the drawing's own edges, and layers: add --flats, --layers out.psd")
     same = plan.sketch.file.read_bytes() == plan.reference.file.read_bytes()
     if same:
         status.line("The sketch and the reference are the same picture: there is nothing to take colours from.")

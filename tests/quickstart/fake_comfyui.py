@@ -35,6 +35,12 @@ NODES = [
     "VAEDecode",
     "ColorizeRestoreSize",
     "SaveImage",
+    "PreviewImage",
+    "ColorizeFindRegions",
+    "ColorizeFlattenColors",
+    "ColorizePaletteFromReference",
+    "ColorizeLockToPalette",
+    "ColorizeSaveLayers",
 ]
 
 
@@ -68,12 +74,15 @@ class Handler(BaseHTTPRequestHandler):
             ]
             report = "Preflight: 1 problem.\n1. PROBLEM (sketch): The sketch is blank.\n2. NOTE (model): small."
             outputs = {"13": {"images": [{"type": "temp"}], "text": [report]}, "12": {"images": [image]}}
+            outputs["18"] = {"layers": [{"filename": "p.psd", "subfolder": "", "type": "output"}]}
             entry = {"outputs": outputs, "status": {"status_str": "success", "messages": []}}
             prompt = self.path.rsplit("/", 1)[1]
             if MODE == "fail" and AT in SKETCHES.get(prompt, b""):
                 entry = {"outputs": {}, "status": {"status_str": "error", "messages": failed}}
             ends = MODE in ("finish", "fail", "port") or bool(AT)
             self.answer({prompt: entry} if ends else {})
+        elif self.path.startswith("/view?filename=p.psd"):
+            self.answer(b"8BPS layers")
         elif self.path.startswith("/view"):
             self.answer(b"\xff\xd8 picture" if "preview=jpeg" in self.path else b"\x89PNG picture")
         else:

@@ -46,6 +46,46 @@ def test_two_file_names_and_jpeg(start, tmp_path, root):
 
 
 @posix_only
+def test_layers_and_palette(start, tmp_path):
+    (tmp_path / "hero.GPL").write_text("GIMP Palette\n255 0 0 coat\n", encoding="utf-8")
+    run = start("finish", "--palette", "hero.GPL", "--layers", "out.psd", "--width", "128")
+    code, out, err = run.end()
+    assert code == 0, err
+    assert (tmp_path / "out.psd").read_bytes() == b"8BPS layers" and f"Layers: {tmp_path / 'out.psd'}" in out
+    assert (tmp_path / "colorized.png").read_bytes() == b"\x89PNG picture"
+    prompt = json.loads(Path(f"{run.pids_file}.prompt").read_text())["prompt"]
+    inputs = {node["class_type"]: node["inputs"] for node in prompt.values()}
+    assert inputs["ColorizePaletteFromReference"]["file_name"] == "quickstart_palette.gpl"
+    assert inputs["ColorizeSaveLayers"]["format"] == "psd" and inputs["ColorizePrepareSketch"]["width"] == 128
+
+
+@pytest.mark.parametrize(
+    "given, text",
+    [
+        (["--layers", "a.tif"], "--layers is a.tif.*PSD and OpenRaster.*.psd or .ora"),
+        (["--palette", "none.gpl"], "--palette is .*none.gpl.*no such file"),
+        (["--palette", "p.txt"], "--palette is p.txt.*.gpl .Krita, GIMP. or .json"),
+    ],
+)
+def test_wrong_layers_and_palettes_are_told_first(tmp_path, monkeypatch, capsys, given, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.txt").touch()
+    assert command.main(given) == 1
+    assert re.search(text, capsys.readouterr().err)
+
+
+def test_flats_of_many_drawings_are_refused(tmp_path, capsys):
+    (tmp_path / "frames").mkdir()
+    assert command.main(["--sketch", str(tmp_path / "frames"), "--flats"]) == 1
+    assert "--flats, --palette and --layers colour one drawing" in capsys.readouterr().err
+
+
+def test_layers_and_palette_mean_flats():
+    assert not options.read([])[0].flats and options.read(["--flats"])[0].flats
+    assert options.read(["--palette", "a.gpl"])[0].flats and options.read(["--layers", "a.psd"])[0].flats
+
+
+@posix_only
 def test_a_picture_is_not_lost_when_its_folder_cannot_be_written(start, tmp_path):
     """The folder for the picture goes away while it is made."""
     (tmp_path / "home").mkdir()

@@ -34,6 +34,14 @@ def test_every_option_has_its_place(workflow):
     assert job.value_of(workflow, "steps") == 20  # the original is untouched
 
 
+def test_every_option_has_its_place_in_the_workflow_of_flats(root):
+    workflow = job.load_workflow(root / "workflows" / "api" / "flats.json")
+    values = {option: number for number, option in enumerate(job.BINDINGS | job.FLATS_BINDINGS)}
+    filled = job.fill(workflow, values)
+    assert {option: job.value_of(filled, option) for option in values} == values
+    assert {job.title_of(node) for node in workflow.values()} <= {*job.WORDS, "Soft Result", "Regions"}
+
+
 def test_none_keeps_the_workflows_value(workflow):
     assert job.fill(workflow, dict.fromkeys(job.BINDINGS)) == workflow
 
