@@ -145,7 +145,7 @@ class StepInputs:
         kinds = dict(
             settings=comfy.conds.CONDConstant,
             tokens=comfy.conds.CONDList,
-            masks=FineMasks,
+            fine_masks=FineMasks,
             noise=comfy.conds.CONDList,
             features=comfy.conds.CONDConstant,
         )
@@ -154,16 +154,16 @@ class StepInputs:
     def keywords(self) -> dict[str, Any]:
         """As keyword arguments of the model, what is None left out."""
         values = {_COND + entry.name: getattr(self, entry.name) for entry in fields(self)}
-        if self.masks is not None:
-            values[f"{_COND}masks"] = self.masks.repeat_interleave(FINE, -2).repeat_interleave(FINE, -1)
+        if (masks := values.pop(f"{_COND}masks")) is not None:
+            values[f"{_COND}fine_masks"] = masks.repeat_interleave(FINE, -2).repeat_interleave(FINE, -1)
         return {key: value for key, value in values.items() if value is not None}
 
     @classmethod
     def take(cls, keywords: MutableMapping[str, Any]) -> StepInputs | None:
         """Out of the keyword arguments of the model, which lose them; None in a run without payload."""
         values = {entry.name: keywords.pop(_COND + entry.name, None) for entry in fields(cls)}
-        if values["masks"] is not None:
-            values["masks"] = values["masks"][..., ::FINE, ::FINE]
+        if (fine := keywords.pop(f"{_COND}fine_masks", None)) is not None:
+            values["masks"] = fine[..., ::FINE, ::FINE]
         return None if values["settings"] is None else cls(**values)
 
     def check_size(self, size: Sequence[int]) -> None:
