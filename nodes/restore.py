@@ -32,8 +32,9 @@ def restore_size(
         check_drawing(lines, lines_mask, polarity, "lines")
         layer = images.line_layer(lines, lines_mask, polarity)
         images.check_line_layer(picture, layer)
-        freed = images.restore(without_model_lines(result, layer, frame), frame)
-        picture = images.overlay_lines(torch.lerp(colours, freed, float(line_opacity)), layer, line_opacity)
+        drawn = layer if len(layer) == 1 else layer.repeat(len(picture) // len(layer), 1, 1, 1)  # taken in turn
+        freed = images.restore(without_model_lines(result, drawn, frame), frame)
+        picture = images.overlay_lines(torch.lerp(colours, freed, float(line_opacity)), drawn, line_opacity)
         colours = freed
     return picture.movedim(1, -1), colours.movedim(1, -1), images.ink_layer(layer).movedim(1, -1)
 

@@ -374,17 +374,20 @@ def ink_layer(lines: torch.Tensor) -> torch.Tensor:
 
 
 def overlay_lines(picture: torch.Tensor, lines: torch.Tensor, opacity: float = 1.0) -> torch.Tensor:
-    """Multiply (B, 3, H, W) in 0..1 with a line layer (1 or B, 3, H, W); opacity 0 changes nothing."""
+    """Multiply (B, 3, H, W) in 0..1 with a line layer (b, 3, H, W), b divides B; opacity 0 changes nothing."""
     check_line_layer(picture, lines)
+    if 1 < len(lines) < len(picture):
+        lines = lines.repeat(len(picture) // len(lines), 1, 1, 1)
     return picture * (1 - opacity * (1 - lines))
 
 
 def check_line_layer(picture: torch.Tensor, lines: torch.Tensor) -> None:
-    """Raise ValueError unless a line layer (1 or B, 3, H, W) has the size of pictures (B, 3, H, W)."""
+    """Raise ValueError unless a line layer (b, 3, H, W), b divides B, has the size of pictures (B, 3, H, W)."""
     if picture.shape[-2:] != lines.shape[-2:]:
         raise ValueError(
             f"The lines are {lines.shape[-1]}x{lines.shape[-2]} pixels, the picture "
             f"{picture.shape[-1]}x{picture.shape[-2]}. "
             "Connect the same drawing to lines that was given to Prepare Sketch."
         )
-    check_count("line drawings", lines.shape[0], picture.shape[0], advice="Connect one, or one per picture.")
+    advice = "Connect one, or one per picture."
+    check_count("line drawings", lines.shape[0], picture.shape[0], advice=advice, repeats=True)

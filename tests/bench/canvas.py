@@ -22,7 +22,7 @@ import torch
 from colorize.pictures import images
 from trainer.metrics.intervals import interval
 from trainer.metrics.regions import region_errors, shown_regions
-from trainer.models.colorizer import Colorizer
+from trainer.models.colorizer import V1Colorizer
 from trainer.pictures import contact_sheet, model_sketch, picture
 from trainer.world import REGION_NAMES, pair
 
@@ -48,7 +48,7 @@ def canvases(width: int, height: int, side: int) -> dict[str, tuple[int, int]]:
 
 
 def coloured(
-    model: Colorizer, sketch: torch.Tensor, tokens: torch.Tensor, canvas: tuple[int, int], steps: int, seed: int
+    model: V1Colorizer, sketch: torch.Tensor, tokens: torch.Tensor, canvas: tuple[int, int], steps: int, seed: int
 ) -> torch.Tensor:
     """Model sketch (1, 3, H, W) coloured on a canvas (width, height) and brought back: (1, 3, H, W) in -1..1."""
     placed, frame = images.place(sketch, canvas[1], canvas[0])
@@ -56,7 +56,7 @@ def coloured(
     return images.restore((result + 1) / 2, frame) * 2 - 1
 
 
-def measure(model: Colorizer, shape: str, args: argparse.Namespace) -> dict[str, list[float]]:
+def measure(model: V1Colorizer, shape: str, args: argparse.Namespace) -> dict[str, list[float]]:
     """Errors of every canvas, pair by pair; writes the sheet of the shape."""
     across, down = map(int, shape.split(":"))
     scale = args.drawing / math.sqrt(across * down)
@@ -108,7 +108,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
-    model = Colorizer.from_files(args.checkpoint, args.encoder, torch.device("cpu"))
+    model = V1Colorizer.from_files(args.checkpoint, args.encoder, torch.device("cpu"))
     print("shape canvas  size        error  minus square")
     found = {shape: measure(model, shape, args) for shape in args.shapes}
     if args.json:

@@ -382,6 +382,13 @@ def test_forced_transparent_without_transparency_lays_nothing():
     assert images.line_layer(paper(), polarity="transparent").eq(1).all()
 
 
+def test_line_drawings_are_taken_in_turn():
+    """As RepeatLatentBatch orders the pictures: ABAB."""
+    lines = torch.stack([torch.zeros(3, 2, 2), torch.ones(3, 2, 2)])
+    shown = images.overlay_lines(torch.full((4, 3, 2, 2), 0.5), lines)
+    assert shown.flatten(1).amax(1).tolist() == [0.0, 0.5, 0.0, 0.5]
+
+
 def test_lines_that_do_not_fit():
     with pytest.raises(ValueError, match="lines are 8x8 pixels, the picture 4x4.*Prepare Sketch"):
         images.overlay_lines(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 8, 8))

@@ -36,7 +36,7 @@ class FixedTokens:
 
 @case("conditions_v1")
 def torch_conditions(golden, check):
-    colorizer = ours("trainer.models.colorizer").Colorizer(
+    colorizer = ours("trainer.models.colorizer").V1Colorizer(
         unet=None,
         sketch_encoder=None,
         autoencoder=None,

@@ -9,7 +9,7 @@ from colorize.tiny_vae import TinyVAE
 from tests import tiny
 from trainer import config as configuration
 from trainer.models import checkpoint
-from trainer.models.colorizer import Colorizer
+from trainer.models.colorizer import V1Colorizer
 from trainer.stages.table import build_stage
 
 
@@ -44,7 +44,7 @@ def trained(request, folders, tmp_path_factory):
 def test_nodes_and_trainer_compute_the_same(pack, trained):
     """Reference tokens, sketch features, denoised latent and decoded picture agree."""
     file, encoder, prediction = trained
-    ours = Colorizer.from_files(str(file), str(encoder), torch.device("cpu"))
+    ours = V1Colorizer.from_files(str(file), str(encoder), torch.device("cpu"))
     assert ours.prediction_type == prediction
     model, vae, control, colorizer = pack.run("ColorizeLoadCheckpoint", ckpt_name=file.name)
     assert (colorizer.family.prediction_type, colorizer.family.prediction_source) == (prediction, "metadata")
@@ -103,7 +103,7 @@ def test_fig2fig_is_the_same_in_nodes_and_trainer(pack, trained, folders, tmp_pa
     v1_5 = folders.checkpoints / f"trained_v1_5_{prediction}.safetensors"
     checkpoint.write_tensors(v1_5, tensors, metadata)
 
-    ours = Colorizer.from_files(str(v1_5), str(encoder), torch.device("cpu"))
+    ours = V1Colorizer.from_files(str(v1_5), str(encoder), torch.device("cpu"))
     model, _, _, colorizer = pack.run("ColorizeLoadCheckpoint", ckpt_name=v1_5.name)
     loaded = pack.run("ColorizeLoadReferenceEncoder", encoder_name=encoder.name)[0]
     generator = torch.Generator().manual_seed(0)

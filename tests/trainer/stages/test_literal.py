@@ -21,7 +21,7 @@ from tests.literal.vision import normalised, tower
 from tests.literal.weights import Weights
 from tests.scripted import Scripted
 from trainer import config as configuration
-from trainer.models.colorizer import Colorizer
+from trainer.models.colorizer import V1Colorizer
 from trainer.stages.table import build_stage
 
 SIDE, SEEN = 64, 56  # pixels of the drawing, and of the encoder's picture
@@ -226,7 +226,7 @@ def test_stage_v1_5(files, bleach):
 @pytest.mark.parametrize("mode", ["masked", "bg2fig", "fig2fig"])
 def test_the_modes_of_v1_5(files, mode):
     """v1.5 paper, 3.4: which weights and which tokens answer a query of the figure and one of the background."""
-    colorizer = Colorizer.from_files(files["v1_5"], files["encoder"], torch.device("cpu"))
+    colorizer = V1Colorizer.from_files(files["v1_5"], files["encoder"], torch.device("cpu"))
     batch = batch_of()
     references, masks = in_range(batch["reference"]), batch["mask"].float() / 255
     reference_masks = batch["reference_mask"].float() / 255
