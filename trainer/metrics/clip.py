@@ -13,8 +13,11 @@ from trainer.config import ConfigError
 from trainer.models import checkpoint
 from trainer.models.colorizer import TokenReader
 
+Embed = Callable[[torch.Tensor], torch.Tensor]
+"""Pictures (B, 3, H, W) in [-1, 1] -> vectors (B, D) of length 1, on the CPU."""
 
-def embedding(encoder: TokenReader, device: torch.device | str = "cpu") -> Callable[[torch.Tensor], torch.Tensor]:
+
+def embedding(encoder: TokenReader, device: torch.device | str = "cpu") -> Embed:
     """Pictures (B, 3, H, W) in [-1, 1] -> the projected class token (B, D), of length 1, on the CPU."""
 
     @torch.no_grad()
@@ -24,7 +27,7 @@ def embedding(encoder: TokenReader, device: torch.device | str = "cpu") -> Calla
     return embed
 
 
-def clip_embedding(path: str | Path, device: torch.device | str = "cpu") -> Callable[[torch.Tensor], torch.Tensor]:
+def clip_embedding(path: str | Path, device: torch.device | str = "cpu") -> Embed:
     """As `embedding`, of a CLIP file in open_clip or Hugging Face layout; its sizes come from its tensors."""
     tensors, metadata = checkpoint.read_tensors(Path(path))
     try:

@@ -10,7 +10,7 @@ several thousand pictures for numbers to publish.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -28,41 +28,106 @@ FID_CLASSES, IMAGENET_CLASSES = 1008, 1000
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def frechet_distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+class Rows:
+    """Features (N, D) that are read chunk by chunk, as often as they are asked for: 50,000 need not fit in memory."""
+
+    def __init__(self, chunks: Callable[[], Iterable[torch.Tensor]]) -> None:
+        """chunks() begins a pass over tensors (n, D), in order."""
+        self.chunks = chunks
+
+    @classmethod
+    def of(cls, features: torch.Tensor | Rows) -> Rows:
+        return features if isinstance(features, Rows) else cls(lambda: [features])
+
+    def blocks(self) -> Iterator[torch.Tensor]:
+        """A pass in blocks of at least D rows, the last one aside: updates of moments cost as much as D rows."""
+        waiting: list[torch.Tensor] = []
+        for chunk in self.chunks():
+            waiting.append(chunk)
+            if sum(map(len, waiting)) >= chunk.shape[1]:
+                yield torch.cat(waiting)
+                waiting = []
+        if waiting:
+            yield torch.cat(waiting)
+
+    def count(self) -> int:
+        """N, by a pass."""
+        return sum(len(chunk) for chunk in self.chunks())
+
+    def all(self) -> torch.Tensor:
+        """(N, D), in memory."""
+        return torch.cat(list(self.chunks()))
+
+
+def frechet_distance(ours: torch.Tensor | Rows, theirs: torch.Tensor | Rows) -> float:
     """Distance of features (N, D) and (M, D), at least two rows each, in float64."""
-    for features in (ours, theirs):
-        if features.ndim != 2 or len(features) < 2:
-            raise ValueError(
-                f"Features of the shape {tuple(features.shape)} have no covariance; give two rows or more."
-            )
-    first, second = (_Moments(features.double()) for features in (ours, theirs))
-    return _distance(first, second)
+    return _distance(*(_Moments.of(Rows.of(features)) for features in (ours, theirs)))
 
 
 class _Moments:
+    """Mean (D,) and a factor R (min(N, D) or N, D) with R' R = the sum of outer products of centred rows.
+
+    Blocks are joined by the update of Chan, Golub and LeVeque 1979: their scatters add, and the means' distance counts
+    as one more row. R is brought back to a triangle by QR, so memory does not grow with N.
+    """
+
     def __init__(self, features: torch.Tensor) -> None:
+        self.count = len(features)
         self.mean = features.mean(0)
-        centred = (features - self.mean) / (len(features) - 1) ** 0.5
-        self.factor = torch.linalg.qr(centred, mode="r").R if len(features) > features.shape[1] else centred
-        self.trace = float(centred.square().sum())
+        self.factor = _triangle(features - self.mean)
+
+    @classmethod
+    def of(cls, rows: Rows) -> _Moments:
+        found: _Moments | None = None
+        for block in rows.blocks():
+            if block.ndim != 2:
+                raise ValueError(f"Features of the shape {tuple(block.shape)} have no covariance; give rows.")
+            own = cls(block.double())
+            found = own if found is None else found._join(own)
+        if found is None or found.count < 2:
+            raise ValueError(f"{found.count if found else 0} rows have no covariance; give two or more.")
+        return found
+
+    def _join(self, other: _Moments) -> _Moments:
+        count, apart = self.count + other.count, other.mean - self.mean
+        between = apart * (self.count * other.count / count) ** 0.5
+        self.factor = _triangle(torch.cat([self.factor, other.factor, between[None]]))
+        self.mean = self.mean + apart * (other.count / count)
+        self.count = count
+        return self
+
+    @property
+    def root(self) -> torch.Tensor:
+        """R with R' R = the unbiased covariance."""
+        return self.factor / (self.count - 1) ** 0.5
+
+
+def _triangle(rows: torch.Tensor) -> torch.Tensor:
+    """The same R' R in no more rows than columns."""
+    return torch.linalg.qr(rows, mode="r").R if len(rows) > rows.shape[1] else rows
 
 
 def _distance(first: _Moments, second: _Moments) -> float:
-    root = torch.linalg.svdvals(first.factor @ second.factor.T).sum()
-    return float((first.mean - second.mean).square().sum()) + first.trace + second.trace - 2 * float(root)
+    ours, theirs = first.root, second.root
+    root = torch.linalg.svdvals(ours @ theirs.T).sum()
+    traces = float(ours.square().sum()) + float(theirs.square().sum())
+    return float((first.mean - second.mean).square().sum()) + traces - 2 * float(root)
 
 
-def frechet_interval(ours: torch.Tensor, theirs: torch.Tensor, draws: int = 200, seed: int = 0) -> tuple[float, float]:
+def frechet_interval(
+    ours: torch.Tensor | Rows, theirs: torch.Tensor | Rows, draws: int = 200, seed: int = 0
+) -> tuple[float, float]:
     """95 % interval of the distance over the pictures of `ours`, whose rows (N, D) are drawn again with replacement.
 
     A draw repeats pictures and so has a larger distance than the set itself (the bias of small sets); the interval is
-    moved back by the median of that difference. `theirs`, the pictures aimed at, stay as they are.
+    moved back by the median of that difference. `theirs`, the pictures aimed at, stay as they are. It costs as much as
+    `draws` / 2 distances, and holds `ours` in memory.
     """
-    second = _Moments(theirs.double())
+    second, rows = _Moments.of(Rows.of(theirs)), Rows.of(ours).all()
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.randint(0, len(ours), (draws, len(ours)), generator=generator)
-    estimates = torch.tensor([_distance(_Moments(ours[chosen].double()), second) for chosen in rows])
-    estimates += frechet_distance(ours, theirs) - estimates.median()
+    chosen = torch.randint(0, len(rows), (draws, len(rows)), generator=generator)
+    estimates = torch.tensor([_distance(_Moments(rows[own].double()), second) for own in chosen])
+    estimates += frechet_distance(rows, theirs) - estimates.median()
     low, high = torch.quantile(estimates, torch.tensor([0.025, 0.975])).tolist()
     return low, high
 

@@ -125,8 +125,18 @@ def test_frechet_distance_of_one_feature_and_of_equal_sets():
     expected = (ours.mean() - theirs.mean()) ** 2 + (ours.std() - theirs.std()) ** 2
     assert math.isclose(frechet.frechet_distance(ours, theirs), float(expected), rel_tol=1e-4)
     assert abs(frechet.frechet_distance(ours, ours)) < 1e-9
-    with pytest.raises(ValueError, match="two rows"):
+    with pytest.raises(ValueError, match="two or more"):
         frechet.frechet_distance(ours[:1], theirs)
+
+
+@pytest.mark.parametrize("rows, columns, chunk", [(90, 6, 7), (9, 12, 2), (64, 16, 64)])
+def test_moments_of_chunks_are_those_of_the_whole(rows, columns, chunk):
+    """Read in pieces, from the disk say, and never with more than D rows kept."""
+    ours, theirs = torch.randn(rows, columns) + 5, torch.randn(rows, columns) * 2
+    pieces = frechet.Rows(lambda: iter(ours.split(chunk)))
+    assert math.isclose(frechet.frechet_distance(pieces, theirs), literal_distance(ours, theirs), rel_tol=1e-5)
+    assert len(frechet._Moments.of(pieces).factor) <= columns and pieces.count() == rows
+    assert frechet.frechet_interval(pieces, theirs, 5) == frechet.frechet_interval(ours, theirs, 5)
 
 
 def test_frechet_interval_encloses_the_distance():
