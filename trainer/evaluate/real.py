@@ -12,9 +12,10 @@ import torch
 
 from colorize.reference.feature_vision import EfficientNetLite, fold
 from trainer.art import benchmark, packages
+from trainer.evaluate.parts import Numbers, arrays
 from trainer.evaluate.protocols import Protocol
-from trainer.evaluate.runs import Measurement, measure
-from trainer.evaluate.sample import Sample
+from trainer.evaluate.runs import Measured, Measurement
+from trainer.evaluate.sample import Pairs
 from trainer.metrics.edges import edge_f1
 from trainer.metrics.entanglement import Values
 from trainer.metrics.features import feature_similarity
@@ -52,45 +53,48 @@ def protocol(name: str, judge: EfficientNetLite | None) -> Protocol:
     """What is measured on one set of the benchmark."""
     similarity = feature_similarity(judge) if judge is not None else None
 
-    def measured(sample: Sample) -> Values:
-        labels = sample.batch["regions"]
-        values = {
-            "psnr": psnr(sample.result, sample.truth),
-            "ms_ssim": ms_ssim(sample.result, sample.truth),
-            "edge_f1": edge_f1(sample.result, -sample.sketches[:, :1]),
-            "errors": region_errors(sample.result, sample.truth, labels, benchmark.REGION_COUNT),
-            "errors_without": region_errors(sample.blind, sample.truth, labels, benchmark.REGION_COUNT),
+    def errors(pairs: Pairs, result: torch.Tensor) -> torch.Tensor:
+        return region_errors(result, pairs.truth, pairs.batch["regions"], benchmark.REGION_COUNT)
+
+    def measured(pairs: Pairs, result: torch.Tensor) -> Values:
+        values: Values = {
+            "psnr": psnr(result, pairs.truth),
+            "ms_ssim": ms_ssim(result, pairs.truth),
+            "edge_f1": edge_f1(result, -pairs.sketches[:, :1]),
+            "errors": errors(pairs, result),
         }
         if similarity is not None:
-            values["feature_similarity"] = similarity(sample.result, sample.truth)
+            values["feature_similarity"] = similarity(result, pairs.truth)
         return values
 
-    return Protocol(name, ("color", "sketch", "reference", "regions"), measured, blind=1)
+    def common(pairs: Pairs) -> Values:
+        return {} if pairs.without is None else {"errors_without": errors(pairs, pairs.without)}
+
+    return Protocol(name, ("color", "sketch", "reference", "regions"), measured, common, blind=1)
 
 
 def measure_sets(
-    colorizer: WholeColorizer,
     folder: Path,
     settings: Measurement,
     judge: EfficientNetLite | None,
-    device: torch.device,
+    measure: Callable[[Protocol, Measurement], Measured],
     keep: Callable[[str, np.ndarray], None],  # (name of a set, its sheet)
 ) -> dict[str, dict[str, dict]]:
-    """{set: {mode and scale: summary}}."""
+    """{set: {setting and scale: summary}}."""
     found = {}
     for name in benchmark.SETS:
         data = folder / name
-        own = replace(settings, data=str(data), count=min(settings.count, len(list((data / "color").glob("*.png")))))
-        values, sheets, _ = measure(colorizer, protocol(name, judge), own, device)
-        keep(name, np.concatenate(sheets))
-        found[name] = {f"{mode} at {scale:g}": summary(measured) for (mode, scale), measured in values.items()}
+        count = min(settings.count, len(list((data / "color").glob("*.png"))))
+        measured = measure(protocol(name, judge), replace(settings, data=str(data), count=count, size=0))
+        keep(name, np.concatenate(measured.sheets))
+        found[name] = {f"{s.title} at {s.guidance:g}": summary(values) for s, values in measured.values.items()}
     return found
 
 
-def summary(values: Values) -> dict:
+def summary(values: Numbers) -> dict:
     """Means with 95 % intervals; the region error as the median over pairs and regions, and its ratio to that of the
     run without reference."""
-    numbers = {name: value.numpy() for name, value in values.items()}
+    numbers = arrays(values)
     out: dict[str, Any] = {"pairs": len(numbers["psnr"])}
     for name in MEANS:
         if name in numbers:

@@ -1,9 +1,17 @@
-"""Runs a colouriser over the pairs of a set: every mode and guidance scale on the same pairs, from the same noise."""
+"""Runs a method over the pairs of a set: every setting on the same pairs, from the same noise, batch by batch.
+
+A method is a colouriser (`ModelMethod`) or a folder of pictures that another one made (`FolderMethod`). What a batch
+gives is kept on the disk (parts.py): a command that was killed goes on, and processes of `accelerate launch` each take
+every n-th batch.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+from typing import Protocol as Interface
 
 import numpy as np
 import torch
@@ -14,73 +22,124 @@ from colorize.pictures.masks import without_background
 from trainer.config import ConfigError
 from trainer.data import decode
 from trainer.data.folder import FolderDataset
-from trainer.data.sources import FolderSource, open_source
-from trainer.metrics.entanglement import Values
+from trainer.data.sources import SUFFIXES, FolderSource, open_source
 from trainer.models.colorizer import WholeColorizer
 from trainer.models.denoising import Denoising
-from trainer.pictures import Batch, contact_sheet, model_sketch, picture
+from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
+from trainer.workers import Team
 
+from .parts import Numbers, Parts, identity
 from .protocols import Protocol
-from .sample import Sample
+from .sample import NO_REFERENCE, Made, Pairs, Setting
 
 SHEET_BATCHES = 3
-CUT_OUT = " cut out"  # after a mode's name: its figure read the reference without its background
 SECOND_NOISE = 1 << 20  # added to the seed of the second run without reference; torch reads 32 bits of a seed
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What is run; the same for all protocols of a command."""
+    """What is measured on; the same for all methods and protocols of a command."""
 
     data: str
-    modes: tuple[str, ...]
-    scales: tuple[float, ...]
     count: int
-    steps: int
     seed: int
     batch: int
-    precision: str
-    cut_out: bool = False
-    """Measure every masked mode a second time, with the figure's tokens from the reference on white."""
+    size: int = 0
+    """Side of the pictures in pixels; 0: that of the set's first picture."""
+
+    def starts(self) -> range:
+        """Numbers of the first pairs of all batches."""
+        return range(0, self.count, self.batch)
+
+
+class Method(Interface):
+    """Something that colours sketches."""
 
     @property
-    def runs(self) -> tuple[str, ...]:
-        """Names of the runs at one scale: the modes, then those with a cut-out reference."""
-        masked = tuple(mode for mode in self.modes if mode != "vanilla")
-        return self.modes + tuple(mode + CUT_OUT for mode in masked if self.cut_out)
+    def settings(self) -> tuple[Setting, ...]:
+        """In the order of the report."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Parts of the data set beside the protocol's."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What its results depend on, as JSON values."""
+
+    def made(self, batch: Batch, names: Sequence[str], start: int, protocol: Protocol) -> Made:
+        """What it makes of the pairs of a batch, the first of which is pair `start`."""
+
+
+@dataclass
+class Measured:
+    """What `measure` found."""
+
+    values: dict[Setting, Numbers]
+    sheets: list[np.ndarray]
+    """(H, W, 3) of the first batches: sketch, reference, results of the settings of the first guidance scale, without
+    reference (where the protocol needs that run), truth"""
+    size: int
+    parts: Parts
 
 
 def measure(
-    colorizer: WholeColorizer, protocol: Protocol, settings: Measurement, device: torch.device
-) -> tuple[dict[tuple[str, float], Values], list[np.ndarray], int]:
-    """({(run, scale): values}, sheets (H, W, 3) of the first batches, side of the pictures in pixels).
+    method: Method, protocol: Protocol, settings: Measurement, folder: Path, team: Team | None = None
+) -> Measured:
+    """Measure what is not there yet in `folder`, by this process's share of the batches; then read all of it.
 
-    A sheet's columns: sketch, reference, one result per run at the first scale, without reference
-    (where the protocol needs that run), truth.
+    Every process of the team returns when all are done.
     """
-    size = picture_size(settings.data)
-    masked = any(mode != "vanilla" for mode in settings.modes)
-    needs = (*protocol.needs, *(("mask", "reference_mask") if masked else ()))
+    team = team or Team()
+    dataset, size = pairs_of(protocol, settings, method.needs)
+    settings_facts = {name: getattr(settings, name) for name in ("count", "seed", "batch")} | {"size": size}
+    facts = {**settings_facts, "protocol": [protocol.name, protocol.bend], "data": _data_facts(dataset, settings.data)}
+    titles = [f"{setting.title} at {setting.guidance}" for setting in method.settings]
+    parts = Parts(folder, {**facts, "method": dict(method.facts)}, titles)
+    starts = settings.starts()
+    missing = [start for start in starts if not parts.holds(start)]
+    mine = missing[team.index :: team.count]
+    for start in tqdm(mine, unit="batch", desc=protocol.name, disable=not team.main):
+        numbers = range(start, min(start + settings.batch, settings.count))
+        batch = torch.utils.data.default_collate([row(dataset, i, settings.count, protocol) for i in numbers])
+        names = [dataset.items.names[int(number)] for number in batch["index"]]
+        made = method.made(batch, names, start, protocol)
+        own = {
+            title: protocol.measure(made.pairs, made.results[setting])
+            for title, setting in zip(titles, method.settings, strict=True)
+        }
+        sheet = _sheet(made, method.settings) if start < SHEET_BATCHES * settings.batch else None
+        parts.write(start, own, protocol.common(made.pairs), sheet)
+    team.wait()
+    found = parts.read(starts)
+    values = {setting: found[title] for title, setting in zip(titles, method.settings, strict=True)}
+    return Measured(values, parts.sheets(starts[:SHEET_BATCHES]), size, parts)
+
+
+def pairs_of(protocol: Protocol, settings: Measurement, more: Sequence[str] = ()) -> tuple[FolderDataset, int]:
+    """The pairs of a protocol, with more parts than it needs itself; and the side of their pictures."""
+    size = settings.size or picture_size(settings.data)
+    needs = tuple(dict.fromkeys((*protocol.needs, *more)))
     dataset = FolderDataset(settings.data, size, protocol.reference, settings.seed, needs=needs, bend=protocol.bend)
     if len(dataset) < settings.count:
         raise ConfigError(
             f"{settings.data} holds {len(dataset)} pairs, {settings.count} are asked for; write more, or lower --count."
         )
-    parts: dict[tuple[str, float], list[Values]] = {(m, s): [] for s in settings.scales for m in settings.runs}
-    sheets: list[np.ndarray] = []
-    for start in tqdm(range(0, settings.count, settings.batch), unit="batch", desc=protocol.name):
-        numbers = range(start, min(start + settings.batch, settings.count))
-        batch = torch.utils.data.default_collate([row(dataset, i, settings.count, protocol) for i in numbers])
-        runs, fixed = _runs(colorizer, batch, settings, protocol.blind, start, device)
-        for key, result in runs.items():
-            parts[key].append(protocol.measure(Sample(batch=batch, result=result, **fixed)))
-        if len(sheets) < SHEET_BATCHES:
-            shown = [runs[name, settings.scales[0]] for name in settings.runs]
-            blind = [fixed[name] for name in ("without",) if name in fixed]
-            columns = [-fixed["sketches"], fixed["references"], *shown, *blind, fixed["truth"]]
-            sheets.append(contact_sheet(columns))
-    values = {key: {k: torch.cat([p[k] for p in rows]) for k in rows[0]} for key, rows in parts.items()}
-    return values, sheets, size
+    return dataset, size
+
+
+def _data_facts(dataset: FolderDataset, folder: str) -> list[str]:
+    parts = [part for part in dataset.needs if part != "reference" or dataset.reference == "folder"]
+    folders = [name for part in parts for name in (dataset.styles if part == "sketch" else [part])]
+    own = [name for name in folders if not (name.startswith("reference_") and dataset.reference != "folder")]
+    return [str(Path(folder).resolve()), dataset.source.fingerprint(own)]
+
+
+def _sheet(made: Made, settings: Sequence[Setting]) -> np.ndarray:
+    pairs, first = made.pairs, settings[0].guidance
+    shown = [made.results[setting] for setting in settings if setting.guidance == first]
+    blind = [] if pairs.without is None else [pairs.without]
+    return contact_sheet([-pairs.sketches, pairs.references, *shown, *blind, pairs.truth])
 
 
 def row(dataset: FolderDataset, position: int, count: int, protocol: Protocol) -> dict[str, torch.Tensor | int]:
@@ -94,33 +153,114 @@ def row(dataset: FolderDataset, position: int, count: int, protocol: Protocol) -
     return sample
 
 
-def _runs(
-    colorizer: WholeColorizer, batch: Batch, settings: Measurement, blind: int, start: int, device: torch.device
-) -> tuple[dict[tuple[str, float], torch.Tensor], dict[str, torch.Tensor]]:
-    """Results by (run, scale), and what they have in common."""
-    sketches, references = model_sketch(batch["sketch"]).to(device), picture(batch["reference"]).to(device)
-    masks, reference_masks = (
-        batch[name].to(device).float() / 255 if name in batch else None for name in ("mask", "reference_mask")
-    )
-    tokens = {"": colorizer.tokens(references)}
-    if settings.cut_out and reference_masks is not None:
-        tokens[CUT_OUT] = colorizer.tokens(without_background(references, reference_masks, modes.REFERENCE_THRESHOLD))
+@dataclass
+class ModelMethod:
+    """A colouriser with the settings that are measured."""
 
-    def run(name: str, scale: float, seed: int) -> torch.Tensor:
-        mode = name.removesuffix(CUT_OUT)
-        return generate(scale, seed, tokens[name[len(mode) :]], mode)
+    colorizer: WholeColorizer
+    settings: tuple[Setting, ...]
+    seed: int
+    precision: str
+    """fp32 or bf16"""
+    device: torch.device
+    files: Mapping[str, Any] = field(default_factory=dict)
+    """what tells its files from others"""
 
-    def generate(scale: float, seed: int, tokens: torch.Tensor, mode: str = "vanilla") -> torch.Tensor:
-        regions = colorizer.regions(mode, references, masks, reference_masks)
-        noise = torch.Generator().manual_seed(seed)
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            return colorizer.generate(sketches, tokens, Denoising(settings.steps, scale), noise, regions).float().cpu()
+    @property
+    def needs(self) -> tuple[str, ...]:
+        masked = any(setting.mode not in ("vanilla", NO_REFERENCE) for setting in self.settings)
+        return ("mask", "reference_mask") if masked else ()
 
-    seed = settings.seed + start
-    fixed = {"sketches": sketches.cpu(), "references": references.cpu(), "truth": picture(batch["color"])}
-    for name, noise in (("without", seed), ("base", seed + SECOND_NOISE))[:blind]:
-        fixed[name] = generate(1.0, noise, torch.zeros_like(tokens[""]))
-    return {(name, s): run(name, s, seed) for s in settings.scales for name in settings.runs}, fixed
+    @property
+    def facts(self) -> dict[str, Any]:
+        how = [[s.mode, s.cut_out, repr(s.how)] for s in self.settings]
+        return {"files": dict(self.files), "how": how, "precision": self.precision, "device": self.device.type}
+
+    def made(self, batch: Batch, names: Sequence[str], start: int, protocol: Protocol) -> Made:
+        """As Method.made. All settings of a batch begin with the same noise."""
+        sketches = model_sketch(batch["sketch"]).to(self.device)
+        references = picture(batch["reference"]).to(self.device)
+        masks, reference_masks = (
+            figure_mask(batch[name]).to(self.device) if name in batch else None for name in ("mask", "reference_mask")
+        )
+        tokens = {False: self.colorizer.tokens(references)}
+        if reference_masks is not None and any(setting.cut_out for setting in self.settings):
+            cut = without_background(references, reference_masks, modes.REFERENCE_THRESHOLD)
+            tokens[True] = self.colorizer.tokens(cut)
+        nothing = torch.zeros_like(tokens[False])
+
+        def generate(how: Denoising, seed: int, tokens: torch.Tensor, mode: str = "vanilla") -> torch.Tensor:
+            regions = self.colorizer.regions(mode, references, masks, reference_masks)
+            noise = torch.Generator().manual_seed(seed)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                return self.colorizer.generate(sketches, tokens, how, noise, regions).float().cpu()
+
+        def run(setting: Setting) -> torch.Tensor:
+            if setting.mode == NO_REFERENCE:
+                return generate(setting.denoising, self.seed + start, nothing)
+            return generate(setting.denoising, self.seed + start, tokens[setting.cut_out], setting.mode)
+
+        plain = replace(self.settings[0].denoising, guidance=1.0, sketch_guidance=1.0, noise_level=0.0)
+        seeds = (("without", self.seed + start), ("base", self.seed + start + SECOND_NOISE))[: protocol.blind]
+        blind = {name: generate(plain, seed, nothing) for name, seed in seeds}
+        pairs = Pairs(batch, sketches.cpu(), references.cpu(), picture(batch["color"]), **blind)
+        return Made(pairs, {setting: run(setting) for setting in self.settings})
+
+
+@dataclass
+class FolderMethod:
+    """Pictures that another method made of the pairs which `evaluate --pairs` wrote: FOLDER/PROTOCOL/NAME.png."""
+
+    folder: Path
+    without: Path | None = None
+    """what it makes of the same pairs without reference, in folders of the same names"""
+    files: Mapping[str, Any] = field(default_factory=dict)
+    """what tells the judges' files from others"""
+    needs: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        return (Setting(self.folder.name),)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        found = [folder for folder in (self.folder, self.without) if folder is not None]
+        files = [file for folder in found for file in sorted(folder.rglob("*")) if file.is_file()]
+        return {"files": dict(self.files), "results": [identity(file) for file in files]}
+
+    def made(self, batch: Batch, names: Sequence[str], start: int, protocol: Protocol) -> Made:
+        """As Method.made. ConfigError names a picture that is missing or of another shape."""
+        truth = picture(batch["color"])
+        without = self._read(self.without, names, protocol, truth) if self.without and protocol.blind else None
+        if protocol.name == "entanglement" and without is None:
+            raise ConfigError(
+                "The protocol entanglement compares with pictures of the same method without reference: name their "
+                "folder with --results-without."
+            )
+        pairs = Pairs(batch, model_sketch(batch["sketch"]), picture(batch["reference"]), truth, without)
+        return Made(pairs, {self.settings[0]: self._read(self.folder, names, protocol, truth)})
+
+    def _read(self, folder: Path, names: Sequence[str], protocol: Protocol, like: torch.Tensor) -> torch.Tensor:
+        own = folder / protocol.name if (folder / protocol.name).is_dir() else folder
+        return torch.stack([_result(own, name, like.shape[-1]) for name in names])
+
+
+def _result(folder: Path, name: str, size: int) -> torch.Tensor:
+    """The picture (3, S, S) in [-1, 1] of a pair."""
+    file = next((path for suffix in SUFFIXES if (path := folder / f"{name}{suffix}").is_file()), None)
+    if file is None:
+        raise ConfigError(
+            f"{folder / name}.png does not exist: --results holds a picture of every pair, named like the pair's in "
+            "color/ (`evaluate --pairs FOLDER` writes the pairs to colour)."
+        )
+    image = decode.read_given(file)
+    if image.width != image.height:
+        raise ConfigError(
+            f"{file} is {image.width} x {image.height} pixels: pairs are squares, as `evaluate --pairs` writes them."
+        )
+    if image.width != size:
+        image = image.resize((size, size), decode.LANCZOS)
+    return picture(torch.from_numpy(np.array(image)).permute(2, 0, 1))
 
 
 def picture_size(folder: str) -> int:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import torch
 
 from colorize.pictures import entanglement
-from trainer.metrics.frechet import Rows
 from trainer.models.colorizer import WholeColorizer
 from trainer.models.denoising import Denoising
 
 OTHERS = 4  # references of other pairs that tell leakage from chance
 
-Values = dict[str, "torch.Tensor | Rows"]
-"""Measurements by name, one row per pair; of many pairs, features are Rows."""
+Values = dict[str, torch.Tensor]
+"""Measurements by name, one row per pair."""
 
 
 def next_ones(pictures: torch.Tensor) -> torch.Tensor:

@@ -13,12 +13,18 @@ from trainer.commands import evaluate
 from trainer.config import ConfigError
 from trainer.evaluate import runs
 from trainer.evaluate.protocols import Protocol
-from trainer.evaluate.report import difference, report, scores_of_regions, summary_of_regions, table
+from trainer.evaluate.report import Against, difference, report, scores_of_regions, summary_of_regions, table
+from trainer.evaluate.sample import Setting
 from trainer.metrics.entanglement import entanglement_of, mean_entanglement, next_ones
 from trainer.models.colorizer import V1Colorizer
+from trainer.models.denoising import Denoising
 from trainer.world import REGION_NAMES
 
 HAIR, EYES, BACKGROUND = (REGION_NAMES.index(name) for name in ("hair", "eyes", "background"))
+
+
+def setting(title: str, guidance: float) -> Setting:
+    return Setting(title, Denoising(guidance=guidance), title)
 
 
 def measured(errors: dict[int, np.ndarray], without: dict[int, np.ndarray], shown=(), edges=0.9) -> dict:
@@ -74,8 +80,9 @@ def test_a_report_compares_every_mode_with_the_first_pair_by_pair():
     def of(offset):
         return measured({HAIR: base + offset}, {HAIR: base + 50}, {HAIR: True})
 
-    values = {("vanilla", 2.0): of(0), ("fig2fig", 2.0): of(-2 + random.normal(0, 0.5, 30)), ("vanilla", 3.0): of(1)}
-    protocol = Protocol("regions", (), lambda sample: {})
+    noise = random.normal(0, 0.5, 30)
+    values = {setting("vanilla", 2.0): of(0), setting("fig2fig", 2.0): of(-2 + noise), setting("vanilla", 3.0): of(1)}
+    protocol = Protocol("regions", (), lambda pairs, result: {})
     found = report(protocol, values)
     assert [(one["mode"], one["guidance"]) for one in found["runs"]] == [("vanilla", 2), ("fig2fig", 2), ("vanilla", 3)]
     (comparison,) = found["comparisons"]
@@ -91,10 +98,14 @@ def test_a_report_compares_every_mode_with_the_first_pair_by_pair():
 def test_a_report_compares_two_models_pair_by_pair():
     base = np.random.default_rng(4).uniform(0, 1, 30)
     runs = [
-        {("vanilla", 1.0): {"structure": torch.from_numpy(base + a)}, ("vanilla", 3.0): {"structure": torch.zeros(30)}}
+        {
+            setting("vanilla", 1.0): {"structure": torch.from_numpy(base + a)},
+            setting("vanilla", 3.0): {"structure": torch.zeros(30)},
+        }
         for a in (-0.25, 0.0)
     ]
-    found = report(Protocol("entanglement", (), lambda sample: {}), *runs, "plain.safetensors")
+    protocol = Protocol("entanglement", (), lambda pairs, result: {})
+    found = report(protocol, runs[0], [Against("plain.safetensors", runs[1], True)])
     assert [one["mode"] for one in found["runs"]] == ["vanilla"] * 2 + ["vanilla of plain.safetensors"] * 2
     first, second = found["comparisons"]
     structure = first["differences"]["structure"]
@@ -117,7 +128,8 @@ def test_means_have_intervals_and_sets_have_distances():
         "fid:result": torch.from_numpy(random.normal(0, 1, (40, 3))),
         "fid:truth": torch.from_numpy(random.normal(2, 1, (40, 3))),
     }
-    found = report(Protocol("random", (), lambda sample: {}), {("vanilla", 1.0): values, ("masked", 1.0): values})
+    protocol = Protocol("random", (), lambda pairs, result: {})
+    found = report(protocol, {setting("vanilla", 1.0): values, setting("masked", 1.0): values})
     one = found["runs"][0]
     low, high = one["psnr_95"]
     assert low < one["psnr"] < high and 9 < one["fid"] < 16 and one["fid_95"][0] < one["fid"] < one["fid_95"][1]
@@ -174,7 +186,7 @@ def test_strangers_are_the_next_sample_s_picture(pictures):
     dataset = runs.FolderDataset(
         str(pictures), 64, "self", needs=("color", "sketch", "reference", "mask", "reference_mask")
     )
-    protocol = Protocol("random", (), lambda sample: {}, "self", strangers=True)
+    protocol = Protocol("random", (), lambda pairs, result: {}, reference="self", strangers=True)
     last = runs.row(dataset, 2, 3, protocol)
     assert torch.equal(last["reference"], dataset[0]["color"]) and torch.equal(last["color"], dataset[2]["color"])
     assert torch.equal(last["reference_mask"], dataset[0]["mask"])
@@ -227,7 +239,14 @@ def test_the_number_of_a_validation_curve(v1_file, frozen):
         ({"count": 1}, "--count is 1"),
         ({"steps": 0}, "--steps is 0"),
         ({"deform": 0.0}, "--deform is 0.0"),
-        ({"guidance": [2.0, 0.5]}, "--guidance holds 0.5"),
+        ({"guidance": [2.0, 0.5]}, "reference guidance is 0.5"),
+        ({"sketch_guidance": [99.0]}, "sketch guidance is 99"),
+        ({"noise_level": [-0.1]}, "noise level is -0.1"),
+        ({"size": 100}, "--size is 100"),
+        ({"checkpoint": ""}, "nothing to measure: give --checkpoint"),
+        ({"encoder": ""}, "needs its reference encoder"),
+        ({"results_without": ["a"]}, "one folder for each"),
+        ({"checkpoint": "", "results": ["a"], "against": "b"}, "name that, too"),
         ({"count": 5, "batch": 2, "protocol": ["entanglement"]}, "a batch of fewer than three pairs"),
         ({"cut_out": True}, "add masked, bg2fig or fig2fig"),
     ],
@@ -236,6 +255,16 @@ def test_numbers_that_cannot_be_meant(change, message):
     good = {
         "data": "pairs",
         "set": None,
+        "checkpoint": "model",
+        "encoder": "encoder",
+        "against": "",
+        "pairs": "",
+        "results": [],
+        "results_without": [],
+        "size": 0,
+        "sketch_guidance": [1.0],
+        "noise_level": [0.0],
+        "sampler": ["dpmpp_2m"],
         "count": 2,
         "steps": 1,
         "batch": 1,
