@@ -59,7 +59,7 @@ class Team:
             return cls()
         from accelerate import PartialState
 
-        state = PartialState(timeout=LONGEST_WAIT)
+        state = PartialState(cpu=device().type == "cpu", timeout=LONGEST_WAIT)
         return cls(state.process_index, state.num_processes, state.wait_for_everyone)
 
 

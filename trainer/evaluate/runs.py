@@ -97,8 +97,7 @@ def measure(
     titles = [f"{setting.title} at {setting.guidance}" for setting in method.settings]
     parts = Parts(folder, {**facts, "method": dict(method.facts)}, titles)
     starts = settings.starts()
-    missing = [start for start in starts if not parts.holds(start)]
-    mine = missing[team.index :: team.count]
+    mine = [start for start in starts[team.index :: team.count] if not parts.holds(start)]
     for start in tqdm(mine, unit="batch", desc=protocol.name, disable=not team.main):
         numbers = range(start, min(start + settings.batch, settings.count))
         batch = torch.utils.data.default_collate([row(dataset, i, settings.count, protocol) for i in numbers])
