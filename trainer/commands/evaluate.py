@@ -35,7 +35,7 @@ from trainer.evaluate.parts import identity
 from trainer.evaluate.protocols import NAMES as PROTOCOLS
 from trainer.evaluate.protocols import NOBODY, Judges, Protocol, build
 from trainer.evaluate.report import INTERVALS, Against, report, table
-from trainer.evaluate.runs import FolderMethod, Measured, Measurement, Method, ModelMethod, measure
+from trainer.evaluate.runs import FolderMaker, Maker, Measured, Measurement, ModelMaker, measure
 from trainer.evaluate.sample import CUT_OUT, NO_REFERENCE, Setting
 from trainer.models.colorizer import MODE_HELP, MODES, read_encoder
 from trainer.models.denoising import SAMPLERS, Denoising
@@ -162,29 +162,29 @@ class _Evaluation:
     """what a reader of the numbers must know"""
     measured: list[Measured] = field(default_factory=list)
 
-    def model(self, checkpoint: str) -> ModelMethod:
+    def model(self, checkpoint: str) -> ModelMaker:
         args = self.args
         files = {name: identity(getattr(args, name)) for name in ("encoder", "tagger", "inception", "clip", "features")}
         colorizer = load(checkpoint, args.encoder, args.tagger, self.device)
         self.notes += [f"{Path(checkpoint).name}: {note}" for note in colorizer.notes(list(dict.fromkeys(args.mode)))]
         files["checkpoint"] = identity(checkpoint)
-        return ModelMethod(colorizer, settings_of(args), args.seed, args.precision, self.device, files)
+        return ModelMaker(colorizer, settings_of(args), args.seed, args.precision, self.device, files)
 
-    def folder(self, number: int) -> FolderMethod:
+    def folder(self, number: int) -> FolderMaker:
         args = self.args
         without = Path(args.results_without[number]) if args.results_without else None
         files = {name: identity(getattr(args, name)) for name in ("encoder", "inception", "clip")}
-        return FolderMethod(Path(args.results[number]), without, files)
+        return FolderMaker(Path(args.results[number]), without, files)
 
-    def judges(self, method: Method) -> Judges:
+    def judges(self, method: Maker) -> Judges:
         args, encoder = self.args, None
-        if isinstance(method, ModelMethod):
+        if isinstance(method, ModelMaker):
             encoder = method.colorizer.reference_encoder
         elif args.encoder:
             encoder = read_encoder(args.encoder).to(self.device).eval()
         return Judges.of(encoder, self.device, args.inception, args.clip)
 
-    def of(self, method: Method, suffix: str = "") -> Iterator[tuple[Protocol, Measured]]:
+    def of(self, method: Maker, suffix: str = "") -> Iterator[tuple[Protocol, Measured]]:
         """Of every protocol: itself and what was measured; writes the sheets."""
         if not self.args.data:
             return
@@ -208,7 +208,7 @@ class _Evaluation:
                 found[protocol.name].append(Against(method.folder.name, measured.values, False))
         return found
 
-    def measure(self, method: Method, protocol: Protocol, settings: Measurement) -> Measured:
+    def measure(self, method: Maker, protocol: Protocol, settings: Measurement) -> Measured:
         self.measured.append(measure(method, protocol, settings, self.output / "parts", self.team))
         return self.measured[-1]
 

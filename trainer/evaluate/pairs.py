@@ -16,7 +16,7 @@ from .runs import Measurement, pairs_of, row
 def write_pairs(protocol: Protocol, settings: Measurement, folder: Path) -> Path:
     """FOLDER/PROTOCOL/sketch/NAME.png (black on white), reference/ and color/ (the truth), squares of the same size.
 
-    pairs.json names the picture whose colours each reference shows. Returns that folder; FolderMethod reads what
+    pairs.json names the picture whose colours each reference shows. Returns that folder; FolderMaker reads what
     another method made of it, under the same names.
     """
     dataset, size = pairs_of(protocol, settings, PICTURES)

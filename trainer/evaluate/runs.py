@@ -1,6 +1,6 @@
 """Runs a method over the pairs of a set: every setting on the same pairs, from the same noise, batch by batch.
 
-A method is a colouriser (`ModelMethod`) or a folder of pictures that another one made (`FolderMethod`). What a batch
+A method is a colouriser (`ModelMaker`) or a folder of pictures that another one made (`FolderMaker`). What a batch
 gives is kept on the disk (parts.py): a command that was killed goes on, and processes of `accelerate launch` each take
 every n-th batch.
 """
@@ -52,7 +52,7 @@ class Measurement:
         return range(0, self.count, self.batch)
 
 
-class Method(Interface):
+class Maker(Interface):
     """Something that colours sketches."""
 
     @property
@@ -84,7 +84,7 @@ class Measured:
 
 
 def measure(
-    method: Method, protocol: Protocol, settings: Measurement, folder: Path, team: Team | None = None
+    method: Maker, protocol: Protocol, settings: Measurement, folder: Path, team: Team | None = None
 ) -> Measured:
     """Measure what is not there yet in `folder`, by this process's share of the batches; then read all of it.
 
@@ -153,7 +153,7 @@ def row(dataset: FolderDataset, position: int, count: int, protocol: Protocol) -
 
 
 @dataclass
-class ModelMethod:
+class ModelMaker:
     """A colouriser with the settings that are measured."""
 
     colorizer: WholeColorizer
@@ -176,7 +176,7 @@ class ModelMethod:
         return {"files": dict(self.files), "how": how, "precision": self.precision, "device": self.device.type}
 
     def made(self, batch: Batch, names: Sequence[str], start: int, protocol: Protocol) -> Made:
-        """As Method.made. All settings of a batch begin with the same noise."""
+        """As Maker.made. All settings of a batch begin with the same noise."""
         sketches = model_sketch(batch["sketch"]).to(self.device)
         references = picture(batch["reference"]).to(self.device)
         masks, reference_masks = (
@@ -207,7 +207,7 @@ class ModelMethod:
 
 
 @dataclass
-class FolderMethod:
+class FolderMaker:
     """Pictures that another method made of the pairs which `evaluate --pairs` wrote: FOLDER/PROTOCOL/NAME.png."""
 
     folder: Path
@@ -228,7 +228,7 @@ class FolderMethod:
         return {"files": dict(self.files), "results": [identity(file) for file in files]}
 
     def made(self, batch: Batch, names: Sequence[str], start: int, protocol: Protocol) -> Made:
-        """As Method.made. ConfigError names a picture that is missing or of another shape."""
+        """As Maker.made. ConfigError names a picture that is missing or of another shape."""
         truth = picture(batch["color"])
         without = self._read(self.without, names, protocol, truth) if self.without and protocol.blind else None
         if protocol.name == "entanglement" and without is None:

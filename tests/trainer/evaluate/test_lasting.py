@@ -15,7 +15,7 @@ from PIL import Image
 from tests.trainer.run.launch import finish, start
 from trainer.__main__ import main
 from trainer.evaluate.parts import Parts
-from trainer.evaluate.runs import ModelMethod
+from trainer.evaluate.runs import ModelMaker
 from trainer.metrics.intervals import _interval
 
 
@@ -107,7 +107,7 @@ def test_a_stopped_command_goes_on(command, tmp_path, monkeypatch):
     """Batches that are measured are not made again; a damaged one is; the numbers are those of an unbroken command."""
     both = [*command, "--protocol", "deformed", "random"]
     assert main([*both, "--output", str(tmp_path / "whole")]) == 0
-    begun, made = [], ModelMethod.made
+    begun, made = [], ModelMaker.made
 
     def stopped_at(limit):
         def counted(self, batch, names, start, protocol):
@@ -117,7 +117,7 @@ def test_a_stopped_command_goes_on(command, tmp_path, monkeypatch):
             return made(self, batch, names, start, protocol)
 
         begun.clear()
-        monkeypatch.setattr(ModelMethod, "made", counted)
+        monkeypatch.setattr(ModelMaker, "made", counted)
 
     stopped_at(2)
     assert main(both) == 130 and begun == [("deformed", 0), ("deformed", 2)]
