@@ -35,7 +35,7 @@ FEATURES = (":result", ":truth")
 class Parts:
     """The measurements of one method under one protocol. settings: titles, in the order of the report."""
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any], settings: Sequence[str]):
+    def __init__(self, folder: Path, facts: Mapping[str, Any], settings: Sequence[str]) -> None:
         """facts: everything the numbers depend on, as JSON values."""
         text = json.dumps({**facts, "settings": list(settings)}, sort_keys=True)
         self.folder = folder / hashlib.sha256(text.encode()).hexdigest()[:24]
