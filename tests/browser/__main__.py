@@ -2,6 +2,7 @@
 
     python -m tests.browser make [NAME ...]       saves the template again from workflows/api/NAME.json and its layout
     python -m tests.browser pictures [NAME ...]   writes its thumbnail, for quickstart docs/images/workflow.png too
+    python -m tests.browser blueprint             saves subgraphs/ again from the quickstart template (needs no browser)
     python -m tests.browser look [NAME ...]       runs it and shows every group of nodes in pictures, in a new folder
 
 NAME is a workflow with a file NAME_layout.json in this folder; without names all of them. The layout says under which
@@ -21,13 +22,12 @@ from pathlib import Path
 from quickstart_lib import comfyui, environment, job
 from quickstart_lib.server import Server
 from quickstart_lib.terminal import Status
-from tests.browser import stand_ins
+from tests.browser import blueprint, stand_ins
 from tests.workflows.shipped import NAMES, ROOT, api, examples, layout, packs, template
 
 HERE = Path(__file__).parent
 THUMBNAIL = 512  # pixels, square
 SHOWN = "quickstart"  # the workflow whose graph the README shows
-SHOT_BOX = (45, 66, 1665, 850)  # the graph in the browser's window: left, top, right, bottom
 
 
 def browse(*arguments: object) -> dict:
@@ -39,14 +39,15 @@ def browse(*arguments: object) -> dict:
     return json.loads(subprocess.run(command, env=environ, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
-def thumbnail(sketch, reference, result, size: int = THUMBNAIL):
-    """A square picture: the sketch on the left, the result on the right, the reference in a corner."""
+def thumbnail(sketch, reference, result, split: float = 0.5, size: int = THUMBNAIL):
+    """A square picture: the sketch on the left, from `split` of the width on the result, the reference in a corner."""
     from PIL import Image, ImageDraw
 
     sketch, result = (picture.convert("RGB").resize((size, size), Image.LANCZOS) for picture in (sketch, result))
-    sketch.paste(result.crop((size // 2, 0, size, size)), (size // 2, 0))
+    cut = round(split * size)
+    sketch.paste(result.crop((cut, 0, size, size)), (cut, 0))
     draw = ImageDraw.Draw(sketch)
-    draw.line((size // 2, 0, size // 2, size), fill="white", width=3)
+    draw.line((cut, 0, cut, size), fill="white", width=3)
     inset = size // 4
     draw.rectangle((8, size - inset - 14, inset + 13, size - 9), fill="white")
     sketch.paste(reference.convert("RGB").resize((inset, inset), Image.LANCZOS), (11, size - inset - 11))
@@ -98,14 +99,15 @@ def pictures(server: Server, name: str) -> None:
         picture = words_thumbnail(references[0], words) if edits else inputs_thumbnail(sketch, references)
     else:
         result = Image.open(io.BytesIO(job.run(server, workflow, Status()).picture))
-        picture = thumbnail(Image.open(shown.get("Sketch") or shown["Picture"]), references[0], result)
+        split = json.loads(layout(name).read_text(encoding="utf-8")).get("split", 0.5)  # left of the face
+        picture = thumbnail(Image.open(shown.get("Sketch") or shown["Picture"]), references[0], result, split)
     picture.save(template(name).with_suffix(".jpg"), quality=90)
     if name != SHOWN:
         return
     shot = ROOT / "docs/images/workflow.png"
     shot.parent.mkdir(parents=True, exist_ok=True)
     seen = browse("check", url(server), template(name), shot)
-    graph = Image.open(shot).convert("RGB").crop(SHOT_BOX)
+    graph = Image.open(shot).convert("RGB").crop(tuple(map(round, seen["shown"])))
     graph.resize((1600, 1600 * graph.height // graph.width), Image.LANCZOS).save(shot, optimize=True)
     print(shot, seen["status"]["status_str"], seen["errors"])
 
@@ -126,6 +128,9 @@ def url(server: Server) -> str:
 
 def main(action: str, *names: str) -> int:
     """The exit status."""
+    if action == "blueprint":
+        blueprint.write()
+        return 0
     actions = {"make": make, "pictures": pictures, "look": look}
     if action not in actions or not set(names) <= set(NAMES):
         print(__doc__, "Names: " + ", ".join(NAMES), sep="\n")

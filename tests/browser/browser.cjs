@@ -3,6 +3,8 @@
      node browser.cjs make  URL API_WORKFLOW LAYOUT PACKS OUT  arranges an API workflow into a UI workflow, as the frontend saves it
      node browser.cjs check URL UI_WORKFLOW PICTURE            drops a UI workflow on the canvas, queues it, waits for its end
      node browser.cjs check URL UI_WORKFLOW PICTURE groups     the same, and a picture of each group, PICTURE with a number
+     node browser.cjs offers URL UI_WORKFLOW NAMES             drops a UI workflow, waits until all file NAMES (JSON list) are offered
+     node browser.cjs first URL STEPS [PICTURE]                a graph by hand: searches for nodes, links them, runs (first_steps.json)
      node browser.cjs browse URL WORDS TITLE [PICTURE]         searches the template browser for WORDS, opens the template TITLE
 
    PACKS is {"ours": {"cnr_id", "ver"}, "core": {...}}. A layout stacks the nodes of an API workflow, named by their titles, in
@@ -116,10 +118,8 @@ async function make(url, apiFile, layoutFile, packs, out) {
   return { nodes: saved.nodes.length, version: saved.version };
 }
 
-async function check(url, uiFile, picture, groups) {
-  const { browser, page, errors, ours } = await open(url);
+async function drop(page, uiFile) {
   const text = fs.readFileSync(uiFile, "utf8");
-  errors.length = 0; // what the frontend says about its own first start is not ours
   const data = await page.evaluateHandle(([text, name]) => {
     const transfer = new DataTransfer();
     transfer.items.add(new File([text], name, { type: "application/json" }));
@@ -129,6 +129,110 @@ async function check(url, uiFile, picture, groups) {
   await page.dispatchEvent("#graph-canvas", "drop", { dataTransfer: data });
   const count = JSON.parse(text).nodes.length;
   await page.waitForFunction((count) => window.app.graph.nodes.length === count, count, { timeout: START_LIMIT });
+  return text;
+}
+
+async function offers(url, uiFile, names) {
+  const { browser, page } = await open(url);
+  await drop(page, uiFile);
+  const details = page.getByText("View details");
+  const all = (names) => names.every((name) => document.body.innerText.includes(name));
+  const wanted = JSON.parse(names);
+  const end = Date.now() + START_LIMIT; // the panel comes when the server has answered for every folder, not at once
+  while (!(await page.evaluate(all, wanted)) && Date.now() < end) {
+    if (await details.count()) await details.first().click().catch(() => {}); // it may have gone again
+    await page.waitForTimeout(1000);
+  }
+  const seen = await page.evaluate(() => ({
+    missing: window.app.graph.nodes.filter((node) => !window.LiteGraph.registered_node_types[node.type]).map((node) => node.type),
+    words: document.body.innerText,
+  }));
+  await browser.close();
+  return seen;
+}
+
+async function runToTheEnd(page, url) {
+  const before = Object.keys(await (await page.request.get(`${url}/history`)).json());
+  await page.evaluate(() => window.app.queuePrompt(0, 1));
+  const end = Date.now() + RUN_LIMIT;
+  let entry = null;
+  while (!entry && Date.now() < end) {
+    await page.waitForTimeout(500);
+    const history = await (await page.request.get(`${url}/history`)).json();
+    const id = Object.keys(history).find((key) => !before.includes(key));
+    if (id) entry = history[id];
+    const refused = await page.evaluate(() => window.app.lastNodeErrors && JSON.stringify(window.app.lastNodeErrors));
+    if (refused && refused !== "{}") { entry = { status: { status_str: "refused", messages: [refused] }, outputs: {} }; }
+  }
+  return entry;
+}
+
+async function first(url, steps, picture) {
+  const { open: opened, nodes, links, values } = JSON.parse(fs.readFileSync(steps, "utf8"));
+  const { browser, page, errors, ours } = await open(url);
+  errors.length = 0;
+  await page.evaluate(() => window.app.graph.clear());
+  const found = [];
+  if (opened) { // a graph of one node, which is the first
+    const graph = JSON.parse(fs.readFileSync(path.join(__dirname, "..", "..", opened), "utf8"));
+    await page.evaluate((graph) => window.app.loadGraphData(graph), graph);
+    await page.waitForFunction(() => window.app.graph.nodes.length === 1, null, { timeout: START_LIMIT });
+    found.push(await page.evaluate(() => { const [node] = window.app.graph.nodes; node.first = 0; return node.title; }));
+  }
+  for (const { search, type, title } of nodes) {
+    const number = found.length;
+    const before = await page.evaluate(() => window.app.graph.nodes.map((node) => node.id));
+    if (search) { // as a person does: double-click on the empty canvas, type, take the first answer
+      const field = page.locator('input[role="combobox"][aria-controls="results-list"]').first();
+      for (const end = Date.now() + START_LIMIT; !(await field.isVisible()) && Date.now() < end;) {
+        await page.mouse.dblclick(960, 540);
+        await field.waitFor({ timeout: 10000 }).catch(() => {}); // a crowded machine can miss that it was a double one
+      }
+      await field.fill(search);
+      await page.locator("#results-list").getByText(title).first().waitFor({ timeout: START_LIMIT });
+      await page.waitForTimeout(1000); // the list of the whole word, not of its first letters
+      await page.keyboard.press("Enter");
+      await page.waitForFunction((count) => window.app.graph.nodes.length > count, before.length, { timeout: START_LIMIT });
+      await page.waitForTimeout(1000);
+      await page.mouse.click(700, 400); // the new node hangs on the mouse until it is put down
+      await page.waitForTimeout(1500); // and the next double-click must not be its third
+    } else {
+      await page.evaluate((type) => window.app.graph.add(window.LiteGraph.createNode(type)), type);
+    }
+    await page.waitForFunction((count) => window.app.graph.nodes.length > count, before.length, { timeout: START_LIMIT });
+    found.push(await page.evaluate(([before, number]) => {
+      const node = window.app.graph.nodes.find((node) => !before.includes(node.id));
+      node.pos = [3000 + (number % 6) * 420, Math.floor(number / 6) * 700]; // out of sight: the next search needs room
+      node.first = number;
+      window.app.canvas.deselectAll();
+      window.app.canvas.setDirty(true, true);
+      return node.type;
+    }, [before, number]));
+    await page.mouse.move(960, 560);
+  }
+  await page.evaluate(([links, values]) => {
+    const nodes = [];
+    for (const node of window.app.graph.nodes) nodes[node.first] = node;
+    for (const [from, output, to, input] of links) {
+      const slot = nodes[to].inputs.findIndex((slot) => slot.name === input);
+      if (slot < 0 || !nodes[from].connect(output, nodes[to], slot)) throw new Error(`no link ${from}.${output} -> ${to}.${input}`);
+    }
+    for (const [number, widget, value] of values) {
+      const found = nodes[number].widgets.find(({ name }) => name === widget);
+      found.value = value;
+      if (found.callback) found.callback(value);
+    }
+  }, [links, values]);
+  const entry = await runToTheEnd(page, url);
+  if (picture) await page.screenshot({ path: picture });
+  await browser.close();
+  return { found, errors: ours(), status: entry && entry.status, outputs: entry && entry.outputs };
+}
+
+async function check(url, uiFile, picture, groups) {
+  const { browser, page, errors, ours } = await open(url);
+  errors.length = 0; // what the frontend says about its own first start is not ours
+  const text = await drop(page, uiFile);
   await page.waitForTimeout(1500);
   const details = page.getByText("View details"); // of what the frontend complains about, missing files for example
   if (await details.count()) {
@@ -143,27 +247,20 @@ async function check(url, uiFile, picture, groups) {
     complaints: [...document.querySelectorAll('[data-testid^="error-"], [data-testid^="missing-"]')].map((e) => e.innerText.slice(0, 300)),
     prompt: (await window.app.graphToPrompt()).output,
   }));
-  const before = Object.keys(await (await page.request.get(`${url}/history`)).json());
-  await page.evaluate(() => window.app.queuePrompt(0, 1));
-  const end = Date.now() + RUN_LIMIT;
-  let entry = null;
-  while (!entry && Date.now() < end) {
-    await page.waitForTimeout(500);
-    const history = await (await page.request.get(`${url}/history`)).json();
-    const id = Object.keys(history).find((key) => !before.includes(key));
-    if (id) entry = history[id];
-    const refused = await page.evaluate(() => window.app.lastNodeErrors && JSON.stringify(window.app.lastNodeErrors));
-    if (refused && refused !== "{}") { entry = { status: { status_str: "refused", messages: [refused] }, outputs: {} }; }
-  }
+  const entry = await runToTheEnd(page, url);
   await page.waitForTimeout(1500);
   const boxes = await page.evaluate(() => window.app.graph.nodes.map((node) => [node.title, node.pos[0],
     node.pos[1] - window.LiteGraph.NODE_TITLE_HEIGHT, node.pos[0] + node.size[0], node.pos[1] + node.size[1]]));
+  let shown = null; // left, top, right, bottom of the graph in the picture
   if (picture) {
-    await page.evaluate(() => { // near enough for the words to be drawn, and the whole graph in view
-      const { canvas } = window.app;
-      canvas.ds.scale = 0.84;
-      canvas.ds.offset = [65, 90];
+    shown = await page.evaluate(() => { // near enough for the words to be drawn, and the whole graph in view
+      const { canvas, graph } = window.app;
+      const [width, height] = [0, 1].map((side) => Math.max(...graph.groups.map((group) => group.pos[side] + group.size[side])));
+      const scale = Math.min(0.84, 1780 / width, 940 / height);
+      canvas.ds.scale = scale;
+      canvas.ds.offset = [80 / scale, 90 / scale];
       canvas.setDirty(true, true);
+      return [70, 80, 90 + width * scale, 100 + height * scale];
     });
     await page.waitForTimeout(8000); // the note about the finished job goes away
     await page.screenshot({ path: picture });
@@ -179,7 +276,7 @@ async function check(url, uiFile, picture, groups) {
     await page.screenshot({ path: picture.replace(/\.png$/, `-${number + 1}.png`) });
   }
   await browser.close();
-  return { ...seen, boxes, errors: ours(), status: entry && entry.status, outputs: entry && entry.outputs };
+  return { ...seen, boxes, shown, errors: ours(), status: entry && entry.status, outputs: entry && entry.outputs };
 }
 
 async function browse(url, words, title, picture) {
@@ -204,4 +301,4 @@ async function browse(url, words, title, picture) {
 }
 
 const [action, ...rest] = process.argv.slice(2);
-({ make, check, browse })[action](...rest).then((result) => console.log(JSON.stringify(result)), (error) => { console.error(error); process.exit(1); });
+({ make, check, offers, first, browse })[action](...rest).then((result) => console.log(JSON.stringify(result)), (error) => { console.error(error); process.exit(1); });

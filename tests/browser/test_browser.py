@@ -12,6 +12,7 @@ from tests.browser import stand_ins
 from tests.workflows.shipped import NAMES, api, layout, packs, template
 
 SCRIPT = Path(__file__).with_name("browser.cjs")
+STEPS = Path(__file__).with_name("first_steps.json")
 ALL = os.environ.get("COLORIZE_EVERY_TEMPLATE") == "1"  # the others take minutes each on a CPU
 RUN = [name for name in NAMES if ALL or name in ("quickstart", "animediffusion")]
 MADE = [name for name in NAMES if ALL or name == "quickstart"]
@@ -82,10 +83,31 @@ def test_the_template_browser_finds_and_opens_the_quickstart(browse, live_server
 def test_missing_files_are_offered_for_download(browse, live_server):
     """A workflow for official files, dropped where they are not: ComfyUI names each file."""
     file = template("edit_reference")
-    seen = browse("check", f"http://127.0.0.1:{live_server.port}", str(file))
-    for model in stand_ins.downloads(file):
-        assert model["name"] in seen["words"], seen["words"][:4000]
+    names = [model["name"] for model in stand_ins.downloads(file)]
+    seen = browse("offers", f"http://127.0.0.1:{live_server.port}", str(file), json.dumps(names))
+    assert names and [name for name in names if name not in seen["words"]] == [], seen["words"][:4000]
     assert seen["missing"] == []
+
+
+def test_a_first_graph_by_hand(browse, live_server, tmp_path):
+    """An empty canvas; our six nodes, each the first answer to its search; links; Run; a picture. Only files of the
+    loaders are not chosen: the first of each list must be one that works."""
+    steps = json.loads(STEPS.read_text(encoding="utf-8"))
+    seen = browse("first", f"http://127.0.0.1:{live_server.port}", str(STEPS), str(tmp_path / "first.png"))
+    assert seen["found"] == [node["type"] for node in steps["nodes"]]
+    assert seen["status"]["status_str"] == "success", seen["status"]
+    assert any(output.get("images") for output in seen["outputs"].values()) and seen["errors"] == []
+
+
+def test_the_blueprint_runs(browse, live_server, tmp_path):
+    """The one node, its pictures and its result; widgets of nodes inside are set on it."""
+    steps = SCRIPT.with_name("blueprint_steps.json")
+    seen = browse("first", f"http://127.0.0.1:{live_server.port}", str(steps), str(tmp_path / "blueprint.png"))
+    assert seen["found"] == ["Colorize a sketch", "LoadImage", "LoadImage", "SaveImage"] and seen["errors"] == []
+    assert seen["status"]["status_str"] == "success", seen["status"]
+    assert any(output.get("images") for output in seen["outputs"].values())
+    listed = live_server.get_json("/global_subgraphs").values()
+    assert "Colorize a sketch" in {entry["name"] for entry in listed}
 
 
 @pytest.mark.parametrize("name", MADE)
