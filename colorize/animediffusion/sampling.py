@@ -131,6 +131,18 @@ def ancestral_step(
     return mean + spread * noise
 
 
+def sample_ddpm(predict: Predictor, x: torch.Tensor, schedule: AnimeSchedule, noise: NoiseSource) -> torch.Tensor:
+    """Noise (B, 3, H, W) at the noisiest step -> picture, by every step of the schedule (paper, Eq. 9 and 10; Table 2).
+
+    noise gives the noise of each step but the last.
+    """
+    steps = len(schedule.alphas_cumprod)
+    for number, t in enumerate(reversed(range(steps))):
+        drawn = noise(number) if t else torch.zeros_like(x)
+        x = ancestral_step(schedule, x, predict(x, _rows(x, t)), _rows(x, t), drawn)
+    return x
+
+
 def descending(schedule: AnimeSchedule, steps: int) -> list[tuple[int, int]]:
     """(t, next t) of each DDIM step, from noisy to clean: 10 steps give (901, 801) ... (101, 1), (1, 0)."""
     times = schedule.timesteps_leading(steps).tolist()

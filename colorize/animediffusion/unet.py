@@ -2,7 +2,8 @@
 
 A U-Net in pixels. Its input is the noisy colour picture, the line drawing and the reference, stacked along the
 channels in this order, all in -1..1, the drawing black (-1) on white (+1); its answer is the noise in the colours.
-Attention stands only in the bottleneck, as in the released code (the paper's figure shows it in deeper levels too).
+Attention stands only in the bottleneck, as in the released code. The paper's Fig. 2 draws an attention block after the
+residual blocks of deeper levels, too, in encoder and decoder: `attention_levels`.
 
 Shape legend: B batch, C channels, H W height and width in pixels, N = H * W of a feature map, E width of the time
 embedding.
@@ -53,6 +54,7 @@ class AnimeUNetConfig:
     channel_mult: tuple[int, ...] = (1, 2, 4, 8)  # width of each level over `channels`
     residual_blocks: int = 2  # per level
     attention_heads: int = 4
+    attention_levels: tuple[int, ...] = ()  # levels (0: full size) whose residual blocks are followed by attention
     cbam: bool = False  # channel and spatial attention in the decoder (class default of the released code: on)
     dropout: float = 0.0
 
@@ -65,11 +67,14 @@ class AnimeUNetConfig:
             raise ValueError(f"channels must be a multiple of {GROUPS} (group normalisation), not {self.channels}.")
         if self.residual_blocks < 1:
             raise ValueError(f"residual_blocks must be at least 1, not {self.residual_blocks}.")
-        if self.attention_heads < 1 or self.widths[-1] % self.attention_heads:
-            raise ValueError(
-                f"{self.attention_heads} attention heads do not divide the deepest level's {self.widths[-1]} channels; "
-                "change attention_heads, channels or channel_mult."
-            )
+        if wrong := [level for level in self.attention_levels if not 0 <= level < len(self.channel_mult)]:
+            raise ValueError(f"attention_levels names level {wrong[0]}; there are 0 to {len(self.channel_mult) - 1}.")
+        for width in (self.widths[-1], *(self.widths[level] for level in self.attention_levels)):
+            if self.attention_heads < 1 or width % self.attention_heads:
+                raise ValueError(
+                    f"{self.attention_heads} attention heads do not divide a level's {width} channels; change "
+                    "attention_heads, channels, channel_mult or attention_levels."
+                )
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -129,7 +134,8 @@ class CBAM(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions; the time embedding (B, E) is added between them, or nothing when it is None."""
+    """Two convolutions; the time embedding (B, E) is added between them, or nothing when it is None. With `heads` a
+    block of self-attention follows."""
 
     def __init__(
         self,
@@ -138,6 +144,7 @@ class ResidualBlock(nn.Module):
         time_width: int,
         dropout: float,
         cbam: bool = False,
+        heads: int = 0,
         operations: Any = nn,
         **options: Any,
     ) -> None:
@@ -156,6 +163,7 @@ class ResidualBlock(nn.Module):
             operations.Conv2d(outputs, outputs, 3, padding=1, **options),
         )
         self.skip_connection = operations.Conv2d(inputs, outputs, 1, **options) if inputs != outputs else None
+        self.self_attention = AttentionBlock(outputs, heads, operations, **options) if heads else None
 
     def forward(self, x: torch.Tensor, time: torch.Tensor | None) -> torch.Tensor:
         h = self.conv1(x)
@@ -163,7 +171,8 @@ class ResidualBlock(nn.Module):
             h = h + self.time_emb(time)[:, :, None, None]
         if self.attention is not None:
             h = self.attention(h)
-        return self.conv2(h) + (x if self.skip_connection is None else self.skip_connection(x))
+        h = self.conv2(h) + (x if self.skip_connection is None else self.skip_connection(x))
+        return h if self.self_attention is None else self.self_attention(h)
 
 
 class AttentionBlock(nn.Module):
@@ -219,8 +228,9 @@ class AnimeUNet(nn.Module):
         layer = dict(device=device, dtype=dtype)
         time_width = 4 * config.channels
 
-        def residual(inputs: int, outputs: int, cbam: bool = False) -> ResidualBlock:
-            return ResidualBlock(inputs, outputs, time_width, config.dropout, cbam, **options)
+        def residual(inputs: int, outputs: int, cbam: bool = False, level: int | None = None) -> ResidualBlock:
+            heads = config.attention_heads if level in config.attention_levels else 0
+            return ResidualBlock(inputs, outputs, time_width, config.dropout, cbam, heads, **options)
 
         self.time_embedding = nn.Sequential(
             operations.Linear(config.channels, time_width, **layer),
@@ -233,7 +243,7 @@ class AnimeUNet(nn.Module):
         width, skips = config.channels, []
         for level, outputs in enumerate(config.widths):
             for _ in range(config.residual_blocks):
-                self.encoder_block.append(residual(width, outputs))
+                self.encoder_block.append(residual(width, outputs, level=level))
                 width = outputs
                 skips.append(width)
             if level + 1 < len(config.widths):
@@ -247,7 +257,7 @@ class AnimeUNet(nn.Module):
         self.decoder_block = nn.ModuleList()
         for level, outputs in reversed(list(enumerate(config.widths))):
             for _ in range(config.residual_blocks):
-                self.decoder_block.append(residual(width + skips.pop(), outputs, config.cbam))
+                self.decoder_block.append(residual(width + skips.pop(), outputs, config.cbam, level))
                 width = outputs
             if level > 0:
                 self.decoder_block.append(Up(residual(width + skips.pop(), outputs)))
@@ -350,6 +360,11 @@ def config_from_tensors(tensors: Mapping[str, torch.Tensor], attention_heads: in
         channel_mult=tuple(int(width // channels) for width in widths),
         residual_blocks=per_level,
         attention_heads=attention_heads,
+        attention_levels=tuple(
+            level
+            for level in range(levels)
+            if f"encoder_block.{level * (per_level + 1)}.self_attention.attention.1.weight" in tensors
+        ),
         cbam=any(".channel_attention." in key for key in tensors),
     )
 

@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from colorize.animediffusion.sampling import deterministic_forward, sample_ddim
+from colorize.animediffusion.sampling import deterministic_forward, sample_ddim, sample_ddpm
 from colorize.animediffusion.schedule import AnimeSchedule
 from colorize.animediffusion.unet import AnimeUNet, attention_heads, load_network
 from colorize.sketch.extractors.xdog import XDoG, xdog
@@ -40,6 +40,8 @@ from trainer.models import checkpoint
 from trainer.pictures import contact_sheet, picture
 
 PROTOCOLS = ("self", "warped", "other", "shuffled")
+SAMPLERS = ("ddim", "ddpm")
+DDPM_STEPS = 1000
 LINE_SIGMA = 0.4  # the middle one of training
 SHEET_ROWS = 6
 
@@ -52,6 +54,25 @@ class Sampling:
     eta: float = 0.0
     start: str = "noise"
     """noise, or reference: the reference's deterministic forward walk"""
+    sampler: str = "ddim"
+    """of SAMPLERS; ddpm walks every step of the schedule, from noise (the paper's rows without phase 2)"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ConfigError(f"--eta is a share between 0 and 1, not {self.eta}.")
+        if self.sampler == "ddpm" and (self.steps, self.eta, self.start) != (DDPM_STEPS, 0.0, "noise"):
+            raise ConfigError(
+                f"--sampler ddpm takes all {DDPM_STEPS} steps from noise, with its own noise at each: leave --steps, "
+                "--eta and --start out."
+            )
+        if self.sampler == "ddim" and not 1 <= self.steps <= 999:
+            raise ConfigError("--steps must be 1 to 999.")
+
+
+def sampling_of(sampler: str, steps: int | None, eta: float, start: str) -> Sampling:
+    """How pictures are made, as the command line says it. steps None: 10 of ddim, all of ddpm. ConfigError."""
+    usual = DDPM_STEPS if sampler == "ddpm" else 10
+    return Sampling(usual if steps is None else steps, eta, start, sampler)
 
 
 def load(path: str, device: torch.device) -> AnimeUNet:
@@ -83,6 +104,8 @@ def colour(
         return torch.randn(references.shape, generator=generator).to(references)
 
     start = noise(0)
+    if sampling.sampler == "ddpm":
+        return sample_ddpm(predict, start, schedule, noise)
     if sampling.start == "reference":
         start = deterministic_forward(predict, references, schedule, sampling.steps)
     return sample_ddim(predict, start, schedule, sampling.steps, sampling.eta, noise)
@@ -171,7 +194,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, help="folder with color/, and reference/ for protocol other")
     parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=["self", "warped", "shuffled"])
     parser.add_argument("--start", choices=("noise", "reference"), default="noise", help="what sampling starts from")
-    parser.add_argument("--steps", type=int, default=10, help="DDIM steps (default 10)")
+    parser.add_argument(
+        "--sampler",
+        choices=SAMPLERS,
+        default="ddim",
+        help="ddpm: the full chain of 1000 steps, as the paper's rows without phase 2 (about a hundred times the time)",
+    )
+    parser.add_argument("--steps", type=int, help="DDIM steps (default 10)")
     parser.add_argument("--eta", type=float, default=0.0, help="share of fresh noise per step, 0..1 (default 0)")
     parser.add_argument("--count", type=int, default=128, help="pictures to measure (default 128)")
     parser.add_argument("--size", type=int, help="side in pixels (default: the first picture's shorter side)")
@@ -184,10 +213,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print a table, write report.json and sheets (lines, reference, a column per model, true picture)."""
-    if not 0 <= args.eta <= 1:
-        raise ConfigError(f"--eta is a share between 0 and 1, not {args.eta}.")
-    if not 1 <= args.steps <= 999 or args.count < 2 or args.batch < 1:
-        raise ConfigError("--steps must be 1 to 999, --count at least 2, --batch at least 1.")
+    sampling = sampling_of(args.sampler, args.steps, args.eta, args.start)
+    if args.count < 2 or args.batch < 1:
+        raise ConfigError("--count must be at least 2, --batch at least 1.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     networks = {Path(path).stem: load(path, device) for path in args.checkpoint}
     if len(networks) < len(args.checkpoint):
@@ -197,10 +225,10 @@ def run(args: argparse.Namespace) -> None:
     if colours.shape[-1] % multiple:
         raise ConfigError(f"The pictures are {colours.shape[-1]} pixels wide; choose a --size divisible by {multiple}.")
     features = inception(args.inception, device) if args.inception else None
-    sampling = Sampling(args.steps, args.eta, args.start)
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     report = {"settings": {k: v for k, v in vars(args).items() if k not in ("output", "command")}, "protocols": {}}
+    report["settings"]["steps"] = sampling.steps
     report["settings"]["checkpoint"] = list(networks)
     report["settings"]["data"] = Path(args.data).name
     for protocol in dict.fromkeys(args.protocol):

@@ -71,6 +71,10 @@ class Model(Section):
     encoder_patch: int = 8
     """Side of one patch in pixels (stage encoder)."""
     encoder_width: int = 192
+    attention_levels: tuple[int, ...] = ()
+    """Levels, 0 the full size, whose residual blocks are followed by attention in encoder and decoder, as the paper's
+    Fig. 2 draws it in the deeper ones; empty as in the released network, for random initialisation (stage
+    animediffusion)."""
     """Width of the tower and of its tokens (stage encoder)."""
     encoder_layers: int = 4
     """Transformer blocks of the tower (stage encoder)."""

@@ -201,6 +201,7 @@ def network_config(config: Config) -> AnimeUNetConfig:
         channel_mult=model.channel_mult,
         residual_blocks=model.residual_blocks,
         attention_heads=model.attention_heads,
+        attention_levels=model.attention_levels,
         cbam=model.cbam,
     )
 

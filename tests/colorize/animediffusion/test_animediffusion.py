@@ -1,5 +1,6 @@
 """AnimeDiffusion's network, schedule and walks against slow restatements; files in every layout."""
 
+import dataclasses
 import math
 
 import pytest
@@ -7,7 +8,14 @@ import torch
 import torch.nn.functional as F
 
 from colorize.animediffusion import unet as module
-from colorize.animediffusion.sampling import ancestral_step, ddim_step, descending, deterministic_forward, sample_ddim
+from colorize.animediffusion.sampling import (
+    ancestral_step,
+    ddim_step,
+    descending,
+    deterministic_forward,
+    sample_ddim,
+    sample_ddpm,
+)
 from colorize.animediffusion.schedule import AnimeSchedule
 from colorize.animediffusion.unet import AnimeUNet, AnimeUNetConfig
 from tests import tiny
@@ -57,7 +65,9 @@ def literal_network(w: dict, x: torch.Tensor, t: torch.Tensor | None, heads: int
             views = torch.stack([h.max(1).values, h.mean(1)], dim=1)
             h = h * torch.sigmoid(conv(views, f"{name}.attention.0.spatial_attention.conv", 3))
         h = conv(F.silu(norm(h, f"{name}.conv2.0")), f"{name}.conv2.3", 1)
-        return h + (conv(x, f"{name}.skip_connection") if f"{name}.skip_connection.weight" in w else x)
+        h = h + (conv(x, f"{name}.skip_connection") if f"{name}.skip_connection.weight" in w else x)
+        after = f"{name}.self_attention"
+        return attention(h, after) if f"{after}.attention.1.weight" in w else h
 
     def attention(x, name):
         flat = x.flatten(2)
@@ -98,6 +108,19 @@ def test_network_is_its_transcription(network, steps):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("levels", [(1,), (0, 1)])
+def test_attention_behind_the_blocks_of_deeper_levels(levels):
+    """Paper, Fig. 2: the blocks of encoder and decoder are followed by attention; files say on which levels."""
+    network = AnimeUNet(dataclasses.replace(CONFIG, attention_levels=levels)).eval()
+    network.load_state_dict(tiny.randomised(network))
+    x, t = torch.randn(2, 7, 8, 12, generator=torch.Generator().manual_seed(1)), torch.tensor([3, 871])
+    expected = literal_network(network.state_dict(), x, t)
+    assert (network(x, t) - expected).abs().max() < 1e-4 * max(1.0, float(expected.abs().max()))
+    again = module.load_network(tiny.prefixed("denoise_fn.", network.state_dict()))
+    assert again.config == network.config and torch.equal(again(x, t), network(x, t))
+
+
+@torch.no_grad()
 def test_the_time_step_reaches_the_answer(network):
     x = torch.randn(1, 7, 8, 8)
     answers = [network(x, t) for t in (None, torch.tensor([1]), torch.tensor([900]))]
@@ -116,6 +139,7 @@ def test_odd_widths_get_a_zero_column():
         (dict(channels=48), "multiple of 32"),
         (dict(residual_blocks=0), "at least 1"),
         (dict(channels=32, channel_mult=(1,), attention_heads=5), "do not divide"),
+        (dict(channel_mult=(1, 2), attention_levels=(2,)), "names level 2; there are 0 to 1"),
     ],
 )
 def test_impossible_sizes_are_refused(wrong, text):
@@ -189,6 +213,28 @@ def test_ancestral_chain_ends_at_the_predicted_picture():
 
 
 @torch.no_grad()
+def test_the_full_chain_is_the_papers():
+    """Eq. 8 to 10 step by step, with given noise; the last step adds none. 25 steps stand for 1000."""
+    schedule = AnimeSchedule(25)
+    start, noises = torch.randn(1, 3, 4, 4), torch.randn(25, 1, 3, 4, 4)
+    betas, gammas = schedule.betas.double().tolist(), schedule.alphas_cumprod.double().tolist()
+
+    def predict(x, t):
+        return (0.3 * x + 0.01 * t.view(-1, 1, 1, 1)).tanh()
+
+    x = start
+    for t in range(24, -1, -1):
+        eps = predict(x, torch.tensor([t]))
+        before = gammas[t - 1] if t else 1.0
+        picture = ((x - math.sqrt(1 - gammas[t]) * eps) / math.sqrt(gammas[t])).clamp(-1, 1)
+        mean = math.sqrt(before) * betas[t] / (1 - gammas[t]) * picture
+        mean = mean + (1 - before) * math.sqrt(1 - betas[t]) / (1 - gammas[t]) * x
+        spread = math.sqrt((1 - before) / (1 - gammas[t]) * betas[t])
+        x = mean + (spread * noises[24 - t] if t else 0)
+    found = sample_ddpm(predict, start, schedule, noises.__getitem__)
+    torch.testing.assert_close(found, x, atol=2e-3, rtol=1e-3)
+
+
 def test_the_forward_walk_leads_back():
     """With a predictor that depends on the step only, the walk up and the walk down are exact inverses."""
     schedule = AnimeSchedule()

@@ -248,6 +248,20 @@ def test_impossible_networks_and_other_models_are_named(values, tmp_path):
 BUNDLED = Path(__file__).parents[3] / "models" / "checkpoints" / "animediffusion_small.safetensors"
 
 
+def test_the_preset_that_says_it_made_the_bundled_file_did():
+    """The file's own configuration and the header of the preset agree."""
+    _, metadata = checkpoint.read_tensors(BUNDLED)
+    made = json.loads(metadata["colorize.config"])
+    preset = table.load(made["run"]["output"])
+    assert (
+        (configuration.PRESETS / f"{made['run']['output']}.toml")
+        .read_text()
+        .startswith("# Phase 2 of the bundled file animediffusion_small")
+    )
+    assert preset.run.steps == made["run"]["steps"] and preset.loss.chain_start == made["loss"]["chain_start"]
+    assert preset.optimizer.lr == made["optimizer"]["lr"] and preset.data.size == made["data"]["size"]
+
+
 def test_the_bundled_model_takes_colours_from_the_reference():
     """On held-out faces: a reference in the true colours, warped, helps by decibels against one of another face."""
     pytest.importorskip("torchmetrics")
@@ -312,12 +326,60 @@ def test_evaluation_tells_copying_from_colouring(values, tmp_path, capsys):
         assert sheet.size == (4 * 64, 4 * 64)  # lines, reference, one model, truth; four rows
 
 
+def test_one_face_from_the_command_line(values, pictures, tmp_path, capsys, monkeypatch):
+    """`sample` knows an AnimeDiffusion file, needs no encoder, and says what such a model does not have."""
+    path = save_random(values, tmp_path)
+    files = [str(pictures / kind / "00_0.png") for kind in ("sketch", "color")]
+    command = ["sample", "--checkpoint", str(path), "--sketch", files[0], "--size", "64"]
+    command += ["--output", str(tmp_path / "face.png")]
+    assert main([*command, "--reference", files[1], "--steps", "2"]) == 0
+    with Image.open(tmp_path / "face.png") as sheet:
+        assert sheet.size == (3 * 64, 64) and np.array(sheet)[:, 128:].std() > 1
+    asked = []
+    monkeypatch.setattr(
+        "colorize.animediffusion.unet.AnimeUNet.forward", lambda self, x, t: asked.append(int(t[0])) or x[:, :3] * 0
+    )
+    assert main([*command, "--reference", files[1], "--sampler", "ddpm"]) == 0 and len(asked) == 1000
+    for arguments, text in (
+        ([], "give --reference"),
+        (["--reference", files[1], "--mode", "masked"], "has no modes"),
+        (["--reference", files[1], "--sampler", "dpmpp_2m"], "ddim or ddpm, not dpmpp_2m"),
+    ):
+        capsys.readouterr()
+        assert main([*command, *arguments]) == 2 and text in capsys.readouterr().err
+
+
+def test_other_models_need_their_encoder(v1_file, pictures, capsys):
+    sketch = str(pictures / "sketch" / "00_0.png")
+    assert main(["sample", "--checkpoint", v1_file, "--sketch", sketch, "--size", "64"]) == 2
+    assert "name its file with --encoder" in capsys.readouterr().err
+
+
+def test_the_rows_without_phase_2_walk_the_whole_chain(values, tmp_path, monkeypatch):
+    """Table 2: DDPM, 1000 steps, from a model of phase 1 alone; here every step of a schedule of 1000."""
+    folder = demo_faces.write_faces(tmp_path / "faces", 2, 64, "heldout", progress=False)
+    stage, _ = stage_of(values)
+    checkpoint.write_tensors(tmp_path / "model.safetensors", *stage.export(stage.state_dict()))
+    asked = []
+
+    def forward(self, x, t):
+        asked.append(int(t[0]))
+        return torch.zeros_like(x[:, :3])
+
+    monkeypatch.setattr("colorize.animediffusion.unet.AnimeUNet.forward", forward)
+    command = ["evaluate-faces", "--checkpoint", str(tmp_path / "model.safetensors"), "--data", str(folder)]
+    command += ["--count", "2", "--protocol", "self", "--sampler", "ddpm", "--output", str(tmp_path / "out")]
+    assert main(command) == 0 and asked == list(range(999, -1, -1))
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["settings"]["steps"] == 1000
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         (["--count", "9"], "holds 4 pictures, 9"),
         (["--eta", "2"], "between 0 and 1"),
         (["--steps", "0"], "1 to 999"),
+        (["--sampler", "ddpm", "--steps", "100"], "leave --steps, --eta and --start out"),
         (["--size", "63"], "divisible by"),
         (["--protocol", "other"], "needs a reference"),
     ],
