@@ -19,10 +19,28 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = "tests/trainer/stages"
-V1, XL, FACES = (f"{STAGES}/test_literal{name}.py" for name in ("", "_xl", "_faces"))
+DROP = f"{STAGES}/test_literal.py -k drop"
+DUAL = f"{STAGES}/test_literal.py -k 4"
+NOISY = f"{STAGES}/test_literal.py -k 3"
+V1_5 = f"{STAGES}/test_literal.py -k v1_5"
+MODES = f"{STAGES}/test_literal.py -k modes_of"
+XL = f"{STAGES}/test_literal_xl.py -k stage_xl"
+START = f"{STAGES}/test_literal_xl.py -k begins"
+LORA, PLUGIN = (f"{STAGES}/test_literal_xl.py -k {kind}" for kind in ("xl_lora", "xl_plugin"))
+LINES, PHASE_2, FID = (f"{STAGES}/test_literal_faces.py -k {test}" for test in ("papers", "phase_2", "fid"))
 PRESETS = "tests/trainer/config/test_paper_presets.py"
 SPLIT = "tests/colorize/unet/test_split_attention.py"
-THIRD_PARTY = ["torch", "numpy", "PIL", "safetensors.torch", "pytest", "accelerate", "einops", "torchmetrics"]
+THIRD_PARTY = [
+    "torch",
+    "numpy",
+    "PIL",
+    "safetensors.torch",
+    "pytest",
+    "accelerate",
+    "open_clip",
+    "torchmetrics",
+    "tqdm",
+]
 
 
 class Mutation(NamedTuple):
@@ -43,36 +61,36 @@ MUTATIONS = (
         "trainer/stages/v1.py",
         "t, torch.zeros_like(tokens), control)",
         "t, tokens, control)",
-        V1,
+        DUAL,
     ),
     Mutation(
         "v1: dual, one noise for both terms",
         "trainer/stages/v1.py",
         "other = offset_noise(draws.randn(latents.shape), loss.offset_noise, draws).to(self.device)",
         "other = noise; draws.randn(latents.shape); draws.randn(latents.shape[:2])",
-        V1,
+        DUAL,
     ),
     Mutation(
         "v1: noisy tokens at t = 0",
         "trainer/stages/v1.py",
         "noisy_tokens(self.schedule, tokens, noise, t, loss.noisy_variant)",
         "noisy_tokens(self.schedule, tokens, noise, torch.zeros_like(t), loss.noisy_variant)",
-        V1,
+        NOISY,
     ),
     Mutation(
         "v1: reference drop never applied",
         "trainer/stages/v1.py",
         "return drop_references(tokens, keep_mask(len(tokens), rate, draws))",
         "return drop_references(tokens, keep_mask(len(tokens), rate, draws) * 0 + 1)",
-        V1,
+        DROP,
     ),
     *(
         Mutation(f"{stage}: drop schedule {how}", file, "loss.reference_drop_end, progress)", new, tests)
         for stage, file, tests in (
-            ("v1", "trainer/stages/v1.py", V1),
-            ("v1_5", "trainer/stages/v1_5.py", V1),
+            ("v1", "trainer/stages/v1.py", DROP),
+            ("v1_5", "trainer/stages/v1_5.py", V1_5),
             ("xl", "trainer/stages/xl.py", XL),
-            ("xl regions", "trainer/stages/xl_regions.py", XL),
+            ("xl regions", "trainer/stages/xl_regions.py", LORA),
         )
         for how, new in (
             ("frozen", "loss.reference_drop_end, 0.0)"),
@@ -88,10 +106,10 @@ MUTATIONS = (
             tests,
         )
         for stage, file, tests in (
-            ("v1", "trainer/stages/v1.py", V1),
-            ("v1_5", "trainer/stages/v1_5.py", V1),
+            ("v1", "trainer/stages/v1.py", DROP),
+            ("v1_5", "trainer/stages/v1_5.py", V1_5),
             ("xl", "trainer/stages/xl.py", XL),
-            ("xl regions", "trainer/stages/xl_regions.py", XL),
+            ("xl regions", "trainer/stages/xl_regions.py", LORA),
         )
     ),
     Mutation(
@@ -99,42 +117,42 @@ MUTATIONS = (
         "trainer/stages/v1_5.py",
         "sets = [drop_references(tokens, keep), drop_references(background, keep)]",
         "sets = [drop_references(background, keep), drop_references(tokens, keep)]",
-        V1,
+        V1_5,
     ),
     Mutation(
         "v1_5: sketch threshold not passed",
         "trainer/stages/v1_5.py",
         "split=Split(sets, latent_masks(masks), OPTIONS, ours)",
         "split=Split(sets, latent_masks(masks), OPTIONS)",
-        V1,
+        V1_5,
     ),
     Mutation(
         "v1_5: figure mask inverted",
         "trainer/stages/v1_5.py",
         'masks = figure_mask(batch["mask"])',
         'masks = 1 - figure_mask(batch["mask"])',
-        V1,
+        V1_5,
     ),
     Mutation(
         "v1_5: figure mask of the reference inverted",
         "trainer/stages/v1_5.py",
         "without_figure(references, masks.float() / 255, thresholds)",
         "without_figure(references, 1 - masks.float() / 255, thresholds)",
-        V1,
+        V1_5,
     ),
     Mutation(
         "modes: bg2fig with the background's LoRA",
         "colorize/modes.py",
         'Mode("bg2fig", FIGURE)',
         'Mode("bg2fig", BACKGROUND)',
-        f"{V1} -k modes_of",
+        MODES,
     ),
     Mutation(
         "split attention: a region with the other's LoRA",
         "colorize/unet/split_attention.py",
         'layer.term("to_v", tokens, kind)',
         'layer.term("to_v", tokens, kind and {"fg": "bg", "bg": "fg"}[kind])',
-        V1,
+        V1_5,
     ),
     Mutation(
         "split attention: mask >= for >",
@@ -149,7 +167,7 @@ MUTATIONS = (
         "trainer/stages/xl.py",
         "progress >= self.config.gram.start",
         "progress >= 2 * self.config.gram.start",
-        XL,
+        START,
     ),
     Mutation(
         "xl: Gram loss between the aligned branch and itself",
@@ -191,56 +209,56 @@ MUTATIONS = (
         "trainer/stages/xl_regions.py",
         "torch.ones_like(bleached) if self.plugin else bleached",
         "bleached",
-        XL,
+        PLUGIN,
     ),
     Mutation(
         "xl_plugin: hard blend",
         "trainer/stages/xl_regions.py",
         "soft=True, overshoot=True)",
         "soft=False)",
-        XL,
+        PLUGIN,
     ),
     Mutation(
         "xl_plugin: the figure reads the bank too",
         "colorize/unet/unet.py",
         "banks and isinstance(tokens, Split) else None",
         "False else None",
-        XL,
+        PLUGIN,
     ),
     Mutation(
         "xl_lora: figure and background tokens swapped",
         "trainer/stages/xl_regions.py",
         "Split([drop_references(tokens, keep) for tokens in sets]",
         "Split([drop_references(tokens, keep) for tokens in sets[::-1]]",
-        XL,
+        LORA,
     ),
     Mutation(
         "xl_lora: sketch threshold not passed",
         "trainer/stages/xl_regions.py",
         "latent_masks(masks), self.options, ours)",
         "latent_masks(masks), self.options)",
-        XL,
+        LORA,
     ),
     Mutation(
         "xl_lora: figure mask inverted",
         "trainer/stages/xl_regions.py",
         'for name in ("mask", "reference_mask"))\n        figure =',
         'for name in ("mask", "reference_mask"))\n        masks = 1 - masks\n        figure =',
-        XL,
+        LORA,
     ),
     Mutation(
         "animediffusion_2: started from the reference",
         "trainer/stages/animediffusion.py",
         'if loss.chain_start == "reference":',
         'if loss.chain_start != "noise":',
-        FACES,
+        PHASE_2,
     ),
     Mutation(
         "animediffusion_2: walked up with a zeroed condition",
         "trainer/stages/animediffusion.py",
         "predict = self.predictor(condition, timed=not released)",
         "predict = self.predictor(condition * 0, timed=not released)",
-        FACES,
+        PHASE_2,
     ),
     *(
         Mutation(
@@ -248,7 +266,7 @@ MUTATIONS = (
             "colorize/sketch/extractors/xdog.py",
             f"{name}: float = {value}",
             f"{name}: float = {other}",
-            FACES,
+            LINES,
         )
         for name, value, other in (("k", "3.5", "1.6"), ("p", "9.0", "10.0"), ("epsilon", "0.01", "0.1"))
     ),
@@ -257,14 +275,14 @@ MUTATIONS = (
         "trainer/data/diagonal_warp.py",
         "source_positions(solve(source, target), target,",
         "source_positions(solve(target, source), source,",
-        FACES,
+        LINES,
     ),
     Mutation(
         "evaluate-faces: FID of the truth with itself",
         "trainer/commands/evaluate_faces.py",
         "ours = _features(extract, made, args.batch)",
         "ours = _features(extract, picture(colours), args.batch)",
-        FACES,
+        FID,
     ),
     *(
         Mutation(f"preset {name}: steps", f"trainer/presets/{name}.toml", f"steps = {steps}", "steps = 1000", PRESETS)

@@ -183,10 +183,10 @@ def test_the_region_stages(files, kind, released):
     bleach, plugin = 0.5, kind == "xl_plugin"
     loss = {"reference_drop": 0.8, "reference_drop_end": 0.5, "background_bleach": bleach}
     stage = stage_of(files, kind, loss | ({"reference_inpaint": 0.5, "sketch_drop": 0.3} if released else {}))
-    batch, progress = batch_of(), 0.25
+    batch, progress = batch_of(), 0.75
     inpaint = torch.tensor([[0.9, 0.6], [0.1, 0.5]])
     levels = torch.tensor([[0.9, 0.1, 0.5, 0.2], [0.6, 0.4, 0.1, 0.8]])
-    drawn, kept = torch.tensor([[0.30, 0.60], [0.75, 0.20]]), torch.tensor([0.75, 0.74])
+    drawn, kept = torch.tensor([[0.30, 0.60], [0.75, 0.20]]), torch.tensor([0.60, 0.76])
     noise, shift = normal(20, 2, 4, 8, 8), normal(21, 2, 4)
     bleached, shade = torch.tensor([0.4, 0.9]), torch.tensor([[0.3], [0.8]])
     draws = Scripted(
