@@ -50,6 +50,12 @@ class Family:
     """XL: width of the image tokens that the token projection reads (1280 in the released files)."""
     tagger_dim: int | None = None
     """XL: width of the tagger's patch features that the token projection reads (1024 in the released files)."""
+    tokens: str = "local"
+    """Which tokens of a reference it reads: "local", or "cls" for the class token alone (v1 files of the trainer)."""
+    without_recovery: bool = False
+    """v1.5: whether its region weights were trained without recovery transformer (an ablation of the paper, 4.2)."""
+    second_tower: str = "tagger"
+    """XL: what its projection reads beside the image tokens: a "tagger", or a second "clip" (ablation of the paper)."""
     has_figure_weights: bool = False
     """XL: whether the file has region weights for the figure too, as the trainer's stage xl_lora makes them."""
 
@@ -61,7 +67,7 @@ class Family:
     @property
     def recovers_background(self) -> bool:
         """Whether fig2fig reads the background through a recovery transformer (v1.5)."""
-        return self.name == "v1.5"
+        return self.name == "v1.5" and not self.without_recovery
 
     @property
     def is_v2(self) -> bool:
@@ -174,6 +180,12 @@ def detect(
     if layout.name == "v2":
         _check_v2(state_dict, label)
     config = _sizes(state_dict, layout.name in XL_NAMES, label)
+    tokens = tokens_read(state_dict, metadata, file_name)
+    if tokens != "local" and layout.name != "v1":
+        raise CheckpointError(
+            f"{label} says that it reads the class token alone, which only v1 models can, but it is {layout.title}. "
+            "Convert it again."
+        )
     polarity = metadata.get(names.POLARITY, SKETCH_POLARITY)
     if polarity != SKETCH_POLARITY:
         raise CheckpointError(
@@ -183,11 +195,14 @@ def detect(
     prediction, source = prediction_type(state_dict, metadata, file_name, prediction_override)
     return Family(
         name=layout.name,
-        title=layout.title,
+        title=f"{layout.title} (CLS)" if tokens == "cls" else layout.title,
         prediction_type=prediction,
         prediction_source=source,
         num_head_channels=_head_width(state_dict, metadata, label),
         sketch_polarity=polarity,
+        tokens=tokens,
+        without_recovery=names.NO_RECOVERY in state_dict,
+        second_tower="clip" if names.CLIP_PAIR in state_dict else "tagger",
         has_figure_weights=layout.name in XL_NAMES and any(names.XL_FIGURE_LORA in key for key in state_dict),
         **config,
     )
@@ -301,6 +316,19 @@ def prediction_type(
         )
         return "eps", "file name"
     return "v", "default"
+
+
+def tokens_read(
+    state_dict: Mapping[str, Any], metadata: Mapping[str, str] | None = None, file_name: str | None = None
+) -> str:
+    """ "cls" where metadata or marker tensor say that cross-attention reads the class token alone, else "local"."""
+    told = (metadata or {}).get(names.TOKENS, "cls" if names.CLS_MARKER in state_dict else "local")
+    if told not in ("local", "cls"):
+        raise CheckpointError(
+            f"{_label(file_name)} reads tokens of the kind {str(told)[:40]!r}, which this release does not know. "
+            "Update ComfyUI-Colorize-Diffusion, or correct the metadata if it is wrong."
+        )
+    return told
 
 
 def _head_width(state_dict: Mapping[str, Any], metadata: Mapping[str, str], label: str) -> int:

@@ -25,8 +25,6 @@ XL_FIGURE_LORA = ".lora_down_foreground."  # the same in XL files
 V2_PARTS = (WARPS, STYLES)
 
 RECOVERY_PARTS = (RECOVERY, THRESHOLD)
-# Parts that are neither U-Net nor VAE and that a re-saved checkpoint must keep.
-COMPANIONS = (SKETCH_ENCODER, PROJECTION, BACKGROUND_ENCODER, STYLE_ENCODER, UNET + UNUSED, *RECOVERY_PARTS)
 
 # Facts that leave no trace in names and shapes: tensors without meaning of their own, and entries of the metadata.
 V_MARKER = "v_pred"  # ComfyUI's own convention: an empty tensor of this name means v-prediction
@@ -34,3 +32,18 @@ EPS_MARKER = "eps_pred"
 HEAD_WIDTH = "colorize.num_head_channels"  # a tensor of one number, and the metadata entry of the same meaning
 PREDICTION = "colorize.prediction_type"
 POLARITY = "colorize.sketch_polarity"
+TOKENS = "colorize.tokens"  # metadata entry: which tokens of a reference are read, "local" or "cls"
+CLS_MARKER = "cls_tokens"  # an empty tensor: the class token alone
+CLIP_PAIR = "clip_pair"  # an empty tensor: XL's projection reads a second CLIP tower in the place of the tagger
+NO_RECOVERY = "no_recovery"  # an empty tensor: region weights that were trained without recovery transformer
+
+# Parts that are neither U-Net nor VAE and that a re-saved checkpoint must keep.
+COMPANIONS = (
+    SKETCH_ENCODER,
+    PROJECTION,
+    BACKGROUND_ENCODER,
+    STYLE_ENCODER,
+    UNET + UNUSED,
+    *RECOVERY_PARTS,
+    *(CLS_MARKER, CLIP_PAIR, NO_RECOVERY),  # markers of what is absent travel with the parts
+)

@@ -46,7 +46,7 @@ def add_region(
         tokens=region_reference.local_tokens,
         mask=mask.cpu(),
         strength=strength,
-        class_token=None if region_reference.tagger_tokens is None else region_reference.tokens[:, :1],
+        class_token=region_reference.tokens[:, :1],
         tagger_tokens=region_reference.tagger_tokens,
     )
     return replace(reference, regions=(*reference.regions, region))

@@ -29,7 +29,7 @@ ENTRY = "colorize.card"
 
 MARK_LENGTH = 64
 SAME_ENCODER = 0.05  # relative distance of two marks; half precision stays below 0.005, other encoders lie above 1
-# What references for XL models hold besides: fields of Reference and of Region.
+# What references for XL and CLS models hold besides: fields of Reference and of Region.
 XL_TENSORS = ("tagger_tokens", "tagger_mark", "background_class_token", "background_tagger_tokens")
 XL_REGION_TENSORS = ("class_token", "tagger_tokens")
 STRONGEST = 2.0  # of any strength: what the nodes allow

@@ -86,7 +86,7 @@ def manipulate_global(reference: Reference, text_encoder: TextSide, edit: Edit) 
     def moved(tokens: torch.Tensor) -> torch.Tensor:
         return manipulation.manipulate_global(tokens, e, a, edit.target_scale, edit.enhance, edit.variant)
 
-    return _edited(reference, edit.part, moved, moved, f"global: {edit.sentence}")
+    return _edited(reference, edit.part, moved, moved, moved, f"global: {edit.sentence}")
 
 
 def manipulate_local(
@@ -120,7 +120,11 @@ def manipulate_local(
     numbers = "" if where is None else f", thresholds {' '.join(f'{value:g}' for value in thresholds)}"
     place = EVERYTHING if where is None else repr(where)
     sentence = f"local: {edit.sentence}, control {place}{numbers}, strength ratio {strength_ratio:g}"
-    return _edited(reference, edit.part, lambda tokens: torch.cat([cls, moved(tokens[:, 1:])], 1), moved, sentence)
+
+    def whole(tokens: torch.Tensor) -> torch.Tensor:
+        return torch.cat([cls, moved(tokens[:, 1:])], 1)
+
+    return _edited(reference, edit.part, whole, moved, lambda theirs: theirs, sentence)
 
 
 def vectors(text_encoder: TextSide, reference: Reference, prompt: str, *others: str | None) -> list:
@@ -177,12 +181,20 @@ def _edited(
     part: str,
     on_tokens: Callable[[torch.Tensor], torch.Tensor],  # class token and local tokens
     on_background: Callable[[torch.Tensor], torch.Tensor],  # local tokens only
+    on_class: Callable[[torch.Tensor], torch.Tensor],  # the background's class token
     sentence: str,
 ) -> Reference:
     tokens = reference.tokens if part == "background" else on_tokens(reference.tokens)
-    background = reference.background_tokens
+    background, theirs = reference.background_tokens, reference.background_class_token
     if part != "reference" and background is not None:
         background = on_background(background)
-    if not all(bool(torch.isfinite(values).all()) for values in (tokens, background) if values is not None):
+        theirs = None if theirs is None else on_class(theirs)
+    if not all(bool(torch.isfinite(values).all()) for values in (tokens, background, theirs) if values is not None):
         raise ValueError("The reference holds NaN or infinite values. Encode it again.")
-    return replace(reference, tokens=tokens, background_tokens=background, edits=(*reference.edits, sentence))
+    return replace(
+        reference,
+        tokens=tokens,
+        background_tokens=background,
+        background_class_token=theirs,
+        edits=(*reference.edits, sentence),
+    )

@@ -8,6 +8,17 @@ import torch
 
 from ..unet.strengths import LevelStrengths
 
+TOKEN_KINDS = ("local", "cls")
+"""Which tokens of the encoder a model's cross-attention reads: all but the class token, or that one alone (the CLS
+model of the v1 paper, 3.3, and of its global manipulation)."""
+
+
+def read_tokens(tokens: torch.Tensor, kind: str) -> torch.Tensor:
+    """Tokens (B, 1 + N, D) of a reference, the class token first -> what a model of a kind of TOKEN_KINDS reads."""
+    if kind not in TOKEN_KINDS:
+        raise ValueError(f"Tokens of the kind {kind!r} are unknown; choose one of {', '.join(TOKEN_KINDS)}.")
+    return tokens[:, :1] if kind == "cls" else tokens[:, 1:]
+
 
 @dataclass(frozen=True, eq=False)
 class Region:
@@ -20,7 +31,7 @@ class Region:
     strength: float = 1.0
     """Factor on the attention result of this figure, 0..2."""
     class_token: torch.Tensor | None = None
-    """(B, 1, D): class token of its reference, which XL models read too."""
+    """(B, 1, D): class token of its reference, which XL and CLS models read; None in cards of older releases."""
     tagger_tokens: torch.Tensor | None = None
     """(B, P, W): the tagger's patch features of its reference, for XL models."""
 
@@ -58,14 +69,15 @@ class Reference:
     tagger_mark: torch.Tensor | None = None
     """(n,): numbers by which the tagger is recognised (card.tagger_mark); None when not known."""
     background_class_token: torch.Tensor | None = None
-    """(B, 1, D): class token that belongs to background_tokens, for XL models."""
+    """(B, 1, D): class token that belongs to background_tokens, for XL and CLS models; None in cards of older
+    releases."""
     background_tagger_tokens: torch.Tensor | None = None
     """(B, P, W): the tagger's patch features of the background, for XL models."""
 
     @property
     def local_tokens(self) -> torch.Tensor:
         """(B, N, D): what cross-attention reads; the class token is left out, as in the released models."""
-        return self.tokens[:, 1:]
+        return read_tokens(self.tokens, "local")
 
     @property
     def count(self) -> int:

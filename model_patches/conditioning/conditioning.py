@@ -15,7 +15,7 @@ import torch
 from ...colorize.advice import mode_advice
 from ...colorize.families import CheckpointError
 from ...colorize.modes import MASK_THRESHOLD, MODES, Given, Weights, background_of, refusal, split_options
-from ...colorize.reference.types import Reference
+from ...colorize.reference.types import Reference, read_tokens
 from ...colorize.unet.size_embedding import SCORE
 from ...colorize.unet.split_attention import SplitOptions
 from ..checkpoint.colorizer import Colorizer
@@ -92,7 +92,12 @@ class Context:
 
 
 def context_of(colorizer: Colorizer, reference: Reference) -> Context:
-    """The tokens of a reference as they are, or for XL as the checkpoint's token projection joins them."""
+    """The tokens of a reference as they are, or for XL as the checkpoint's token projection joins them.
+
+    ValueError where a model reads class tokens that an older card does not have.
+    """
+    if colorizer.family.tokens == "cls":
+        return _class_tokens(colorizer, reference)
     projection = colorizer.projection
     if projection is None:
         return Context(reference.local_tokens, reference.background_tokens, tuple(r.tokens for r in reference.regions))
@@ -112,6 +117,18 @@ def context_of(colorizer: Colorizer, reference: Reference) -> Context:
         )
     regions = (projected(r.class_token, r.tokens, r.tagger_tokens) for r in reference.regions)
     return Context(own, background, tuple(regions))
+
+
+def _class_tokens(colorizer: Colorizer, reference: Reference) -> Context:
+    """What a CLS model reads: class tokens (B, 1, D)."""
+    regions = [region.class_token for region in reference.regions]
+    background = reference.background_class_token
+    if any(token is None for token in regions) or (background is None and reference.background_tokens is not None):
+        raise ValueError(
+            f"{colorizer.file_name} reads the class token of a reference, and the card does not hold that of its "
+            "background or of an added region. Encode the reference again and save a new card."
+        )
+    return Context(read_tokens(reference.tokens, "cls"), background, tuple(regions))
 
 
 def condition(

@@ -87,7 +87,7 @@ class LoadedReferenceEncoder:
             edits=edits,
             tagger_tokens=own_tags,
             tagger_mark=None if tagger is None else tagger_mark(tagger.reader()),
-            background_class_token=None if other is None or tagger is None else other[:, :1],
+            background_class_token=None if other is None else other[:, :1],
             background_tagger_tokens=other_tags,
         )
 

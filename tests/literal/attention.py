@@ -53,6 +53,23 @@ class Everywhere:
 
 
 @dataclass(frozen=True)
+class ClassToken:
+    """The CLS model of the v1 paper (3.3): a linear layer of the class token (B, D) in the place of cross-attention.
+
+    As the files have it: to_v, then to_out. Queries and keys play no part.
+    """
+
+    token: torch.Tensor
+
+    def around(self, w, x, size, head_width, place):
+        return output(w, attended(w, x, x, head_width))
+
+    def reference(self, w, x, size, head_width):
+        answer = output(w, projected(w, "to_v", self.token, x.shape[-1]))
+        return torch.stack([answer] * x.shape[1], dim=1)
+
+
+@dataclass(frozen=True)
 class Regions:
     """Figure and background (v1.5 paper, Eq. 2; background first read of XL's plugin: `banks`)."""
 

@@ -83,6 +83,8 @@ def recipes(config: Config, kinds: Sequence[str]) -> dict[str, dict[str, Any]]:
         else:
             name = "tagger" if kind == "tagger_tokens" else "encoder"
             recipe |= {name: encoders[name], "precision": "fp32"}
+        if kind == "tokens" and config.model.tokens != "local":
+            recipe["tokens"] = config.model.tokens
         if kind == "background_tokens":
             recipe["mask_cell"] = list(config.data.reference_mask_cell)
         made[kind] = recipe

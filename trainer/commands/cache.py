@@ -20,13 +20,14 @@ import torch
 from tqdm import tqdm
 
 from colorize.pictures.masks import without_figure
+from colorize.reference.types import read_tokens
 from trainer.cache.encodings import KEY
 from trainer.cache.recipes import KINDS, WHITE_KEY, recipes, row_key
 from trainer.cache.store import StoreWriter
 from trainer.config import Config, ConfigError
 from trainer.data.folder import FolderDataset
 from trainer.losses.bleach import whiten_background
-from trainer.models.frozen import FrozenTagger, frozen_encoders
+from trainer.models.frozen import frozen_encoders, second_tower
 from trainer.models.precision import arithmetic
 from trainer.pictures import Batch, picture
 from trainer.run.datasets import build_dataset
@@ -49,14 +50,14 @@ class Encoder:
     def __init__(self, config: Config, device: torch.device, kinds: Sequence[str]) -> None:
         self.config, self.device = config, device
         self.autoencoder, self.reference_encoder = frozen_encoders(config, device)
-        self.tagger = FrozenTagger(config.model.tagger, device) if "tagger_tokens" in kinds else None
+        self.tagger = second_tower(config, device) if "tagger_tokens" in kinds else None
 
     def moments(self, pictures: torch.Tensor) -> torch.Tensor:
         with arithmetic(self.config, self.device):
             return self.autoencoder.moments(pictures)
 
     def tokens(self, references: torch.Tensor) -> torch.Tensor:
-        return self.reference_encoder.encode(references)[:, 1:]
+        return read_tokens(self.reference_encoder.encode(references), self.config.model.tokens)
 
     @torch.no_grad()
     def rows(self, kind: str, batch: Batch) -> torch.Tensor:

@@ -40,8 +40,14 @@ class Model(Section):
     train_encoder: bool = False
     """Train the reference encoder too (stage v1): the tower and the projection of its features, not the features
     themselves. The run then exports a second file, NAME-encoder.safetensors."""
+    tokens: Literal["local", "cls"] = "local"
+    """Which tokens of the reference encoder cross-attention reads (stage v1): the local ones, or the class token alone,
+    as the paper's CLS model does. Attention over one token is the linear layer that the paper puts in its place."""
     tagger: str = ""
     """File with the WD tagger (.safetensors) whose patch features are part of the reference (XL stages)."""
+    second_tower: Literal["tagger", "clip"] = "tagger"
+    """What model.tagger names: a tagger, or a second CLIP vision tower, all of whose tokens take the place of the
+    tagger's features (stage xl; the paper's baseline without tagger, Fig. 5)."""
     prediction_type: Literal["v", "eps"] = "v"
     """What the U-Net answers."""
     model_channels: int = 320
@@ -58,12 +64,17 @@ class Model(Section):
     """Rank of the figure's LoRA (stage v1_5): a whole number from 1 on, or a fraction of each layer's smaller side."""
     region_rank_background: float = 0.5
     """Rank of the background's LoRA (stage v1_5), likewise."""
-    recovery_layers: Count = 6
-    """Layers of the recovery transformer, which makes tokens of a whole background (stage v1_5)."""
+    recovery_layers: Annotated[int, Range(0, what="at least 0")] = 6
+    """Layers of the recovery transformer, which makes tokens of a whole background (stage v1_5); 0 trains region
+    weights without it, which read the background's tokens as they are (an ablation of the paper, 4.2)."""
     residual_blocks: int = 2
     """Residual blocks per level, for random initialisation (stage animediffusion)."""
     attention_heads: int = 4
     """Heads of the bottleneck's attention (stages animediffusion, animediffusion_2); files do not tell it."""
+    attention_levels: tuple[int, ...] = ()
+    """Levels, 0 the full size, whose residual blocks are followed by attention in encoder and decoder, as the paper's
+    Fig. 2 draws it in the deeper ones; empty as in the released network, for random initialisation (stage
+    animediffusion)."""
     cbam: bool = False
     """Channel and spatial attention in the decoder, for random initialisation (stage animediffusion)."""
     encoder_size: int = 112
@@ -71,10 +82,6 @@ class Model(Section):
     encoder_patch: int = 8
     """Side of one patch in pixels (stage encoder)."""
     encoder_width: int = 192
-    attention_levels: tuple[int, ...] = ()
-    """Levels, 0 the full size, whose residual blocks are followed by attention in encoder and decoder, as the paper's
-    Fig. 2 draws it in the deeper ones; empty as in the released network, for random initialisation (stage
-    animediffusion)."""
     """Width of the tower and of its tokens (stage encoder)."""
     encoder_layers: int = 4
     """Transformer blocks of the tower (stage encoder)."""

@@ -13,6 +13,7 @@ from colorize import families, modes, names
 from colorize.pictures.masks import without_figure
 from colorize.reference.encoder_file import load_reference_encoder
 from colorize.reference.recovery import BackgroundEncoder
+from colorize.reference.types import read_tokens
 from colorize.reference.vision import ReferenceEncoder
 from colorize.sketch.encoder import SketchEncoder
 from colorize.unet.config import UNetConfig, unet_config_from_state_dict
@@ -161,6 +162,10 @@ class V1Colorizer(WholeColorizer):
     prediction_type: str
     background_encoder: BackgroundEncoder | None = None
     """v1.5 only"""
+    token_kind: str = "local"
+    """which tokens of the reference encoder it reads, of TOKEN_KINDS"""
+    recovers: bool = True
+    """whether fig2fig reads the background through the recovery transformer; False: it was trained without"""
 
     @classmethod
     def from_files(cls, checkpoint_path: str, encoder_path: str, device: torch.device) -> V1Colorizer:
@@ -175,18 +180,26 @@ class V1Colorizer(WholeColorizer):
             read_encoder(encoder_path).to(device),
             prediction,
             background_encoder_from(tensors, device),
+            families.tokens_read(tensors, metadata, checkpoint_path),
+            recovers=names.NO_RECOVERY not in tensors,
         )
 
     def tokens(self, references: torch.Tensor) -> torch.Tensor:
-        """References (B, 3, H, W) in [-1, 1] -> local tokens (B, N, D); released models drop the class token too."""
+        """References (B, 3, H, W) in [-1, 1] -> the tokens (B, N, D) that the model reads."""
         with torch.no_grad():
-            return self.reference_encoder.encode(references)[:, 1:]
+            return self.read(references)
+
+    def read(self, references: torch.Tensor) -> torch.Tensor:
+        """`tokens` with gradients, for an encoder that is trained."""
+        return read_tokens(self.reference_encoder.encode(references), self.token_kind)
 
     @property
     def weights(self) -> modes.Weights:
-        regions, recovers = self.unet.config.region_ranks is not None, self.background_encoder is not None
-        title = f"ColorizeDiffusion {'v1.5' if regions or recovers else 'v1'}"
-        return modes.Weights(title, "the model", regions, True, recovers, ties_to_figure=not (regions or recovers))
+        regions, recovery = self.unet.config.region_ranks is not None, self.background_encoder is not None
+        title = f"ColorizeDiffusion {'v1.5' if regions or recovery else 'v1'}"
+        title += " (CLS)" if self.token_kind == "cls" else ""
+        ties = not (regions or recovery)
+        return modes.Weights(title, "the model", regions, self.recovers, recovery, ties_to_figure=ties)
 
     @torch.no_grad()
     def generate(

@@ -99,6 +99,25 @@ class FrozenTagger(OnDemand[WDTagger]):
         return tagger_tokens(self.network, references)
 
 
+class FrozenClip(FrozenReferenceEncoder):
+    """A second CLIP tower in the place of the tagger, by the tagger's methods."""
+
+    def __init__(self, path: str, device: torch.device):
+        super().__init__(path, device, channels_last=False)
+
+    def tokens(self, references: torch.Tensor) -> torch.Tensor:
+        """References (B, 3, H, W) in [-1, 1] -> (B, L, W), the class token first."""
+        return self.encode(references)
+
+
+SecondTower = FrozenTagger | FrozenClip
+
+
+def second_tower(config: Config, device: torch.device) -> SecondTower:
+    """What XL reads beside the tokens of the first CLIP tower."""
+    return (FrozenClip if config.model.second_tower == "clip" else FrozenTagger)(config.model.tagger, device)
+
+
 @refuses_other_files("The file of the reference encoder")
 def encoder_sizes(path: str) -> ReferenceEncoder:
     """A reference encoder without its weights: of a safetensors file only the header is read."""

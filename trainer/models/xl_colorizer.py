@@ -15,6 +15,7 @@ from colorize.pictures import images
 from colorize.pictures.masks import without_figure
 from colorize.reference import token_projection
 from colorize.reference.token_projection import TokenProjection
+from colorize.reference.vision import ReferenceEncoder
 from colorize.reference.wd_tagger import PATCHES, PREFIXES, WDTagger, prepare, to_network
 from colorize.sketch.xl_encoder import XLSketchEncoder
 from colorize.unet import size_embedding
@@ -74,7 +75,9 @@ class XLColorizer(WholeColorizer):
             projection.to(device).eval(),
             autoencoder.from_tensors(tensors, checkpoint_path).to(device),
             read_encoder(encoder_path).to(device),
-            Tagger(read_tagger(tagger_path).to(device)),
+            SecondClip(read_encoder(tagger_path).to(device))
+            if names.CLIP_PAIR in tensors
+            else Tagger(read_tagger(tagger_path).to(device)),
             prediction,
             None if (plugin := plugin_from(tensors, unet)) is None else plugin.to(device).eval(),
         )
@@ -176,6 +179,16 @@ class Tagger:
 
     def tokens(self, references: torch.Tensor) -> torch.Tensor:
         return tagger_tokens(self.network, references)
+
+
+class SecondClip:
+    """A second CLIP tower in the place of the tagger, by the same method."""
+
+    def __init__(self, network: ReferenceEncoder):
+        self.network = network
+
+    def tokens(self, references: torch.Tensor) -> torch.Tensor:
+        return self.network.encode(references)
 
 
 def embedded(scalars: torch.Tensor, network: UNet) -> torch.Tensor:

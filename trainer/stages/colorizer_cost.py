@@ -48,13 +48,14 @@ def v1_cost(config: Config, regions: bool = False) -> Cost:
     encoders = {"reference encoder": count(encoder.parameters()), "autoencoder": count(vae.values())}
     trained = _region_parts(config, sizes, encoder) if regions else backbone
     frozen = backbone | encoders if regions else encoders
+    tokens = 1 if config.model.tokens == "cls" else encoder.token_count - 1
     batch, side = config.optimizer.batch, (config.data.crop or config.data.size) // 8
     shapes = (
         f"latents   ({batch}, {sizes.in_channels}, {side}, {side})",
-        f"tokens    ({batch}, {encoder.token_count - 1}, {encoder.output_dim})",
+        f"tokens    ({batch}, {tokens}, {encoder.output_dim})",
         f"widths    {widths}, heads of {sizes.num_head_channels}",
     )
-    activations = colorizer_activations(config, sizes, encoder.token_count - 1, frozen=regions)
+    activations = colorizer_activations(config, sizes, tokens, frozen=regions)
     return cached(Cost(trained, frozen, shapes, activations), config, tuple(encoders))
 
 
@@ -66,10 +67,12 @@ def v1_5_cost(config: Config) -> Cost:
 def _region_parts(config: Config, sizes: UNetConfig, encoder: ReferenceEncoder) -> dict[str, int]:
     """Parameters of what stage v1_5 trains."""
     unet = UNet(replace(sizes, region_ranks=sizes.region_ranks or region_ranks(config.model)), device="meta")
+    parts = {"region LoRAs": count(p for name, p in unet.named_parameters() if names.REGION_LORA in name)}
+    if not config.model.recovery_layers:
+        return parts
     with torch.device("meta"):
         background = new_background_encoder(encoder.output_dim, encoder.token_count - 1, config.model.recovery_layers)
-    return {
-        "region LoRAs": count(p for name, p in unet.named_parameters() if names.REGION_LORA in name),
+    return parts | {
         "recovery transformer": count(background.transformer.parameters()),
         "threshold embedding": count(background.thresh_embedder.parameters()),
     }

@@ -4,6 +4,7 @@ markers and header of exported files."""
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -25,6 +26,20 @@ def check_token_width(unet: UNet, encoder: TokenReader, model: Model) -> None:
             f"{model.init} reads reference tokens of width {unet.config.context_dim}, "
             f"but {model.encoder} gives {encoder.output_dim}."
         )
+
+
+def check_tokens(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], model: Model) -> None:
+    """ConfigError unless model.init reads the tokens of model.tokens."""
+    read = families.tokens_read(tensors, metadata, model.init)
+    if read != model.tokens:
+        raise ConfigError(f"{model.init} reads {read} tokens of a reference, not {model.tokens}: {NEXT[read]}")
+
+
+NEXT = {
+    "local": 'set model.tokens = "local", or start from another file with model.init_from.',
+    "cls": 'it is a CLS model, which stage v1 goes on training with model.tokens = "cls".',
+}
+"""What to do with a file that reads these tokens."""
 
 
 def drawn_latents(

@@ -32,6 +32,8 @@ OPTIONS = {
     "data.crop": Option("0", " (data.bucket_step makes batches of several shapes)"),
     "report.validate_entanglement": Option("false"),
     "model.init_from": Option('""', " and start from model.init"),
+    "model.second_tower": Option('"tagger"'),
+    "model.tokens": Option('"local"'),
     "model.train_encoder": Option("false"),
     "loss.background_bleach": Option("0"),
     "loss.dual_condition": Option("0"),
@@ -63,6 +65,7 @@ TABLE: dict[str, Row] = {
                 "data.crop",
                 "report.validate_entanglement",
                 "model.init_from",
+                "model.tokens",
                 "model.train_encoder",
                 "loss.dual_condition",
                 "loss.latent_shuffle",
@@ -138,6 +141,7 @@ TABLE: dict[str, Row] = {
                 "data.cache_folder",
                 "report.validate_entanglement",
                 "model.init_from",
+                "model.second_tower",
                 "loss.reference_inpaint",
                 "loss.sketch_drop",
                 "gram.weight",
@@ -219,7 +223,8 @@ def _check_options(config: Config) -> None:
     """Keys that the stage would not read say so, instead of doing nothing."""
     for key, option in OPTIONS.items():
         section, _, name = key.partition(".")
-        if not getattr(getattr(config, section), name) or key in row(config).options:
+        chosen = getattr(config, section)
+        if getattr(chosen, name) == type(chosen).__dataclass_fields__[name].default or key in row(config).options:
             continue
         having = [stage for stage, kind in TABLE.items() if key in kind.options]
         stages = f"stages {', '.join(having[:-1])} and {having[-1]}" if len(having) > 1 else f"stage {having[0]}"

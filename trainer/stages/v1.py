@@ -30,7 +30,7 @@ from trainer.models.denoising import Denoising
 from trainer.models.frozen import borrowed, frozen_encoders
 from trainer.pictures import Batch, contact_sheet, model_sketch, picture
 
-from .shared import check_token_width, drawn_latents, entanglement_curves, model_header, model_markers
+from .shared import check_token_width, check_tokens, drawn_latents, entanglement_curves, model_header, model_markers
 from .stage import Stage
 
 FROZEN_PART = "features"  # of a reference encoder that is trained
@@ -48,6 +48,11 @@ def check(config: Config) -> None:
         raise ConfigError(
             "model.train_encoder does not go with data.cache_folder, which keeps what the encoder said once: clear it "
             "(data.cache keeps the pictures' latents only), or set model.train_encoder = false."
+        )
+    if config.model.tokens == "cls" and config.loss.latent_shuffle and config.loss.shuffle_variant == "tokens":
+        raise ConfigError(
+            'loss.latent_shuffle has nothing to shuffle with model.tokens = "cls", which reads one token: set it to 0, '
+            'or loss.shuffle_variant = "patches".'
         )
 
 
@@ -67,6 +72,7 @@ class ColorizerStage(Stage):
                     'the v1 model it was made of, or set run.stage = "v1_5".'
                 )
             check_token_width(unet, encoder, config.model)
+            check_tokens(tensors, metadata, config.model)
         else:
             unet, sketch_encoder = new_networks(config, encoder.output_dim)
         unet.gradient_checkpointing = config.system.gradient_checkpointing
@@ -81,16 +87,17 @@ class ColorizerStage(Stage):
             if config.system.channels_last:
                 network.to(memory_format=torch.channels_last)
         # A tuple keeps the frozen networks and the views on them out of the module tree.
-        self._colorizer = (V1Colorizer(unet, sketch_encoder, vae, encoder, config.model.prediction_type),)
+        token_kind, prediction = config.model.tokens, config.model.prediction_type
+        self._colorizer = (V1Colorizer(unet, sketch_encoder, vae, encoder, prediction, token_kind=token_kind),)
         self.schedule = NoiseSchedule().to(device)
         self.encodings = build_encodings(config, device, encodings(config))
 
     def latents_and_tokens(self, batch: Batch, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scaled latents (B, 4, h, w) of the pictures and local tokens (B, N, D) of their references, float32."""
+        """Scaled latents (B, 4, h, w) of the pictures and tokens (B, N, D) of their references, float32."""
         colorizer, latents = self._colorizer[0], self.latents_only(batch, draws)
         order = self.patch_order(draws)
         if self.config.model.train_encoder:
-            return latents, colorizer.reference_encoder.encode(self.references(batch, order))[:, 1:].float()
+            return latents, colorizer.read(self.references(batch, order)).float()
         return latents, self.tokens_only(batch, order)
 
     def patch_order(self, draws: Draws) -> torch.Tensor | None:
@@ -116,7 +123,7 @@ class ColorizerStage(Stage):
 
     @torch.no_grad()
     def tokens_only(self, batch: Batch, order: torch.Tensor | None = None) -> torch.Tensor:
-        """Local tokens (B, N, D) of the references by the frozen encoder; order: see `references`."""
+        """Tokens (B, N, D) of the references by the frozen encoder; order: see `references`."""
         colorizer = self._colorizer[0]
         with torch.autocast(self.device.type, enabled=False):  # the tokens steer every step: always in float32
             return self.encodings.rows(
@@ -179,7 +186,10 @@ class ColorizerStage(Stage):
         tensors = {name: value for name, value in weights.items() if not name.startswith(ENCODER_PARTS)}
         with borrowed(self.frozen[0]):
             tensors |= {names.VAE + k: v for k, v in self.frozen[0].tensors.items()}
-        return tensors | model_markers(prediction, heads), model_header(config, "v1", heads)
+        header = model_header(config, "v1", heads)
+        if config.model.tokens != "local":
+            tensors, header = tensors | {names.CLS_MARKER: torch.zeros(0)}, header | {names.TOKENS: config.model.tokens}
+        return tensors | model_markers(prediction, heads), header
 
     def further_exports(
         self, weights: Mapping[str, torch.Tensor]

@@ -37,7 +37,7 @@ from trainer.models.denoising import Denoising
 from trainer.models.frozen import borrowed, frozen_encoders
 from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
 
-from .shared import check_token_width, drawn_latents, entanglement_curves, model_header, model_markers
+from .shared import check_token_width, check_tokens, drawn_latents, entanglement_curves, model_header, model_markers
 from .stage import Stage
 from .v1 import random_crops
 
@@ -109,6 +109,15 @@ def encodings(config: Config) -> tuple[str, ...]:
     return tuple(kind for kind, kept in kinds.items() if kept)
 
 
+def check_recovery(there: bool, none: bool, model: Model) -> None:
+    """ConfigError where model.init has a recovery transformer, or was trained without, and the configuration not."""
+    if there and not model.recovery_layers or none and model.recovery_layers:
+        raise ConfigError(
+            f"{model.init} was trained {'with' if there else 'without'} a recovery transformer: set "
+            f"model.recovery_layers {'above 0' if there else '= 0'}, or start from a v1 model."
+        )
+
+
 class RegionStage(Stage):
     """Trains `model.diffusion_model.*.lora_*`, `transformer.*` and `thresh_embedder.*`; everything else is frozen."""
 
@@ -125,21 +134,25 @@ class RegionStage(Stage):
         unet, sketch_encoder = networks_from(tensors, metadata, region_ranks(model))
         dim = reference_encoder.output_dim
         check_token_width(unet, reference_encoder, model)
-        background = background_encoder_from(tensors, device) or new_background_encoder(
-            dim, reference_encoder.token_count - 1, model.recovery_layers
-        )
+        check_tokens(tensors, metadata, model)
+        background = background_encoder_from(tensors, device)
+        check_recovery(background is not None, names.NO_RECOVERY in tensors, model)
+        if background is None and model.recovery_layers:
+            background = new_background_encoder(dim, reference_encoder.token_count - 1, model.recovery_layers)
         for name, parameter in unet.named_parameters():
             parameter.requires_grad_(names.REGION_LORA in name)
         unet.gradient_checkpointing = config.system.gradient_checkpointing
         self.model = nn.ModuleDict({"diffusion_model": unet})
-        self.transformer, self.thresh_embedder = background.transformer, background.thresh_embedder
+        if background is not None:
+            self.transformer, self.thresh_embedder = background.transformer, background.thresh_embedder
         self.train()
         sketch_encoder = sketch_encoder.requires_grad_(False).eval().to(device)
         for network in (unet, sketch_encoder):
             if config.system.channels_last:
                 network.to(memory_format=torch.channels_last)
         # A tuple keeps the frozen networks and the views on them out of the module tree.
-        self._colorizer = (V1Colorizer(unet, sketch_encoder, vae, reference_encoder, prediction, background),)
+        networks = unet, sketch_encoder, vae, reference_encoder, prediction, background
+        self._colorizer = (V1Colorizer(*networks, recovers=background is not None),)
         self._background_encoder = (background,)
         self.schedule = NoiseSchedule().to(device)
         self.encodings = build_encodings(config, device, encodings(config))
@@ -203,7 +216,9 @@ class RegionStage(Stage):
         t = draws.timesteps(self.schedule.steps, count).to(self.device)
         noise = offset_noise(draws.randn(latents.shape), loss.offset_noise, draws).to(latents)
         keep = keep_mask(count, drop_rate(loss.reference_drop, loss.reference_drop_end, progress), draws)
-        background = self._background_encoder[0].background(masked_tokens, theirs)
+        background, encoder = masked_tokens, self._background_encoder[0]
+        if encoder is not None:
+            background = encoder.background(masked_tokens, theirs)
         sets = [drop_references(tokens, keep), drop_references(background, keep)]
         with torch.no_grad():
             control = colorizer.sketch_encoder(model_sketch(sketches))
@@ -250,4 +265,6 @@ class RegionStage(Stage):
                 tensors |= {names.VAE + k: v for k, v in self.frozen[0].tensors.items()}
         tensors |= {k: v for k, v in weights.items() if names.REGION_LORA in k or not k.startswith(names.UNET)}
         prediction, heads = config.model.prediction_type, self._colorizer[0].unet.config.num_head_channels
+        if self._colorizer[0].background_encoder is None:
+            tensors[names.NO_RECOVERY] = torch.zeros(0)
         return tensors | model_markers(prediction, heads), model_header(config, "v1.5", heads)

@@ -36,9 +36,10 @@ from trainer.models.autoencoder import XL_SCALE
 from trainer.models.denoising import Denoising
 from trainer.models.frozen import (
     FrozenReferenceEncoder,
-    FrozenTagger,
+    SecondTower,
     borrowed,
     frozen_encoders,
+    second_tower,
 )
 from trainer.models.xl_colorizer import XLColorizer, embedded, networks_from
 from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
@@ -91,7 +92,7 @@ class XLStage(Stage):
     def __init__(self, config: Config, device: torch.device) -> None:
         super().__init__(config, device)
         vae, encoder = frozen_encoders(config, device)
-        tagger = FrozenTagger(config.model.tagger, device)
+        tagger = second_tower(config, device)
         self.frozen = (vae, encoder, tagger)
         self.metadata: dict[str, str] = {}
         unet, sketch_encoder, projection = self.networks(encoder, tagger)
@@ -108,7 +109,7 @@ class XLStage(Stage):
         self.encodings = build_encodings(config, device, encodings(config))
 
     def networks(
-        self, encoder: FrozenReferenceEncoder, tagger: FrozenTagger
+        self, encoder: FrozenReferenceEncoder, tagger: SecondTower
     ) -> tuple[UNet, XLSketchEncoder, TokenProjection]:
         """U-Net, sketch encoder and token projection; registers those that are trained."""
         raise NotImplementedError
@@ -189,6 +190,8 @@ class XLStage(Stage):
             tensors = {k: v for k, v in tensors.items() if not k.startswith(names.VAE)}
             with borrowed(self.frozen[0]):
                 tensors |= {names.VAE + k: v for k, v in self.frozen[0].tensors.items()}
+        if config.model.second_tower == "clip":
+            tensors[names.CLIP_PAIR] = torch.zeros(0)
         return tensors | model_markers(prediction, heads), model_header(config, self.family, heads)
 
     def untrained(self) -> Mapping[str, torch.Tensor]:
@@ -200,12 +203,15 @@ class XLBackboneStage(XLStage):
     """Trains `model.diffusion_model`, `control_encoder` and `proj`; all encoders stay frozen."""
 
     def networks(
-        self, encoder: FrozenReferenceEncoder, tagger: FrozenTagger
+        self, encoder: FrozenReferenceEncoder, tagger: SecondTower
     ) -> tuple[UNet, XLSketchEncoder, TokenProjection]:
         model = self.config.model
         if model.init:
             tensors, metadata = checkpoint.read_tensors(Path(model.init))
             unet, sketch_encoder, projection = networks_from(tensors, metadata)
+            if (names.CLIP_PAIR in tensors) != (model.second_tower == "clip"):
+                found = "clip" if names.CLIP_PAIR in tensors else "tagger"
+                raise ConfigError(f"{model.init} was trained with another tower: set model.second_tower = {found!r}.")
             if unet.config.region_ranks is not None:
                 raise ConfigError(
                     f"{model.init} has region weights or a plugin, which stage xl does not train: start from the XL "
@@ -290,7 +296,7 @@ class XLBackboneStage(XLStage):
 
 
 def check_encoders(
-    projection: TokenProjection, encoder: FrozenReferenceEncoder, tagger: FrozenTagger, config: Config
+    projection: TokenProjection, encoder: FrozenReferenceEncoder, tagger: SecondTower, config: Config
 ) -> None:
     """ConfigError unless the token projection was made for the encoders of the configuration."""
     for name, found, wanted in (

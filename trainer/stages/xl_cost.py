@@ -46,7 +46,7 @@ def _cost(config: Config, regions: bool, plugin: bool) -> Cost:
     vae = {k: v for k, v in vae.items() if k.startswith(names.VAE)} or vae
     encoders = {
         "reference encoder": count(encoder.parameters()),
-        "tagger": count(tagger.values()),
+        "tagger" if model.second_tower == "tagger" else "second tower": count(tagger.values()),
         "autoencoder": count(vae.values()),
     }
     with torch.device("meta"):
@@ -72,8 +72,14 @@ def _backbone(config: Config, clip_width: int, tagger: Mapping[str, torch.Tensor
         return {
             part: count(v for k, v in tensors.items() if k.startswith(prefix)) for part, prefix in PARTS.items()
         }, sizes
-    networks = new_networks(config, clip_width, tagger_width(tagger, model.tagger))
+    width = tagger_width(tagger, model.tagger) if model.second_tower == "tagger" else second_width(config)
+    networks = new_networks(config, clip_width, width)
     return dict(zip(PARTS, (count(n.parameters()) for n in networks), strict=True)), networks[0].config
+
+
+def second_width(config: Config) -> int:
+    """Width of the tokens of the second CLIP tower."""
+    return encoder_sizes(config.model.tagger).output_dim
 
 
 def _region_parts(config: Config, sizes: UNetConfig, plugin: bool) -> dict[str, int]:

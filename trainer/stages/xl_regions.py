@@ -35,7 +35,7 @@ from trainer.models import checkpoint
 from trainer.models.autoencoder import XL_SCALE
 from trainer.models.colorizer import SplitInputs, latent_masks
 from trainer.models.denoising import Denoising
-from trainer.models.frozen import FrozenReferenceEncoder, FrozenTagger, borrowed
+from trainer.models.frozen import FrozenReferenceEncoder, SecondTower, borrowed
 from trainer.models.xl_colorizer import embedded, networks_from, plugin_from
 from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
 
@@ -62,7 +62,7 @@ class XLRegionStage(XLStage):
     options = SplitOptions(kinds=("fg", "bg"), strengths=(1.0, 1.0), threshold=modes.MASK_THRESHOLD)
 
     def networks(
-        self, encoder: FrozenReferenceEncoder, tagger: FrozenTagger
+        self, encoder: FrozenReferenceEncoder, tagger: SecondTower
     ) -> tuple[UNet, XLSketchEncoder, TokenProjection]:
         model = self.config.model
         self.tensors, metadata = checkpoint.read_tensors(Path(model.init))

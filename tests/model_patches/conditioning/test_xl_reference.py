@@ -71,9 +71,11 @@ def test_background_has_both_token_sets(xl_graph, figure_reference):
 
 
 def test_without_tagger_nothing_changes(graph):
-    """Models of v1 do not read one: such a reference is what it was."""
+    """Models of v1 do not read one. The background's class token is there all the same, for CLS models."""
     reference = graph.reference(background=torch.ones(1, 9, 9, 3))
-    assert reference.tagger_tokens is reference.tagger_mark is reference.background_class_token is None
+    assert reference.tagger_tokens is reference.tagger_mark is reference.background_tagger_tokens is None
+    white = graph.reference(image=torch.ones(1, 9, 9, 3))
+    assert torch.allclose(reference.background_class_token, white.tokens[:, :1], atol=1e-5)
 
 
 def test_projection(xl_graph, loaded_xl, figure_reference):
@@ -503,3 +505,10 @@ def test_manipulated_references_stay_whole(xl_graph, loaded_xl, figure_reference
         one, _ = tokens_of(xl_graph, loaded_xl, edited)
     other, _ = tokens_of(xl_graph, loaded_xl, figure_reference)
     assert not torch.allclose(one[0][0], other[0][0])
+
+
+def test_a_model_of_two_clip_towers_is_for_the_trainer(pack, folders):
+    weights = tiny_xl.checkpoint() | {"clip_pair": torch.zeros(0)}
+    save_file(weights, folders.checkpoints / "clip_pair.safetensors", metadata=tiny_xl.METADATA)
+    with pytest.raises(ValueError, match="reads a second CLIP in the place of the tagger.*only the trainer runs"):
+        pack.run("ColorizeLoadCheckpoint", ckpt_name="clip_pair.safetensors")

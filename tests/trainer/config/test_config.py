@@ -3,6 +3,7 @@
 import typing
 
 import pytest
+import tomllib
 
 from trainer import config as configuration
 from trainer.config import ConfigError
@@ -79,4 +80,5 @@ def test_every_stage_has_its_row_and_every_option_a_stage_that_has_it():
 def test_an_option_is_off_where_nobody_asks_for_it(values, key):
     """Else every other stage would refuse the default."""
     section, _, name = key.partition(".")
-    assert not getattr(getattr(configuration.build({"data": values["data"]}), section), name)
+    off = tomllib.loads(f"value = {table.OPTIONS[key].off}")["value"]
+    assert getattr(getattr(configuration.build({"data": values["data"]}), section), name) == off

@@ -75,6 +75,16 @@ PAPER = {
         ("loss.reference_drop", 0.0, "v1, Table 1: Noisy-0"),
         ("loss.dual_condition", 0.0, "v1, Table 1: Noisy"),
     ],
+    "v1-cls-paper": [
+        *V1,
+        ("run.stage", "v1", ""),
+        ("run.steps", 4_000_000 * 7 // (4 * 10 * 2), "v1, 5.1: CLS, seven epochs"),
+        ("model.tokens", "cls", "v1, 3.3 and Fig. 6"),
+        ("data.deform", 0.0, "v1, 3.3: Attention models only"),
+        ("loss.latent_shuffle", 0.0, "v1, 3.3: Attention models only"),
+        ("loss.noisy_reference", 0.0, "v1, Table 1: CLS"),
+        ("loss.reference_drop", 0.0, "v1, Table 1: CLS-0"),
+    ],
     "v1_5-backbone-paper": [
         *V1_5,
         ("run.stage", "v1", ""),
@@ -101,6 +111,13 @@ PAPER = {
         ("gram.start", 0.33, "XL, 3.2: after the first 33 %"),
         ("gram.blocks", "last", "XL, 3.2: the final transformer blocks at the lowest resolution"),
         ("gram.other", "dataset", "XL, 3.2: randomly sampled from the dataset"),
+    ],
+    "xl-clip-paper": [
+        *XL,
+        ("run.stage", "xl", ""),
+        ("run.steps", 70_000, "XL, 4.1"),
+        ("model.second_tower", "clip", "XL, 4.2: dual OpenCLIP encoders"),
+        ("gram.weight", 0.0, "XL, 4.2: solely with diffusion loss"),
     ],
     "xl-plugin-paper": [
         *XL,

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from tests import tiny
 from tests.literal import steps
-from tests.literal.attention import Regions
+from tests.literal.attention import ClassToken, Regions
 from tests.literal.reference import recovered
 from tests.literal.sketch_encoder import sketch_encoder
 from tests.literal.unet import unet
@@ -59,18 +59,20 @@ def files(tmp_path_factory) -> dict[str, str]:
     told = {"colorize.image_size": str(SEEN), "colorize.head_width": "16"}
     for name, tensors, metadata in (
         ("v1", tiny.checkpoint(), tiny.METADATA),
+        ("cls", tiny.checkpoint(), tiny.METADATA | {"colorize.tokens": "cls"}),
         ("v1_5", tiny.checkpoint_v1_5(), tiny.METADATA_V1_5),
         ("encoder", encoder.state_dict(), told),
     ):
         weights = {key: value.contiguous() for key, value in tensors.items()}
         save_file(weights, folder / f"{name}.safetensors", metadata=metadata)
-    return {name: str(folder / f"{name}.safetensors") for name in ("v1", "v1_5", "encoder")}
+    return {name: str(folder / f"{name}.safetensors") for name in ("v1", "cls", "v1_5", "encoder")}
 
 
-def stage_of(files, kind, loss, prediction="v"):
+def stage_of(files, kind, loss, prediction="v", tokens="local"):
+    init = files["cls" if tokens == "cls" else kind]
     values = {
         "run": {"stage": kind},
-        "model": {"init": files[kind], "encoder": files["encoder"], "prediction_type": prediction},
+        "model": {"init": init, "encoder": files["encoder"], "prediction_type": prediction, "tokens": tokens},
         "data": {"folder": "unused", "size": SIDE},
         "loss": {"offset_noise": OFFSET, **loss},
         "system": {"precision": "fp32", "channels_last": False},
@@ -101,8 +103,12 @@ def batch_of():
 
 def local_tokens(encoder, pictures):
     """tau_phi: the tower's tokens of pictures in -1..1 without the class token."""
+    return all_tokens(encoder, pictures)[:, 1:]
+
+
+def all_tokens(encoder, pictures):
     sizes = dict(width=64, layers=2, head_width=16, output_dim=48, patch_size=14)
-    return tower(encoder, normalised(pictures), **sizes)[:, 1:]
+    return tower(encoder, normalised(pictures), **sizes)
 
 
 def lines_of(sketches):
@@ -173,6 +179,22 @@ def test_stage_v1(files, name):
     assert set(terms) == {"denoising", *(["dual"] * dual)}
 
 
+@torch.no_grad()
+def test_the_cls_model(files):
+    """v1 paper, 3.3 and Fig. 6: linear layers of the class token in the place of all cross-attentions."""
+    stage, batch = stage_of(files, "v1", {"reference_drop": 0.5}, "eps", "cls"), batch_of()
+    noise, shift, kept = normal(10, 2, 4, 8, 8), normal(12, 2, 4), torch.tensor([0.9, 0.1])
+    draws = Scripted([("timesteps", torch.tensor(T)), ("randn", noise), ("randn", shift), ("rand", kept)])
+    terms = stage(batch, draws)
+    weights, encoder = weights_of(stage, files)
+    latents = stage._colorizer[0].autoencoder.encode(in_range(batch["color"]))
+    token = steps.dropped(all_tokens(encoder, in_range(batch["reference"]))[:, 0], kept, 0.5)
+    noise = steps.with_offset(noise, shift, OFFSET)
+    noisy, control = steps.diffused(latents, noise, T), control_of(weights, batch["sketch"])
+    answer = answer_of(weights, noisy, T, ClassToken(token), control)
+    assert terms["denoising"].item() == pytest.approx(steps.squared_error(answer, latents, noise, T, "eps"), rel=1e-4)
+
+
 # -- stage v1_5 --------------------------------------------------------------------------------------------------------
 
 
@@ -187,8 +209,8 @@ def to_latent(masks):
 def test_stage_v1_5(files, bleach):
     """Eq. 1 and 2 of the v1.5 paper: figure queries read phi(r), background queries R(phi(r_b)), thresholds drawn."""
     loss = {"reference_drop": 0.8, "reference_drop_end": 0.5, "background_bleach": bleach}
-    stage, batch, progress = stage_of(files, "v1_5", loss), batch_of(), 0.25
-    drawn, kept = torch.tensor([[0.30, 0.60], [0.75, 0.20]]), torch.tensor([0.75, 0.74])
+    stage, batch, progress = stage_of(files, "v1_5", loss), batch_of(), 0.75
+    drawn, kept = torch.tensor([[0.30, 0.60], [0.75, 0.20]]), torch.tensor([0.60, 0.76])
     noise, shift, bleach_draws = normal(20, 2, 4, 8, 8), normal(21, 2, 4), torch.tensor([0.4, 0.9])
     draws = Scripted(
         [("rand", drawn), ("rand", bleach_draws), ("timesteps", torch.tensor(T)), ("randn", noise)]

@@ -257,6 +257,31 @@ def test_a_v1_5_model_goes_on_training_as_v1_5_only(region_values, tmp_path):
         build_stage(configuration.build(region_values), torch.device("cpu"))
 
 
+def test_region_weights_can_be_trained_without_recovery(region_values, v1_file, frozen, tmp_path):
+    """v1.5 paper, 4.2: split cross-attention and LoRAs, no recovery transformer. fig2fig runs such a file."""
+    region_values["model"]["recovery_layers"] = 0
+    region_values["run"]["steps"] = 2
+    file = train(region_values)
+    tensors, metadata = checkpoint.read_tensors(file)
+    assert not any(name.startswith(("transformer.", "thresh_embedder.")) for name in tensors)
+    family = families.detect(tensors, metadata)
+    assert family.name == "v1.5" and family.has_regions and not family.recovers_background
+    colorizer = V1Colorizer.from_files(str(file), frozen["encoder"], torch.device("cpu"))
+    reference, mask = torch.rand(1, 3, 64, 64) * 2 - 1, torch.zeros(1, 1, 64, 64)
+    mask[..., :32] = 1
+    regions = colorizer.regions("fig2fig", reference, mask, mask)
+    assert regions.options.kinds == ("fg", "bg")
+    assert torch.equal(regions.background, colorizer.tokens(without_figure(reference, mask, 0.5)))
+    region_values["model"] |= {"init": str(file), "recovery_layers": 2}
+    with pytest.raises(ConfigError, match="was trained without a recovery transformer: set model.recovery_layers = 0"):
+        build_stage(configuration.build(region_values), torch.device("cpu"))
+    bare = {name: value for name, value in tensors.items() if name != "no_recovery"}
+    checkpoint.write_tensors(tmp_path / "bare.safetensors", bare, metadata)
+    colorizer = V1Colorizer.from_files(str(tmp_path / "bare.safetensors"), frozen["encoder"], torch.device("cpu"))
+    with pytest.raises(ConfigError, match="no recovery transformer"):
+        colorizer.regions("fig2fig", reference, mask, mask)
+
+
 def test_dry_run_tells_trained_and_frozen(region_values, write_toml, capsys):
     assert main(["train", "--config", write_toml(region_values), "--dry-run"]) == 0
     text = capsys.readouterr().out
