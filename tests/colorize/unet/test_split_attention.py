@@ -157,6 +157,17 @@ def test_composition_is_a_partition():
         torch.testing.assert_close(weights.sum(1), torch.ones(2, 20))
 
 
+@pytest.mark.parametrize("own", [None, torch.tensor([0.5, 0.25])], ids=["one threshold", "one for every row"])
+def test_a_mask_at_its_threshold_is_background(own):
+    """v1.5 paper, Eq. 2: figure where m_s > ts_s, background where m_s <= ts_s. Released v1 code: the figure's."""
+    levels = torch.tensor([0.5, 0.5 if own is None else 0.25])
+    masks = levels.view(2, 1, 1, 1).expand(2, 1, 2, 3)
+    for ties, figure in ((False, 0.0), (True, 1.0)):
+        options = SplitOptions((None, None), (1.0, 1.0), threshold=0.5, ties_to_figure=ties)
+        weights = composition(masks, options, own)
+        assert (weights[:, 0] == figure).all() and (weights[:, 1] == 1 - figure).all()
+
+
 def test_later_figures_lie_on_top():
     masks = torch.ones(1, 2, 1, 1)
     weights = composition(masks, SplitOptions(("fg", "fg", "bg"), (1.0,) * 3))
