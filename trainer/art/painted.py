@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from trainer.data import deform
-from trainer.data.decode import open_picture
+from trainer.data.decode import open_picture, upright
 
 from .palettes import in_mood
 from .scenes import CANVASES, REFERENCE_SIDE, SQUARES, Parts
@@ -62,7 +62,7 @@ def read_character(name: str, files: Sequence[Path], seed: int = 0) -> Character
     """Read pictures with transparency and find their common clusters."""
     figures = []
     for file in files:
-        image = open_picture(file).convert("RGBA")
+        image = upright(open_picture(file)).convert("RGBA")
         image = image.crop(image.getchannel("A").getbbox())
         if image.height > WORKING_HEIGHT:
             image = image.resize(

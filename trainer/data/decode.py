@@ -6,6 +6,7 @@ Pictures come from strangers: `open_picture` is the only way in. It knows the fo
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 import zlib
@@ -28,11 +29,26 @@ PICTURE_ERRORS = (
 )  # fmt: skip
 """What Pillow raises for files that are damaged, no pictures, or too large: one picture's failure, not a run's."""
 
+ORIENTATION = 0x0112
+"""EXIF's tag."""
+SIDEWAYS = (5, 6, 7, 8)
+"""Orientations in which width and height are exchanged."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 LANCZOS, BILINEAR, NEAREST = Image.Resampling.LANCZOS, Image.Resampling.BILINEAR, Image.Resampling.NEAREST
 
 
 def open_picture(file: Path | BinaryIO) -> Image.Image:
-    """A picture of one of FORMATS, its pixels not yet decoded. Raises one of PICTURE_ERRORS."""
+    """A picture of one of FORMATS, its pixels not yet decoded, as the file has them: `upright` turns them, and
+    `upright_size` has the size that is seen. Raises one of PICTURE_ERRORS."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit stands there
         image = Image.open(file, formats=FORMATS)
@@ -42,6 +58,39 @@ def open_picture(file: Path | BinaryIO) -> Image.Image:
         image.close()
         raise
     return image
+
+
+def orientation(image: Image.Image) -> int:
+    """How a camera or a scanner was held, EXIF's 1 (upright) to 8; 1 where a picture does not say it."""
+    if "exif" not in image.info:  # not asked for: Pillow would decode a whole PNG to look for it behind the pixels
+        return 1
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except PICTURE_ERRORS:  # what cannot be read says nothing
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """width, height of a picture as people see it."""
+    width, height = image.size
+    return (height, width) if orientation(image) in SIDEWAYS else (width, height)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as people see it; decodes it where it has to be turned."""
+    turned = TURNS.get(orientation(image))
+    return image if turned is None else image.transpose(turned)
+
+
+def turned(content: bytes) -> str:
+    """What `upright` does to the picture of a file's bytes, in words; nothing for those that are upright."""
+    try:
+        with open_picture(io.BytesIO(content)) as image:
+            held = orientation(image)
+    except PICTURE_ERRORS:
+        return ""
+    return "" if held == 1 else f" from orientation {held}"
 
 
 def check_pixels(size: tuple[int, int]) -> None:
@@ -111,9 +160,9 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def read_rgb(file: Path | BinaryIO) -> Image.Image:
-    """A picture as RGB, see `as_rgb`."""
+    """A picture as RGB, see `as_rgb`, upright."""
     with open_picture(file) as image:
-        return as_rgb(image)
+        return as_rgb(upright(image))
 
 
 def read_given(file: Path, size: int | None = None, resample: Image.Resampling = LANCZOS) -> Image.Image:
@@ -133,22 +182,23 @@ def read_resized(
     resample: Image.Resampling,
     mode: str = "RGB",
 ) -> np.ndarray:
-    """Pixels of a picture at the size `target` gives for its own (width, height): (H, W, 3), or (H, W) uint8.
+    """Pixels of a picture at the size `target` gives for its own (width, height): (H, W, 3), or (H, W) uint8; upright.
 
     mode: "RGB"; "sketch" leaves grey files grey; "L" for masks; "labels" keeps the numbers as they are. A large JPEG is
     decoded at 1/2, 1/4 or 1/8 of its size where that is still enough.
     """
     with open_picture(file) as image:
-        wanted = target(image.size)
+        wanted, sideways = target(upright_size(image)), orientation(image) in SIDEWAYS
         check_pixels(wanted)  # of a picture one pixel wide, a canvas makes millions of rows
-        image.draft(None, wanted)
-        if mode == "labels" or (mode == "sketch" and image.mode == "L" and "transparency" not in image.info):
-            image.load()
+        image.draft(None, wanted[::-1] if sideways else wanted)
+        seen = upright(image)
+        if mode == "labels" or (mode == "sketch" and seen.mode == "L" and "transparency" not in seen.info):
+            seen.load()
         else:
-            image = image.convert("L") if mode == "L" else as_rgb(image)
-        if image.size != wanted:
-            image = image.resize(wanted, resample)
-        return np.array(image)
+            seen = seen.convert("L") if mode == "L" else as_rgb(seen)
+        if seen.size != wanted:
+            seen = seen.resize(wanted, resample)
+        return np.array(seen)
 
 
 def mean_of_channels(pixels: np.ndarray) -> np.ndarray:

@@ -308,7 +308,8 @@ class FolderDataset(torch.utils.data.Dataset):
         words += (
             f" filter {int(self.picture_filter)}{' luma' if self.luma else ''}{' mirrored' if flips[int(side)] else ''}"
         )
-        return part_key(file.read(), kind, words)
+        content = file.read()
+        return part_key(content, kind, words + decode.turned(content))
 
     def _read(
         self,

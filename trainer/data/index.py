@@ -34,8 +34,8 @@ from trainer.json_file import JSON_ERRORS
 
 log = logging.getLogger("trainer")
 
-FORMAT = 2
-"""Part of every hash: raise it when the columns change."""
+FORMAT = 3
+"""Part of every hash: raise it when the columns change, or the pixels that a file is read as."""
 DEFAULT_SCORE = 6.0
 """Aesthetic score of a picture that has none (released XL trainer: 6 as a value, 5.51 for the filter)."""
 FILTER_SCORE = 5.51

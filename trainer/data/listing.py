@@ -210,7 +210,8 @@ def _measured(source: FolderSource | ShardSource, key: str) -> dict[str, int]:
     """An index entry with the size of a picture, from its header; empty when it cannot be read."""
     try:
         with source.open("color", key) as file, decode.open_picture(file) as image:
-            return {"width": image.size[0], "height": image.size[1]}
+            width, height = decode.upright_size(image)
+            return {"width": width, "height": height}
     except decode.PICTURE_ERRORS:
         return {}
 

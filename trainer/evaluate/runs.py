@@ -274,7 +274,7 @@ def picture_size(folder: str) -> int:
     first = source.describe("color", min(keys))
     try:
         with source.open("color", min(keys)) as file, decode.open_picture(file) as image:
-            side = min(image.size)
+            side = min(decode.upright_size(image))
     except decode.PICTURE_ERRORS as error:
         raise ConfigError(f"{first} cannot be read ({decode.why(error)}); repair or remove it.") from None
     if side < 64:

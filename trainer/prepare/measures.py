@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from colorize.pictures import masks
 from colorize.pictures.line_measures import FLAT, measure_lines
-from trainer.data.decode import PICTURE_ERRORS, open_picture, read_rgb, why
+from trainer.data.decode import PICTURE_ERRORS, open_picture, read_rgb, upright, why
 from trainer.data.sources import FolderSource, ShardSource
 from trainer.prepare.layout import Set
 from trainer.workers import process_pool
@@ -77,7 +77,8 @@ def measure(source: FolderSource | ShardSource, part: str, key: str) -> Measure:
             file.seek(0)
             if kind == "mask":
                 with open_picture(file) as opened:
-                    return Measure(key, size=opened.size, marks=mask_marks(np.asarray(opened.convert("L"))))
+                    seen = upright(opened)
+                    return Measure(key, size=seen.size, marks=mask_marks(np.asarray(seen.convert("L"))))
             image = read_rgb(file)
     except PICTURE_ERRORS as error:
         return Measure(key, problem=why(error))

@@ -71,7 +71,7 @@ def test_held_out_pictures_do_not_become_their_own_references(values):
 
 
 def test_every_stage_has_its_row_and_every_option_a_stage_that_has_it():
-    names = typing.get_args(typing.get_type_hints(configuration.Run)["stage"])
+    names = typing.get_args(typing.get_type_hints(configuration.RunSettings)["stage"])
     assert set(names) == table.TABLE.keys()
     assert set().union(*(row.options for row in table.TABLE.values())) == table.OPTIONS.keys()
 
