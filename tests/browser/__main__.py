@@ -108,7 +108,8 @@ def pictures(server: Server, name: str) -> None:
     shot.parent.mkdir(parents=True, exist_ok=True)
     seen = browse("check", url(server), template(name), shot)
     graph = Image.open(shot).convert("RGB").crop(tuple(map(round, seen["shown"])))
-    graph.resize((1600, 1600 * graph.height // graph.width), Image.LANCZOS).save(shot, optimize=True)
+    small = graph.resize((1600, 1600 * graph.height // graph.width), Image.LANCZOS)
+    small.quantize(256, dither=Image.Dither.NONE).save(shot, optimize=True)  # half the bytes, the same words
     print(shot, seen["status"]["status_str"], seen["errors"])
 
 
