@@ -7,6 +7,7 @@ again even when the journal is lost or a crash came before it was written.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import zipfile
@@ -31,6 +32,9 @@ from trainer.data.sources import (
     leads_outside,
     open_source,
 )
+from trainer.text_file import read_text
+
+log = logging.getLogger("trainer")
 
 MARK = "colorize-prepare"
 ADOPTED = "adopted.json"
@@ -100,8 +104,9 @@ class PictureSet:
         """Tags in a text file beside the picture."""
         path = self.root / picture.part / f"{picture.key}.txt"
         try:
-            return " ".join(path.read_text(encoding="utf-8").split()) if path.is_file() else ""
-        except (OSError, ValueError):
+            return " ".join(read_text(path).split()) if path.is_file() else ""
+        except (OSError, ValueError) as error:
+            log.warning("%s cannot be read (%s); its picture has no tags", path, error)
             return ""
 
 
