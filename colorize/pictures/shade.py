@@ -19,6 +19,7 @@ DARKEST, LIGHTEST = 0.35, 1.6  # limits of the ratio to the piece's own tone
 STEPS = {1: (0.86,), 2: (0.9, 0.72)}  # ratios at which cel shadows begin
 TONES = {1: (0.72,), 2: (0.8, 0.6)}
 LIGHT_STEP, LIGHT_TONE = 1.18, 1.3
+SPECK = 0.025  # of the longer side; cel tones that cover less than its square are left out
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +79,20 @@ def _ratio(flats: Flats, picture: np.ndarray) -> np.ndarray:
 
 
 def _cel(ratio: np.ndarray, levels: int) -> np.ndarray:
-    """One tone per step, with an edge one pixel soft."""
+    """One tone per step, with an edge one pixel soft, and without specks, which a painter would not make."""
     slope_y, slope_x = np.gradient(ratio)
     slope = np.maximum(np.hypot(slope_y, slope_x), 1e-4)
     result = np.ones(ratio.shape, np.float32)
     before = 1.0
     for step, tone in zip(STEPS[levels], TONES[levels]):
-        result += np.clip((step - ratio) / slope + 0.5, 0, 1) * (tone - before)
+        result += _without_specks(np.clip((step - ratio) / slope + 0.5, 0, 1)) * (tone - before)
         before = tone
-    return result + np.clip((ratio - LIGHT_STEP) / slope + 0.5, 0, 1) * (LIGHT_TONE - 1)
+    return result + _without_specks(np.clip((ratio - LIGHT_STEP) / slope + 0.5, 0, 1)) * (LIGHT_TONE - 1)
+
+
+def _without_specks(cover: np.ndarray) -> np.ndarray:
+    """How much a tone covers every place (H, W), 0..1; connected patches below SPECK are gone."""
+    labels, count = ndimage.label(cover > 0)
+    kept = np.bincount(labels.ravel(), minlength=count + 1) >= (SPECK * max(cover.shape)) ** 2
+    kept[0] = False
+    return cover * kept[labels]

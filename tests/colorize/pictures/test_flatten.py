@@ -179,6 +179,17 @@ def test_shade_darkens_the_shadow_and_nothing_else(regions, truth, levels):
         assert (np.isclose(found.multiply, 1) | (found.multiply < 0.85)).mean() > 0.95
 
 
+@pytest.mark.parametrize("levels", [1, 2])
+def test_cel_shading_has_no_specks(regions, truth, levels):
+    flats, picture = flatten(regions, soft(truth)), soft(truth)
+    picture[40:44, 60:64] *= 0.3
+    picture[44:48, 160:164] = 1
+    assert shade(flats, picture).multiply[42, 62] < 0.8  # smooth shading keeps what the result has
+    found = shade(flats, picture, levels)
+    assert found.multiply[38:46, 58:66].min() == 1 and found.screen[42:50, 158:166].max() == 0
+    assert found.multiply[100, 60] < 0.85  # the shadow itself stays
+
+
 def test_bad_levels_are_said(regions, truth):
     with pytest.raises(ValueError, match="3 shadow tones"):
         shade(flatten(regions, soft(truth)), soft(truth), 3)
