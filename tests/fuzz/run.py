@@ -22,7 +22,7 @@ from .graphs import Graph, Maker
 
 HANG = 600.0  # seconds of a graph; the largest takes seconds on an idle core
 EXPECTED = ("ValueError", "CheckpointError", "CardError", "InterruptProcessingException", "OOM_EXCEPTION")
-PACK = "colorize-diffusion"
+PACK = "custom_nodes/colorize-diffusion"  # in the paths of a traceback; the environment's own path has the name too
 NAN = "invalid value encountered in cast"  # numpy's words when a picture that is not a number is saved
 
 
@@ -112,7 +112,7 @@ class Fuzz:
             self.counts.outcomes["interrupted" if "execution_interrupted" in messages else "done"] += 1
         else:
             kind, trace = error["exception_type"].rpartition(".")[2], "".join(error["traceback"])
-            ours = error["node_type"].startswith("Colorize") or PACK in trace
+            ours = error["node_type"].startswith("Colorize") or PACK in trace.replace("\\", "/")
             if kind in EXPECTED or "out of memory" in error["exception_message"].lower():
                 self.counts.outcomes["told"] += 1
             elif ours:

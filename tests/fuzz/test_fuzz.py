@@ -45,6 +45,7 @@ def test_a_seed_and_number_give_the_same_graph():
         ("ColorizeApplyReference", "KeyError", "", "problem"),
         ("KSampler", "RuntimeError", "custom_nodes/colorize-diffusion/model_patches/payload.py", "problem"),
         ("ImageCrop", "RuntimeError", "nodes.py", "theirs"),
+        ("SaveImage", "OSError", "cache/colorize-diffusion/env-1/lib/PIL/Image.py", "theirs"),
     ],
 )
 def test_a_traceback_that_is_no_message_of_ours_is_a_problem(tmp_path, node, kind, trace, outcome):
