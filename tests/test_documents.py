@@ -10,7 +10,7 @@ from tests import documents
 from tests.documents import ROOT, Claim
 
 SOURCES = ("nodes", "model_patches", "colorize", "quickstart_lib")
-OURS = {"trainer", "tests.bench", "tests.golden", "tests.browser", "tests.mutations"}
+OURS = {"trainer", "quickstart_lib.type_check", "tests.bench", "tests.golden", "tests.browser", "tests.mutations"}
 MADE = ("models/",)  # folders of ComfyUI that have the name of one of ours
 
 
