@@ -121,9 +121,10 @@ def context_of(colorizer: Colorizer, reference: Reference) -> Context:
 
 def _class_tokens(colorizer: Colorizer, reference: Reference) -> Context:
     """What a CLS model reads: class tokens (B, 1, D)."""
-    regions = [region.class_token for region in reference.regions]
+    regions = [region.class_token for region in reference.regions if region.class_token is not None]
     background = reference.background_class_token
-    if any(token is None for token in regions) or (background is None and reference.background_tokens is not None):
+    lacks_background = background is None and reference.background_tokens is not None
+    if len(regions) < len(reference.regions) or lacks_background:
         raise ValueError(
             f"{colorizer.file_name} reads the class token of a reference, and the card does not hold that of its "
             "background or of an added region. Encode the reference again and save a new card."
