@@ -198,7 +198,7 @@ def test_the_reference_of_the_injection_reads_no_banks(pack, masked, apply, xl_g
     module = pack.module("model_patches.reference_pass.reference_pass")
     source = module.Source(torch.zeros(1, 4, 8, 8))
     payload = pack.module("model_patches.payload")
-    banks, settings = payload.Banks((torch.zeros(1, 4, 8),)), payload.StepSettings()
+    banks, settings = pack.module("model_patches.features").Banks((torch.zeros(1, 4, 8),)), payload.StepSettings()
     conditions = {**payload.StepInputs(settings, features=banks).keywords(), "y": 2}
     assert len(conditions) == 3
     own = module.conditions_at(conditions, source)
