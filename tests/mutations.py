@@ -150,8 +150,8 @@ MUTATIONS = (
     Mutation(
         "split attention: a region with the other's LoRA",
         "colorize/unet/split_attention.py",
-        'layer.term("to_v", tokens, kind)',
-        'layer.term("to_v", tokens, kind and {"fg": "bg", "bg": "fg"}[kind])',
+        'layer.term("to_v", shown, kind)',
+        'layer.term("to_v", shown, kind and {"fg": "bg", "bg": "fg"}[kind])',
         V1_5,
     ),
     Mutation(

@@ -16,11 +16,11 @@ def sides_of(picture: torch.Tensor) -> tuple[int, int]:
 def agree_but_for_scale(first: Sequence[int], second: Sequence[int], rounding: float = 1.0) -> bool:
     """Whether two sizes (h, w) are one at two scales.
 
-    rounding: pixels of the smaller one by which each of its sides may be rounded.
+    rounding: each side of the smaller one may be rounded by less than so many pixels.
     """
     if tuple(first) == tuple(second):
         return True
     small, large = sorted((tuple(first), tuple(second)), key=math.prod)
     least = max((side - rounding) / other for side, other in zip(small, large))
     most = min((side + rounding) / other for side, other in zip(small, large))
-    return least <= most
+    return least < most

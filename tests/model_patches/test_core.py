@@ -160,23 +160,23 @@ def layer(pack, kind, *arguments, stored=None):
 
 @pytest.mark.parametrize("stored", [None, Stored()])
 def test_cross_attention_hands_on_what_the_file_asks_for(pack, attention, stored):
-    module, key = pack.module("model_patches.model.attention"), pack.module("model_patches.payload").PAYLOAD
-    guide = type("Guide", (), {"strengths": None, "off": False, "split": None})()
+    module, payload = pack.module("model_patches.model.attention"), pack.module("model_patches.payload")
+    guide = payload.Guide(strengths=None, split=None, off=False)
     calls = attention("model_patches.model.attention")
     import comfy.ops
 
     own = layer(pack, module.ReferenceAttention, 0, {}, None, None, comfy.ops.disable_weight_init, stored=stored)
-    own(torch.zeros(1, 3, 8), torch.zeros(1, 2, 8), transformer_options={key: guide})
+    own(torch.zeros(1, 3, 8), torch.zeros(1, 2, 8), transformer_options={payload.PAYLOAD: guide})
     assert calls[0].get("preferred_attention") is stored and ("preferred_attention" in calls[0]) == (stored is not None)
 
 
 def test_attention_to_banks_hands_it_on_too(pack, attention):
     module, stored = pack.module("model_patches.model.attention"), Stored()
-    key = pack.module("model_patches.payload").PAYLOAD
-    guide = type("Guide", (), {"banks": [torch.zeros(1, 2, 8)], "bank_split": None})()
+    payload = pack.module("model_patches.payload")
+    guide = payload.Guide(strengths=None, split=None, off=False, banks=(torch.zeros(1, 2, 8),))
     calls = attention("model_patches.model.attention")
     own = layer(pack, module.BankAttention, 0, stored=stored)
-    own(torch.zeros(1, 3, 8), transformer_options={key: guide})
+    own(torch.zeros(1, 3, 8), transformer_options={payload.PAYLOAD: guide})
     assert calls[0]["preferred_attention"] is stored
 
 

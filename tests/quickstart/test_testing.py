@@ -27,6 +27,7 @@ def suite(tmp_path, monkeypatch):
     for name in ("OMP_NUM_THREADS", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(testing, "_cores", lambda: 6)
+    monkeypatch.setattr(testing.type_check, "check", lambda *_: 0)  # there is no code of ours in the folder
 
     def make(*holds: bool):
         for number, value in enumerate(holds):

@@ -174,7 +174,7 @@ def test_wrong_tagger(xl_graph, loaded_xl):
 
 def test_onnx_taggers_have_no_features(pack, xl_graph):
     module = pack.module("model_patches.reference.tagger")
-    onnx = module.LoadedTagger(object(), None, xl_graph.tagger.tags, "wd.onnx")
+    onnx = module.LoadedTagger(object.__new__(module.OnnxNetwork), None, xl_graph.tagger.tags, "wd.onnx")
     with pytest.raises(ValueError, match="'wd.onnx' answers tags only.*model.safetensors"):
         xl_graph.reference(tagger=onnx)
 
