@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from .pictures.ranges import unit_to_model
+
 
 class TinyBlock(nn.Module):
     def __init__(self, width: int) -> None:
@@ -72,4 +74,4 @@ class TinyVAE(nn.Module):
         return self.taesd_encoder(picture * 0.5 + 0.5) / self.vae_scale + self.vae_shift
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
-        return self.taesd_decoder((latent - self.vae_shift) * self.vae_scale) * 2 - 1
+        return unit_to_model(self.taesd_decoder((latent - self.vae_shift) * self.vae_scale))

@@ -1,4 +1,4 @@
-"""The six rules of the house (docs/ARCHITECTURE.md), read from the source with the standard library alone.
+"""The seven rules of the house (docs/ARCHITECTURE.md), read from the source with the standard library alone.
 
 Imports count wherever they stand: at the top, inside a function, and under TYPE_CHECKING.
 """
@@ -64,6 +64,11 @@ KNOWN: dict[str, set[str]] = {
     "functions": set(),
     "modules": set(),
     "words": set(),
+    "ranges": {  # no values of pictures
+        "trainer/data/augment/lines.py: x * 2 - 1",
+        "trainer/data/diagonal_warp.py: x * 2 - 1",
+        "trainer/world/eye.py: (x + 1) / 2",
+    },
 }
 
 
@@ -234,3 +239,41 @@ def test_6_one_word_one_thing():
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 homes.setdefault(node.name, set()).add(file)
     settled("words", {f"{name}: {', '.join(sorted(files))}" for name, files in homes.items() if len(files) > 1})
+
+
+def way_between_ranges(node: ast.AST) -> str:
+    """Which of the four ways between -1..1, 0..1 and 0..255 an expression is; "" for others. x: any expression."""
+
+    def number(part: ast.AST, *values: float) -> bool:
+        return isinstance(part, ast.Constant) and part.value in values
+
+    def is_sum(part: ast.AST) -> bool:
+        return isinstance(part, ast.BinOp) and isinstance(part.op, ast.Add) and number(part.right, 1)
+
+    if not isinstance(node, ast.BinOp):
+        return ""
+    inner_part, op = node.left, type(node.op)
+    if is_sum(inner_part) and (
+        (op is ast.Div and number(node.right, 2)) or (op is ast.Mult and number(node.right, 0.5))
+    ):
+        return "(x + 1) / 2"
+    if is_sum(inner_part) and op is ast.Mult and number(node.right, 127.5):
+        return "(x + 1) * 127.5"
+    if op is ast.Sub and number(node.right, 1) and isinstance(inner_part, ast.BinOp):
+        if isinstance(inner_part.op, ast.Mult) and (number(inner_part.right, 2) or number(inner_part.left, 2)):
+            return "x * 2 - 1"
+        if isinstance(inner_part.op, ast.Div) and number(inner_part.right, 127.5):
+            return "x / 127.5 - 1"
+    return ""
+
+
+def test_7_ranges_change_in_one_place():
+    """Whole numbers apart: 2 * n - 1 of a count is no picture."""
+    broken = set()
+    for file, tree in sources().items():
+        if file == "colorize/pictures/ranges.py" or file.startswith("quickstart_lib/"):
+            continue
+        for node in ast.walk(tree):
+            if way := way_between_ranges(node):
+                broken.add(f"{file}: {way}")
+    settled("ranges", broken)

@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from colorize.pictures.ranges import levels_to_model
+
 Batch = Mapping[str, torch.Tensor]
 """Parts of samples by name, as the data set gives them (data/folder.py): uint8 pictures, masks, labels; numbers."""
 
 
 def picture(values: torch.Tensor) -> torch.Tensor:
     """uint8 (B, C, H, W) -> float in [-1, 1]."""
-    return values.float() / 127.5 - 1.0
+    return levels_to_model(values.float())
 
 
 def model_sketch(values: torch.Tensor) -> torch.Tensor:

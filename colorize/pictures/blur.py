@@ -10,6 +10,8 @@ import math
 
 import torch
 
+from .ranges import model_to_levels
+
 BLOCK = 64  # pixels that one multiplication answers, at least; the band matrix has (BLOCK + taps - 1) x BLOCK values
 
 
@@ -24,7 +26,7 @@ def mirrored(length: int, margin: int, device: torch.device | None = None) -> to
 
 def levels(picture: torch.Tensor) -> torch.Tensor:
     """-1..1 -> whole numbers 0..255, as float32; NaN counts as mid grey."""
-    return ((picture.float().nan_to_num(0.0) + 1) * 127.5).round().clamp(0, 255)
+    return model_to_levels(picture.float().nan_to_num(0.0)).round().clamp(0, 255)
 
 
 def grey_levels(colours: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
+from ..counts import check_count
+from .figure_masks import MASK_ADVICE
 from .regions import RegionMap, find_regions
 
 # Where figures are, by experience with portraits and standing figures; widths are shares of the picture's width.
@@ -94,11 +96,7 @@ def drawn_figures(
     maps = find_regions(image, mask, polarity, gap, framed=gap is not None).maps
     height, width = image.shape[1:3]
     if rough is not None:
-        if len(rough) not in (1, len(maps)):
-            raise ValueError(
-                f"rough_mask has {len(rough)} masks, but there are {len(maps)} drawings. Connect one mask for all, or "
-                "one for each (Batch Masks joins several)."
-            )
+        check_count("rough masks", len(rough), len(maps), "drawings", MASK_ADVICE)
         rough = torch.nn.functional.interpolate(rough[:, None].float(), (height, width), mode="area")[:, 0].cpu()
     figures = []
     for index, found in enumerate(maps):

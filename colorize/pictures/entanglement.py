@@ -24,6 +24,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from .ranges import model_to_unit
+
 ORIENTATIONS = 6  # K
 STRENGTH = 0.08  # change of colour (0..1 per channel) that counts half
 TOLERANCE = 2 / 256  # share of the shorter side; edges that close to one another match
@@ -34,7 +36,7 @@ SHIFTS = (0.25, 0.5, 0.75)  # shares of height and width, of the stand-ins for o
 
 def edge_field(pictures: torch.Tensor) -> torch.Tensor:
     """Pictures (B, 3, H, W) in [-1, 1] -> E (B, K, H, W) in 0..1; equation above."""
-    values = F.pad((pictures.float().clamp(-1, 1) + 1) / 2, (1, 1, 1, 1), mode="replicate")
+    values = F.pad(model_to_unit(pictures.float().clamp(-1, 1)), (1, 1, 1, 1), mode="replicate")
     across = (values[..., 2:] - values[..., :-2]) / 2  # derivative, then smoothed the other way: Scharr's weights
     down = (values[..., 2:, :] - values[..., :-2, :]) / 2
     dx = (3 * across[..., :-2, :] + 10 * across[..., 1:-1, :] + 3 * across[..., 2:, :]) / 8

@@ -13,6 +13,7 @@ import torch
 from ..counts import check_count
 from . import entanglement, images
 from .figure_masks import SAME_PROPORTIONS
+from .ranges import model_to_unit
 
 LONGEST = 512  # pixels; larger pictures are reduced before they are measured
 NOISE = 0.03  # leakage that unrelated references reach now and then (procedural pictures: 1 % standard deviation)
@@ -61,7 +62,7 @@ def read(
         return images.resize(values, height, width).clamp(-1, 1).expand(count, -1, -1, -1)
 
     lines = fitted(images.comfy_image_to_sketch(sketch, polarity=polarity)[:, :1], "sketch", True)
-    ink = (lines + 1) / 2
+    ink = model_to_unit(lines)
     shown = fitted(images.comfy_image_to_model(reference, name="reference"), "reference", False)
     found = {"leakage": entanglement.leakage(pictures, shown, ink)}
     found["found_again"] = entanglement.found_again(pictures, shown, ink)
@@ -77,7 +78,7 @@ def read(
 
 def heat_map(pictures: torch.Tensor, leaked: torch.Tensor) -> torch.Tensor:
     """Pictures (B, 3, H, W) in -1..1, pale and grey, with leaked edges (B, 1, H, W) in 0..1 in red: (B, H, W, 3)."""
-    grey = images.luminance((pictures + 1) / 2)
+    grey = images.luminance(model_to_unit(pictures))
     pale = (grey + (1 - grey) * PALENESS).expand(-1, 3, -1, -1)
     colour = torch.tensor(LEAK_COLOUR, device=pale.device).view(1, 3, 1, 1)
     return (pale + (colour - pale) * leaked.clamp(0, 1)).movedim(1, -1)

@@ -12,8 +12,10 @@ import math
 import torch
 import torch.nn.functional as F
 
+from ..counts import check_count
 from . import images, masks
 
+MASK_ADVICE = "Connect one mask for all, or one for each (Batch Masks joins several)."
 SAME_PROPORTIONS = 0.02  # relative; a rounding of one pixel in fifty counts as the same
 
 
@@ -41,15 +43,6 @@ def check_mask(mask: torch.Tensor, name: str = "mask") -> torch.Tensor:
     return mask.clamp(0, 1)
 
 
-def check_count(masks: int, pictures: int, name: str, of: str) -> None:
-    """Raise ValueError unless there is one mask, or one per picture."""
-    if masks not in (1, pictures):
-        raise ValueError(
-            f"{name} has {masks} masks, but there are {pictures} {of}. Connect one mask for all, or one for each "
-            "(Batch Masks joins several)."
-        )
-
-
 def warn_of_other_proportions(mask: torch.Tensor, height: int, width: int, name: str) -> None:
     """A mask of other proportions is stretched, which is seldom meant; an all-zero one has no shape to lose."""
     if bool(mask.any()) and not math.isclose(mask.shape[-1] * height, mask.shape[-2] * width, rel_tol=SAME_PROPORTIONS):
@@ -61,7 +54,7 @@ def warn_of_other_proportions(mask: torch.Tensor, height: int, width: int, name:
 
 def stretched(mask: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
     """Masks (B or 1, h, w) of references (B, 3, H, W) -> (B or 1, 1, H, W) on their device. Raises ValueError."""
-    check_count(mask.shape[0], picture.shape[0], "figure_mask", "references")
+    check_count("figure masks", mask.shape[0], picture.shape[0], "references", MASK_ADVICE)
     height, width = picture.shape[-2:]
     warn_of_other_proportions(mask, height, width, "figure_mask")
     rows = mask[:, None].to(picture.device)

@@ -1,4 +1,5 @@
-"""Pictures between ComfyUI, the artist's file and the networks. Every change of layout, range or polarity happens here.
+"""Pictures between ComfyUI, the artist's file and the networks. Every change of layout or polarity happens
+here, every change of range through ranges.py.
 
 ComfyUI:  IMAGE (B, H, W, C) in 0..1, C = 1, 3 or 4; MASK (B, H, W) in 0..1, in Load Image 1 = transparent.
 Networks: (B, 3, H, W) in -1..1. A sketch has white lines (+1) on black (-1), blank = -1 everywhere (v1, v1.5, v2, XL).
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ..counts import check_count
+from .ranges import model_to_unit, unit_to_model
 from .sides import agree_but_for_scale, sides_of
 
 POLARITIES = ("auto", "dark_on_light", "light_on_dark", "transparent")
@@ -86,12 +88,12 @@ def on_white(colours: torch.Tensor, alpha: torch.Tensor | None) -> torch.Tensor:
 
 def comfy_image_to_model(image: torch.Tensor, mask: torch.Tensor | None = None, name: str = "image") -> torch.Tensor:
     """Comfy picture, RGBA on white -> (B, 3, H, W) in -1..1."""
-    return on_white(*rgb_and_alpha(image, mask, name)) * 2 - 1
+    return unit_to_model(on_white(*rgb_and_alpha(image, mask, name)))
 
 
 def model_image_to_comfy(picture: torch.Tensor) -> torch.Tensor:
     """(B, 3, H, W) in -1..1 -> comfy picture (B, H, W, 3) clamped to 0..1."""
-    return ((picture.float() + 1) / 2).clamp(0, 1).movedim(1, -1)
+    return model_to_unit(picture.float()).clamp(0, 1).movedim(1, -1)
 
 
 def luminance(colours: torch.Tensor) -> torch.Tensor:
@@ -166,7 +168,7 @@ def comfy_image_to_sketch(
     for index, kind in enumerate(kinds):
         opacity = None if alpha is None else alpha[index : index + 1]
         if kind == "transparent" and opacity is not None:
-            rows.append(opacity.expand(-1, 3, -1, -1) * 2 - 1)
+            rows.append(unit_to_model(opacity.expand(-1, 3, -1, -1)))
         else:
             rows.append(_opaque_sketch(colours[index : index + 1], opacity, kind))
     return torch.cat(rows)
@@ -175,8 +177,8 @@ def comfy_image_to_sketch(
 def _opaque_sketch(colours: torch.Tensor, alpha: torch.Tensor | None, kind: str) -> torch.Tensor:
     """Colours on paper of their own polarity -> model sketch."""
     if kind == "dark_on_light":
-        return invert(on_white(colours, alpha) * 2 - 1)
-    return (colours if alpha is None else colours * alpha) * 2 - 1
+        return invert(unit_to_model(on_white(colours, alpha)))
+    return unit_to_model(colours if alpha is None else colours * alpha)
 
 
 def invert(picture: torch.Tensor) -> torch.Tensor:

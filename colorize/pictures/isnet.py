@@ -19,6 +19,7 @@ from torch import nn
 
 from ..weight_files import reads_strange_sizes
 from .masks import WORKING_SIZE, Network, binary, dilate
+from .ranges import model_to_unit
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -193,7 +194,7 @@ def character_mask(network: Network, picture: torch.Tensor, size: int = WORKING_
     rows, columns = (max(1, size * side // max(height, width)) for side in (height, width))
     top, left = (size - rows) // 2, (size - columns) // 2
     square = picture.new_zeros((*picture.shape[:2], size, size))
-    small = F.interpolate((picture + 1) / 2, (rows, columns), mode="bilinear", align_corners=False)
+    small = F.interpolate(model_to_unit(picture), (rows, columns), mode="bilinear", align_corners=False)
     square[..., top : top + rows, left : left + columns] = small
     answer = network(square)[..., top : top + rows, left : left + columns]
     return F.interpolate(answer, (height, width), mode="bilinear", align_corners=False).clamp(0, 1)
@@ -214,7 +215,7 @@ def salient_mask(
     """
     height, width = picture.shape[-2:]
     mean, std = (picture.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    square = _antialiased((picture + 1) / 2, size, size)
+    square = _antialiased(model_to_unit(picture), size, size)
     mask = dilate(_antialiased(torch.sigmoid(network((square - mean) / std)), height, width), dilation)
     return mask if threshold is None else binary(mask, threshold)
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from . import images, masks
+from .ranges import model_to_unit
 
 MEASURED_SIDE = 1024  # pixels; larger pictures are measured on a reduced copy
 FLAT = 0.05  # a picture whose tones differ by less is one tone
@@ -54,7 +55,7 @@ def measure_lines(image: torch.Tensor, mask: torch.Tensor | None = None) -> list
     for index, kind in enumerate(kinds):
         opacity = None if alpha is None else alpha[index : index + 1]
         colour = images.on_white(colours[index : index + 1], opacity)
-        tone = (images.luminance(sketches[index : index + 1]) + 1) / 2
+        tone = model_to_unit(images.luminance(sketches[index : index + 1]))
         strokes = images.reduced(tone, SCREENED_SIDE).clamp(0, 1)
         scale = max(1.0, max(tone.shape[-2:]) / MEASURED_SIDE)
         tone, colour = (images.reduced(picture, MEASURED_SIDE).clamp(0, 1) for picture in (tone, colour))

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from .ranges import model_to_levels
+
 SCALE = ("#08306b", "#2171b5", "#6baed6", "#fee090", "#f46d43", "#b2182b")
 """Colours from the lowest value to the highest."""
 MARK = "#ff0000"  # of the query point, as in the paper
@@ -52,7 +54,7 @@ def sheet(
         canvas.paste(mark(image, point), (left, top + TITLE))
 
     if picture is not None:
-        pixels = ((picture.float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).movedim(0, -1)
+        pixels = model_to_levels(picture.float().cpu()).round().clamp(0, 255).to(torch.uint8).movedim(0, -1)
         shown = Image.fromarray(pixels.contiguous().numpy()).resize(size, Image.Resampling.LANCZOS)
         put(0, 0, "query point", shown)
     for number, maps in enumerate(rows):

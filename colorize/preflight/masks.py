@@ -12,6 +12,7 @@ from ..modes import MODES
 from ..pictures import images, masks
 from ..pictures.figure_masks import SAME_PROPORTIONS, check_mask
 from ..pictures.line_measures import MEASURED_SIDE
+from ..pictures.ranges import model_to_unit
 from .finding import Finding, Inputs
 
 
@@ -100,7 +101,7 @@ def _lines_in_mask(inputs: Inputs) -> list[Finding]:
         return []
     if len(mask) not in (1, len(sketch)):
         return []
-    tone = images.reduced((images.luminance(sketch) + 1) / 2, MEASURED_SIDE).clamp(0, 1)
+    tone = images.reduced(model_to_unit(images.luminance(sketch)), MEASURED_SIDE).clamp(0, 1)
     figure = F.interpolate(mask[:, None], tone.shape[-2:], mode="nearest") > inputs.mask_threshold
     total, share = tone.sum(), figure.float().mean().item()
     if total == 0 or share in (0.0, 1.0):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from ..pictures import images, masks
 from ..pictures.figure_masks import check_mask
 from ..pictures.line_measures import MEASURED_SIDE
+from ..pictures.ranges import model_to_unit
 from ..pictures.sides import sides_of
 from .finding import Finding, Inputs
 
@@ -77,7 +78,7 @@ def _sketch_panel(inputs: Inputs) -> torch.Tensor | None:
         canvas, frame = images.place(images.reduced(sketch, MEASURED_SIDE), height, width, "pad", source=source)
     except ValueError:
         return None
-    picture = (canvas[0].clamp(-1, 1) + 1) / 2
+    picture = model_to_unit(canvas[0].clamp(-1, 1))
     inside = torch.zeros(height, width)
     inside[frame.top : frame.top + frame.box_height, frame.left : frame.left + frame.box_width] = 1
     picture = picture * inside + MARGIN_TONE * (1 - inside)

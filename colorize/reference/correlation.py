@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from ..counts import check_count
+from ..pictures.ranges import model_to_levels
 from . import manipulation
 from .edits import TextSide, check_part, vectors
 from .manipulation import THRESHOLDS
@@ -155,7 +156,7 @@ def as_encoded(picture: torch.Tensor, fit: str) -> Image.Image:
 
     "stretch" keeps the picture's own proportions: the grid of tokens covers it, whatever they are.
     """
-    pixels = ((picture.float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).movedim(0, -1)
+    pixels = model_to_levels(picture.float().cpu()).round().clamp(0, 255).to(torch.uint8).movedim(0, -1)
     image = Image.fromarray(pixels.contiguous().numpy())
     if fit == "crop":
         side = min(image.size)

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..pictures.ranges import unit_to_model
 from .vision import CLIP_MEAN, CLIP_STD, ReferenceEncoder
 
 MARK = "knowledge.weight"
@@ -110,7 +111,7 @@ class FeatureReferenceEncoder(ReferenceEncoder):
     def known(self, pixels: torch.Tensor) -> torch.Tensor:
         """CLIP pixels (B, 3, H, W) -> features (B, H/16 * W/16, WIDTH), each stage's brought to mean 0, deviation 1."""
         mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
-        fine, coarse = self.features((pixels * std + mean) * 2 - 1)
+        fine, coarse = self.features(unit_to_model(pixels * std + mean))
         coarse = F.interpolate(coarse, fine.shape[-2:], mode="bilinear", align_corners=False)
         rows = (tap.flatten(2).transpose(1, 2) for tap in (fine, coarse))
         return torch.cat([F.layer_norm(row, row.shape[-1:]) for row in rows], -1)

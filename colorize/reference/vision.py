@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..pictures.ranges import model_to_unit
+
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 FIT_MODES = ("stretch", "pad", "crop")
@@ -50,7 +52,7 @@ def preprocess(image: torch.Tensor, size: int, fit: str = "stretch") -> torch.Te
     pixels = F.interpolate(fitted(image, fit), (size, size), mode="bicubic", align_corners=True, antialias=True)
     mean = torch.tensor(CLIP_MEAN, device=pixels.device, dtype=pixels.dtype).view(1, 3, 1, 1)
     std = torch.tensor(CLIP_STD, device=pixels.device, dtype=pixels.dtype).view(1, 3, 1, 1)
-    return ((pixels + 1.0) / 2.0 - mean) / std
+    return (model_to_unit(pixels) - mean) / std
 
 
 def fitted(image: torch.Tensor, fit: str) -> torch.Tensor:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..pictures.ranges import levels_to_model, model_to_levels, unit_to_model
 from ..weight_files import check_fits, count_numbered, metadata_number, reads_strange_sizes
 
 Weights = Mapping[str, torch.Tensor]
@@ -142,8 +143,8 @@ def _author(colours: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def _squashed(colours: torch.Tensor, size: int) -> torch.Tensor:
-    picture = F.interpolate(colours * 2 - 1, (size, size), mode="bicubic", align_corners=True, antialias=True)
-    return (picture + 1) * 127.5
+    picture = F.interpolate(unit_to_model(colours), (size, size), mode="bicubic", align_corners=True, antialias=True)
+    return model_to_levels(picture)
 
 
 def _wd14_node(colours: torch.Tensor, size: int) -> torch.Tensor:
@@ -172,7 +173,7 @@ PREPARATIONS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
 
 def to_network(pixels: torch.Tensor) -> torch.Tensor:
     """What `prepare` answers -> the range of `WDTagger`, -1..1."""
-    return pixels / 127.5 - 1
+    return levels_to_model(pixels)
 
 
 def to_onnx(pixels: torch.Tensor) -> torch.Tensor:

@@ -29,6 +29,7 @@ from ...colorize.modes import BACKGROUND, REFERENCE_THRESHOLD
 from ...colorize.pictures import images
 from ...colorize.pictures.figure_masks import check_mask, without_figure
 from ...colorize.pictures.masks import squash
+from ...colorize.pictures.ranges import model_to_unit
 from ...colorize.pictures.sides import sides_of
 from ...colorize.reference.types import Reference
 from ...colorize.unet import size_embedding
@@ -148,7 +149,7 @@ class _Reader:
         if mask is not None:
             picture = without_figure(picture, check_mask(mask, "figure_mask"), self.settings.mask_threshold)
         check_counts({f"pictures in {name}": len(picture), "references": len(tokens)})
-        squashed = (squash(picture, *self.size) + 1) / 2  # not clamped, as released
+        squashed = model_to_unit(squash(picture, *self.size))  # not clamped, as released
         scaled = comfy.latent_formats.SD15().process_in(self.vae.encode(squashed.movedim(1, -1)).float())
         count = max(len(scaled), len(tokens))
         inputs = [scaled.expand(count, -1, -1, -1), tokens.expand(count, -1, -1)]

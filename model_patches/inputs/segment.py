@@ -21,6 +21,7 @@ import torch
 from ...colorize.families import CheckpointError
 from ...colorize.pictures import images, masks
 from ...colorize.pictures.isnet import ISNet, character_mask
+from ...colorize.pictures.ranges import unit_to_model
 from ...colorize.public_files import SEGMENTERS
 from ..checkpoint.files import check_finite, read_weights
 from ..checkpoint.managed import managed
@@ -84,7 +85,7 @@ class LoadedSegmenter:
             pictures, opacity = images.invert(images.comfy_image_to_sketch(image, mask)), None
         else:
             colours, opacity = images.rgb_and_alpha(image, mask)
-            pictures = images.on_white(colours, opacity) * 2 - 1
+            pictures = unit_to_model(images.on_white(colours, opacity))
         device = torch.device("cpu")
         if self.patcher is not None:
             comfy.model_management.load_models_gpu([self.patcher], memory_required=self._working_memory())

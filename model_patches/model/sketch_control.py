@@ -22,6 +22,7 @@ import torch
 
 from ...colorize.counts import check_count
 from ...colorize.pictures.images import PIXELS_PER_LATENT
+from ...colorize.pictures.ranges import unit_to_model
 from ...colorize.sketch import xl_encoder as xl_sketch_encoder
 from ...colorize.sketch.encoder import SketchEncoder
 from ...colorize.sketch.xl_encoder import XLSketchEncoder
@@ -185,7 +186,7 @@ class SketchControl(comfy.controlnet.ControlBase):
             if known is hint or (known.shape == hint.shape and torch.equal(known, hint)):
                 return [values.to(device) for values in maps]
         with torch.no_grad():
-            maps = self.encoder(hint.clamp(0, 1).to(device=device, dtype=self.compute_dtype) * 2 - 1)
+            maps = self.encoder(unit_to_model(hint.clamp(0, 1).to(device=device, dtype=self.compute_dtype)))
         self._tiles = [*self._tiles, (hint, maps)][-CACHED_TILES:]
         return maps
 
@@ -225,7 +226,7 @@ class SketchControl(comfy.controlnet.ControlBase):
             rows, columns, top, left = (side * PIXELS_PER_LATENT for side in area)
             hint = hint[..., top : top + rows, left : left + columns]
         with torch.no_grad():
-            return self.encoder(hint.to(device=device, dtype=self.compute_dtype) * 2 - 1)
+            return self.encoder(unit_to_model(hint.to(device=device, dtype=self.compute_dtype)))
 
     def _check_polarity(self, hint: torch.Tensor) -> None:
         mean = hint.float().mean().item()

@@ -14,6 +14,7 @@ import torch
 
 from ...colorize.families import CheckpointError
 from ...colorize.pictures import images
+from ...colorize.pictures.ranges import model_to_unit
 from ...colorize.reference.geometry_tags import geometry_features, geometry_tags
 from ...colorize.reference.tag_lists import GENERAL, TagList
 from ...colorize.reference.wd_tagger import IMAGE_SIZE, WDTagger, prepare, to_network, to_onnx
@@ -101,7 +102,7 @@ class LoadedTagger:
         Raises ValueError for .onnx files, which answer tags only.
         """
         self.reader()
-        _, tokens = self._answer((picture.float() + 1) / 2, "xl")
+        _, tokens = self._answer(model_to_unit(picture.float()), "xl")
         return torch.cat(tokens)
 
     def features_with_geometry(self, tokens: torch.Tensor, sketch: torch.Tensor, strength: float) -> torch.Tensor:

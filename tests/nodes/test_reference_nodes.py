@@ -120,7 +120,7 @@ def test_batches(encode):
 
 
 def test_counts_that_do_not_agree(encode):
-    with pytest.raises(ValueError, match="figure_mask has 3 masks, but there are 2 references. Connect one mask"):
+    with pytest.raises(ValueError, match="There are 3 figure masks for 2 references. Connect one mask"):
         encode(picture(2), figure_mask=left_half(batch=3))
     with pytest.raises(ValueError, match="3 background pictures for 2 references. Connect one background"):
         encode(picture(2), background=picture(3))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from colorize.pictures.ranges import levels_to_model
 from colorize.sketch.extractors import without_network
 from trainer.art import painted, scenes
 from trainer.data.decode import open_picture
@@ -90,7 +91,7 @@ def _with_extracted(parts: scenes.Parts, random: np.random.Generator) -> scenes.
 
 def extracted(picture: np.ndarray, method: str, **settings: float) -> np.ndarray:
     """Picture (H, W, 3) uint8 -> black lines on white (H, W) uint8, by an extractor that needs no weights."""
-    values = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    values = levels_to_model(torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float())
     lines = without_network(values, method, 0, **settings)
     return ((1 - lines[0, 0].clamp(-1, 1)) * 127.5).round().to(torch.uint8).numpy()
 

@@ -30,6 +30,7 @@ from tqdm import tqdm
 from colorize.pictures.flatten import flatten
 from colorize.pictures.layers import composite, stack
 from colorize.pictures.palette import palette_of
+from colorize.pictures.ranges import model_to_levels
 from colorize.pictures.regions import RegionMap, find_regions
 from colorize.pictures.shade import shade
 from trainer.config import ConfigError
@@ -174,7 +175,7 @@ def _colouriser(args: argparse.Namespace) -> Callable[[int, HeldOut], np.ndarray
         noise = torch.Generator().manual_seed(index)
         tokens = colorizer.tokens(references)
         result = colorizer.generate(sketches, tokens, Denoising(args.steps, args.guidance), noise)
-        return ((result[0].float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+        return model_to_levels(result[0].float().cpu().clamp(-1, 1)).round().byte().permute(1, 2, 0).numpy()
 
     return colour
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from colorize.pictures import entanglement
+from colorize.pictures.ranges import model_to_unit
 from trainer.models.colorizer import WholeColorizer
 from trainer.models.denoising import Denoising
 
@@ -39,7 +40,7 @@ def entanglement_of(
     after it tell leakage from chance; never the row's own picture, whose edges a good result repeats. A batch of two
     has no such rows: shifted copies of the references stand in for them.
     """
-    lines = (sketches[:, :1] + 1) / 2
+    lines = model_to_unit(sketches[:, :1])
     others = [references.roll(-shift, 0) for shift in range(1, min(OTHERS, len(references) - 2) + 1)]
     structure = entanglement.structure_distance(result, without)
     leaked = entanglement.leakage(result, references, lines, others)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from colorize.pictures.ranges import model_to_unit
 from trainer.config import ConfigError
 from trainer.models import checkpoint
 
@@ -173,7 +174,7 @@ def inception(path: str | Path, device: torch.device | str = "cpu") -> tuple[Fea
         x = F.interpolate(pictures.float().to(device).clamp(-1, 1), (INCEPTION_SIDE, INCEPTION_SIDE), mode="bilinear")
         if classes == IMAGENET_CLASSES:
             mean, std = (x.new_tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-            x = ((x + 1) / 2 - mean) / std
+            x = (model_to_unit(x) - mean) / std
         return network(x).float().cpu()
 
     return features, "fid" if classes == FID_CLASSES else "fid_torchvision"

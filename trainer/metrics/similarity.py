@@ -6,6 +6,7 @@ from types import ModuleType
 
 import torch
 
+from colorize.pictures.ranges import model_to_unit
 from trainer.config import ConfigError
 
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -46,7 +47,7 @@ def scales_for(side: int) -> int:
 def _unit(result: torch.Tensor, truth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     if result.shape != truth.shape:
         raise ValueError(f"Pictures of the shapes {tuple(result.shape)} and {tuple(truth.shape)} cannot be compared.")
-    first, second = ((picture.float().clamp(-1, 1) + 1) / 2 for picture in (result, truth))
+    first, second = (model_to_unit(picture.float().clamp(-1, 1)) for picture in (result, truth))
     return first, second
 
 

@@ -13,6 +13,7 @@ from colorize import families, modes, names
 from colorize.background.reference_net import ReferenceNet, plugin_input
 from colorize.pictures import images
 from colorize.pictures.masks import without_figure
+from colorize.pictures.ranges import model_to_unit
 from colorize.reference import token_projection
 from colorize.reference.token_projection import TokenProjection
 from colorize.reference.vision import ReferenceEncoder
@@ -243,7 +244,7 @@ def read_tagger(path: str) -> WDTagger:
 
 def tagger_tokens(network: WDTagger, references: torch.Tensor) -> torch.Tensor:
     """Patch features (B, L, W) of references (B, 3, H, W) in [-1, 1], prepared as the XL models were trained."""
-    return network.tokens(to_network(prepare((references + 1) / 2, network.image_size, "xl")))
+    return network.tokens(to_network(prepare(model_to_unit(references), network.image_size, "xl")))
 
 
 @refuses_other_files("The file of the tagger")

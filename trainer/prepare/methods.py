@@ -19,6 +19,7 @@ from PIL import Image
 
 from colorize.pictures import images, masks
 from colorize.pictures.isnet import ISNet, character_mask
+from colorize.pictures.ranges import levels_to_model, model_to_unit
 from colorize.public_files import LINE_EXTRACTORS, SEGMENTERS, line_extractor_addresses
 from colorize.sketch.extractors import WITHOUT_NETWORK, load_network, without_network, working
 from trainer.config import ConfigError
@@ -181,12 +182,12 @@ def _load_mask(method: Method, device: torch.device) -> Apply:
 def _picture(image: Image.Image, device: torch.device) -> torch.Tensor:
     """RGB picture -> (1, 3, H, W) in -1..1."""
     values = torch.from_numpy(np.array(image)).to(device)
-    return values.permute(2, 0, 1)[None].float() / 127.5 - 1
+    return levels_to_model(values.permute(2, 0, 1)[None].float())
 
 
 def _drawing(sketch: torch.Tensor) -> np.ndarray:
     """Model sketch (1, 1, H, W) -> dark lines on white, uint8 (H, W)."""
-    return _bytes((images.invert(sketch) + 1) / 2)
+    return _bytes(model_to_unit(images.invert(sketch)))
 
 
 def _bytes(values: torch.Tensor) -> np.ndarray:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from colorize.pictures.ranges import unit_to_model
 from colorize.tiny_vae import TinyBlock, TinyVAE
 from colorize.unet.layers import set_to_zero
 from trainer.config import Config
@@ -106,7 +107,7 @@ class AutoencoderStage(Stage):
         latents = self.taesd_encoder(wanted * 0.5 + 0.5)
         noise = draws.randn(latents.shape).to(latents)
         strength = LATENT_NOISE * draws.rand((len(latents), 1, 1, 1)).to(latents)
-        result = self.taesd_decoder(latents + strength * noise) * 2 - 1
+        result = unit_to_model(self.taesd_decoder(latents + strength * noise))
         return {
             "pixels": F.l1_loss(result.float(), wanted) + 3 * F.mse_loss(result.float(), wanted),
             "edges": edge_loss(result.float(), wanted),

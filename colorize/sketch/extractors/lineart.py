@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from ...pictures import blur
+from ...pictures.ranges import levels_to_model, model_to_levels
 
 SIGMA = 6.0  # pixels
 THRESHOLD = 8.0  # of 0..255; weaker lines do not count for the strength of the drawing
@@ -26,7 +27,7 @@ def standard(picture: torch.Tensor, sigma: float = SIGMA, threshold: float = THR
     sigma: of the Gaussian, in pixels, above 0; larger values keep wider lines. threshold: 0..255.
     """
     sketches = []
-    for row in (picture.float().nan_to_num(0.0).clamp(-1, 1) + 1) * 127.5:
+    for row in model_to_levels(picture.float().nan_to_num(0.0).clamp(-1, 1)):
         depth = torch.full_like(row[0], 255.0)
         for colour in row:  # one after the other: less memory for large pictures
             depth = torch.minimum(depth, blur.gaussian(colour[None, None], sigma)[0, 0] - colour)
@@ -34,7 +35,7 @@ def standard(picture: torch.Tensor, sigma: float = SIGMA, threshold: float = THR
         visible = depth[depth > threshold]
         strength = max(LEAST_STRENGTH, _median(visible)) if visible.numel() else LEAST_STRENGTH
         sketches.append((depth / strength * LINE).clamp(0, 255).floor())
-    return torch.stack(sketches)[:, None] / 127.5 - 1
+    return levels_to_model(torch.stack(sketches)[:, None])
 
 
 def _median(values: torch.Tensor) -> float:

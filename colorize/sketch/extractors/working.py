@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 
 from ...pictures import blur, images
+from ...pictures.ranges import levels_to_model
 from .extractor import Extractor
 
 SIDE = 768
@@ -44,7 +45,7 @@ def at_size(
 def resize_in_levels(picture: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """The released resizing: Pillow's bicubic on 8-bit pictures, which rounds after each direction."""
     for size in ((picture.shape[-2], width), (height, width)):
-        picture = blur.levels(images.resize(picture, *size)) / 127.5 - 1
+        picture = levels_to_model(blur.levels(images.resize(picture, *size)))
     return picture
 
 

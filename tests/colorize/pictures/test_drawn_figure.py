@@ -81,7 +81,7 @@ def test_batches_and_their_messages():
     masks = drawn_figures(both)
     assert masks.shape == (2, SIZE, SIZE)
     assert agreement(masks[:1], masks[1].flip(1) > 0.5) > 0.97
-    with pytest.raises(ValueError, match="3 masks, but there are 2 drawings"):
+    with pytest.raises(ValueError, match="3 rough masks for 2 drawings"):
         drawn_figures(both, rough=torch.ones(3, 8, 8))
     with pytest.raises(ValueError, match="has no lines"):
         drawn_figures(torch.ones(1, 64, 64, 3))

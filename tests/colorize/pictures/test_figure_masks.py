@@ -69,7 +69,7 @@ def test_one_mask_for_all_or_one_each():
     shared, own = (figure_masks.without_figure(pictures, mask, 0.5) for mask in (half(), both))
     assert torch.equal(shared[0], shared[1]) and torch.equal(own[0], shared[0]) and torch.equal(own[1], 1 - own[0])
     for count, some in ((3, pictures), (2, pictures[:1])):
-        with pytest.raises(ValueError, match=f"has {count} masks, but there are {len(some)} references"):
+        with pytest.raises(ValueError, match=f"{count} figure masks for {len(some)} references"):
             figure_masks.without_figure(some, half(batch=count), 0.5)
 
 

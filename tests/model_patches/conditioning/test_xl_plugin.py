@@ -301,7 +301,7 @@ def test_missing_plugin_weights(pack, loaded_plugin):
     [
         ({"latent": {"samples": torch.zeros(1, 4, 1, 8, 8)}}, "latent is not of the form"),
         ({"image": torch.zeros(9, 9)}, "image"),
-        ({"figure_mask": torch.zeros(3, 9, 9)}, "figure_mask has 3 masks"),
+        ({"figure_mask": torch.zeros(3, 9, 9)}, "3 figure masks for"),
         ({"figure_mask": torch.full((1, 9, 9), torch.nan)}, "figure_mask has 81 of 81 values that are NaN"),
         ({"image": scene(batch=3)}, "3 backgrounds and 2 figure masks"),
     ],

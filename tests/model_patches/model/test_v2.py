@@ -382,7 +382,7 @@ def test_counts_that_do_not_fit(split, apply, graph):
         ({"latent": {"samples": torch.zeros(1, 4, 1, 8, 8)}}, "latent is not of the form"),
         ({"background": torch.zeros(9, 9)}, "background has the shape"),
         ({"style_image": torch.zeros(9, 9)}, "style_image has the shape"),
-        ({"figure_mask": torch.zeros(3, 9, 9)}, "figure_mask has 3 masks"),
+        ({"figure_mask": torch.zeros(3, 9, 9)}, "3 figure masks for"),
     ],
 )
 def test_bad_inputs(split, apply, inputs, text):
