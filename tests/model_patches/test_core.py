@@ -33,7 +33,7 @@ def names_used(tree: ast.Module) -> tuple[dict[str, tuple[str, str]], set[str]]:
 
 
 def dotted(node: ast.AST) -> str | None:
-    """"a.b.c" of an attribute chain, None of anything else."""
+    """The text a.b.c of an attribute chain, None of anything else."""
     if isinstance(node, ast.Attribute):
         before = dotted(node.value)
         return f"{before}.{node.attr}" if before else None

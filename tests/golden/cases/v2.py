@@ -69,9 +69,7 @@ class ComfyNetwork:
         self.network.load_state_dict(lora.to_module_names(golden.weights))
 
     def __call__(self, x, timesteps, context, control, split, decoder):
-        guide = ours("model_patches.payload").Guide(
-            strengths=None, split=split, off=False, decoder=decoder
-        )
+        guide = ours("model_patches.payload").Guide(strengths=None, split=split, off=False, decoder=decoder)
         context = split.tokens[0] if split is not None else context
         control = {"input": [None, control[0]], "middle": [], "output": []}  # the last is taken first
         options = {"colorize": guide}

@@ -286,9 +286,7 @@ def test_window_switches_the_reference(graph, loaded):
 
 
 def test_window_steps(pack):
-    settings = pack.module("model_patches.payload").StepSettings(
-        window=(0.2, 0.8), off_window=(0.4, 0.6)
-    )
+    settings = pack.module("model_patches.payload").StepSettings(window=(0.2, 0.8), off_window=(0.4, 0.6))
     on = [settings.is_on(999 * (1 - progress)) for progress in (0.1, 0.3, 0.5, 0.7, 0.9)]
     assert on == [False, True, False, True, False]
 
