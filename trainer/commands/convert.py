@@ -16,6 +16,7 @@ from trainer import config as configuration
 from trainer.config import ConfigError
 from trainer.json_file import read_object
 from trainer.models import checkpoint
+from trainer.run.resume import newest_whole
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -37,15 +38,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def find_checkpoint(source: Path, best: bool = False) -> Path:
-    """The checkpoint folder meant by `source`: itself, or of a run the newest, or the best by validation."""
+    """The checkpoint folder meant by `source`: itself, or of a run the newest whole one, or the best."""
     if not source.is_dir():
         raise ConfigError(f"{source} is not a folder; give the folder of a run, or one of its step-* folders.")
     if best:
         if (found := checkpoint.best(source)) is None:
             raise ConfigError(f"{source} has no validated checkpoint; leave --best out to take the newest.")
         return found
-    saved = checkpoint.folders(source)
-    return saved[-1] if saved else source
+    if source.name.endswith((checkpoint.UNFINISHED, ".part", ".damaged")):
+        raise ConfigError(
+            f"{source} is no finished checkpoint: its writing was interrupted, or it is damaged. Give the folder of "
+            "the run, whose newest whole checkpoint is taken."
+        )
+    newest, _ = newest_whole(checkpoint.folders(source))
+    return newest or source
 
 
 def run_config(folder: Path) -> configuration.Config:

@@ -174,6 +174,14 @@ def _delete(folder: Path) -> None:
     _remove(gone)
 
 
+def set_aside(folder: Path) -> Path:
+    """Give a damaged checkpoint a name that is none of a checkpoint; what is there stays to be looked at."""
+    aside = folder.with_name(f"{folder.name}.damaged")
+    _remove(aside)
+    os.replace(folder, aside)
+    return aside
+
+
 def sweep(output: Path) -> None:
     """Remove what an interrupted write or deletion left behind: our own names, and nothing else."""
     old = (path for path in output.glob(".step-*.part") if OLD_UNFINISHED.fullmatch(path.name) and path.is_dir())
@@ -258,6 +266,26 @@ def _is_count(value: Any) -> bool:
 
 def _is_real(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) < float("inf")
+
+
+def check_whole(folder: Path) -> None:
+    """ConfigError when a file of a checkpoint is missing or cut short; of the tensors only the headers are read."""
+    if (folder / "pytorch_model").is_dir() or any(folder.glob("*.pkl")):  # accelerate's own, which it checks itself
+        return
+    state = read_state(folder)
+    if "config" not in state:
+        raise ConfigError(f"{folder / 'state.json'} does not exist, or says no configuration.")
+    names = ["model"] if (folder / "optimizer.pt").is_file() else ["model", "optimizer"]
+    averaged = state["config"].get("optimizer", {}).get("ema")
+    for name in [*names, "ema"] if averaged else names:
+        path = folder / f"{name}.safetensors"
+        if not path.is_file():
+            raise ConfigError(f"{path} does not exist.")
+        try:
+            with safe_open(path, framework="pt") as file:
+                packed.check(file.metadata() or {}) if name == "optimizer" else None
+        except (SafetensorError, *JSON_ERRORS, OSError, TypeError, LookupError) as error:
+            raise ConfigError(f"{path} is not whole ({error!s:.200}).") from None
 
 
 def load(folder: Path) -> tuple[int, dict[str, Any], dict[str, Any]]:

@@ -49,6 +49,12 @@ def unpack(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> 
     return whole(json.loads(metadata[ENTRY]))
 
 
+def check(metadata: Mapping[str, str]) -> None:
+    """ValueError or LookupError when the text is not of `pack`; the tensors are not looked at."""
+    if not isinstance(json.loads(metadata[ENTRY]), dict):
+        raise ValueError("its text is not of this trainer")
+
+
 def _last_place(shape: Sequence[int], strides: Sequence[int]) -> int:
     return sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True)) if all(shape) else 0
 

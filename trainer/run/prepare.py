@@ -15,7 +15,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from trainer.config import Config, ConfigError
 from trainer.data.folder import FolderDataset
 from trainer.models import checkpoint
-from trainer.run import init_from, throughput, zero
+from trainer.run import init_from, resume, throughput, zero
 from trainer.run.datasets import batches_from, build_dataset, held_out_samples
 from trainer.run.ema import EMA
 from trainer.run.report import Reporter
@@ -33,8 +33,8 @@ def prepare(config: Config) -> Run:
         torch.set_num_threads(config.system.threads)
     accelerator = make_accelerator(config)
     device, rank, processes = accelerator.device, accelerator.process_index, accelerator.num_processes
-    saved = _checkpoints(config, accelerator)
-    start = checkpoint.step_of(saved[-1]) if saved else 0
+    saved, damaged = resume.newest_whole(_checkpoints(config, accelerator))
+    start = checkpoint.step_of(saved) if saved else 0
     torch.manual_seed(config.run.seed)  # random initialisation
     dataset = build_dataset(config)
     for problem in dataset.problems:
@@ -71,8 +71,9 @@ def prepare(config: Config) -> Run:
         start,
         _reporter(config, accelerator, start, utilisation),
         *_shown(config, dataset, rank, processes),
+        files=resume.file_digests(config.model),
     )
-    _continue(run, saved)
+    _continue(run, saved, damaged)
     return run
 
 
@@ -140,11 +141,17 @@ def _shown(config: Config, dataset: FolderDataset, rank: int, processes: int) ->
     return validation or Validation(dataset.plain(squares=True), report.sample_count, 1, 1), validation
 
 
-def _continue(run: Run, saved: list[Path]) -> None:
-    """Take the last checkpoint's state and write what the run is; a run that is refused there has deleted nothing."""
+def _continue(run: Run, saved: Path | None, damaged: list[Path]) -> None:
+    """Take the last checkpoint's state and write what the run is; a run that is refused there has deleted nothing.
+
+    damaged: newer checkpoints that cannot be read; they get another name, under which nobody looks for them.
+    """
     if saved:
-        run.resume(saved[-1])
+        run.resume(saved)
+        resume.tell_when_done(run.config, run.start)
     if run.accelerator.is_main_process:
+        for folder in damaged:
+            checkpoint.set_aside(folder)
         checkpoint.sweep(run.output)
         checkpoint.note_best(run.output, run.best)
         checkpoint.write_text(run.output / "config.json", json.dumps(run.config.to_dict(), indent=1))

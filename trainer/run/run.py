@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from trainer.config import Config, ConfigError, Model
+from trainer.config import Config, ConfigError
 from trainer.draws import Draws
 from trainer.models import checkpoint
 from trainer.models.precision import arithmetic
@@ -26,21 +24,11 @@ from trainer.pictures import Batch
 from trainer.run.datasets import positions_of
 from trainer.run.ema import EMA
 from trainer.run.report import Reporter
+from trainer.run.resume import check_same_run
 from trainer.run.validation import Validation
 from trainer.stages.stage import Stage
 
 log = logging.getLogger("trainer")
-
-
-def check_same_model(config: Config, folder: Path, written_with: dict[str, Any]) -> None:
-    """ConfigError when a checkpoint belongs to a run with another [model] section."""
-    defaults = dataclasses.asdict(Model())  # of keys that are newer than the checkpoint
-    model = written_with.get("model")
-    if not isinstance(model, dict) or {**defaults, **model} != json.loads(json.dumps(config.to_dict()["model"])):
-        raise ConfigError(
-            f"{folder.parent} holds a run with another [model] section; choose another run.output, or delete the "
-            "folder."
-        )
 
 
 @dataclass
@@ -67,6 +55,8 @@ class Run:
     validation: Validation | None
     best: dict[str, float] | None = None
     """step and loss of the best validation"""
+    files: dict[str, str] = field(default_factory=dict)
+    """hashes of the files that [model] names (resume.py)"""
 
     @property
     def output(self) -> Path:
@@ -75,8 +65,7 @@ class Run:
     def resume(self, folder: Path) -> None:
         """Go on from a checkpoint. ConfigError when it belongs to another run."""
         config, accelerator, state = self.config, self.accelerator, checkpoint.read_state(folder)
-        if "config" in state:
-            check_same_model(config, folder, state["config"])
+        check_same_run(config, self.files, folder, state)
         self.best = state.get("best")
         log.info("resuming %s after step %d", folder.parent, state["step"])
         if config.system.deepspeed:
@@ -145,7 +134,7 @@ class Run:
 
     def save(self, step: int) -> None:
         """Write a checkpoint; every process must call it."""
-        state = {"step": step, "config": self.config.to_dict(), "best": self.best}
+        state = {"step": step, "config": self.config.to_dict(), "files": self.files, "best": self.best}
         main, keep = self.accelerator.is_main_process, self.config.report.keep
         if self.config.system.deepspeed:
             temporary = [str(checkpoint.begin(self.output, step)) if main else ""]

@@ -16,7 +16,8 @@ from trainer.commands import convert
 from trainer.config import ConfigError
 from trainer.models import checkpoint, packed
 from trainer.run.report import trim
-from trainer.run.run import Run, check_same_model
+from trainer.run.resume import check_same_run
+from trainer.run.run import Run
 
 DEEP = "[" * 100_000 + "]" * 100_000
 PARTS = {"model": {"weight": torch.arange(3.0)}, "optimizer": {"state": {}, "param_groups": []}}
@@ -161,8 +162,8 @@ def test_the_best_checkpoint_lies_in_the_run(tmp_path):
 
 
 def test_configurations_of_nonsense_are_told(tmp_path):
-    with pytest.raises(ConfigError, match="another \\[model\\] section"):
-        check_same_model(configuration.build(SMALL), tmp_path, {"model": [1]})
+    with pytest.raises(ConfigError, match="does not say its \\[model\\] section"):
+        check_same_run(configuration.build(SMALL), {}, tmp_path, {"config": {"model": [1]}})
     for text in (DEEP, "[]", '{"config": 1}', '{"config": {"run": 3}}'):
         (tmp_path / "state.json").write_text(text)
         with pytest.raises(ConfigError, match="state.json"):
