@@ -50,6 +50,7 @@ COMMANDS = {
     "demo-data": ("trainer.commands.demo_data", "draw a training set of procedural characters"),
     "evaluate-faces": ("trainer.commands.evaluate_faces", "measure AnimeDiffusion models on held-out pictures"),
     "evaluate-flats": ("trainer.commands.evaluate_flats", "measure flats of a model's results on held-out characters"),
+    "demo-shots": ("trainer.commands.demo_shots", "draw shots of procedural characters with their true colours"),
     "demo-faces": ("trainer.commands.demo_faces", "draw a training set of procedural faces (AnimeDiffusion)"),
 }
 

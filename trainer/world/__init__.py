@@ -20,6 +20,7 @@ from .render import (
     sketch,
     true_flats,
 )
+from .shot import ShotFrame, shot_frame
 
 __all__ = [
     "BACKGROUND_STYLES",
@@ -29,6 +30,7 @@ __all__ = [
     "Layout",
     "LineStyle",
     "Rendering",
+    "ShotFrame",
     "TrueFlats",
     "crowded",
     "mask",
@@ -39,6 +41,7 @@ __all__ = [
     "regions",
     "render",
     "seeds_of",
+    "shot_frame",
     "sketch",
     "true_flats",
 ]

@@ -16,6 +16,9 @@ M = Material
 BOTTOM = 7.0
 """Garments end here, far below any picture."""
 
+BEFORE_FACE = np.array([(1.3, 2.1), (0.5, -0.45)])
+"""Elbow and wrist of a hand raised before the face."""
+
 
 def shoulder(scene: Scene) -> float:
     """Half the width of the shoulders."""
@@ -94,8 +97,10 @@ def draw_arms(scene: Scene) -> None:
     sleeve = {"tshirt": M.SKIN, "dress": M.SKIN, "armour": M.CLOTHES_SECOND}.get(lay.clothes, M.CLOTHES_MAIN)
     w = shoulder(scene)
     if lay.arms == "wave":
+        raised = scene.gesture.hand
         elbow, wrist = np.array([w + 0.35, 2.6]), np.array([w + 0.5, 0.75])
-        angle = -0.1
+        elbow, wrist = elbow + raised * (BEFORE_FACE[0] - elbow), wrist + raised * (BEFORE_FACE[1] - wrist)
+        angle = -0.1 - 0.25 * raised
     else:
         elbow, wrist = np.array([w + 0.25, 2.9]), np.array([0.5, 1.95])
         angle = -1.0

@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from . import background, clothes, extras, face, hair
 from .body import draw_arms, draw_body
 from .drawing import Drawing
 from .geometry import Axes
+from .gesture import STILL, Gesture
 from .layout import Layout
 from .materials import Material
 from .scene import Scene
 
 
-def compose(layout: Layout, height: int, width: int) -> Drawing:
-    """The drawing of a layout for a picture of this size in pixels."""
+def _draw_locks(scene: Scene) -> None:
+    if scene.layout.locks_over_shoulder:
+        hair.draw_over_shoulders(scene)
+
+
+FIRST_OF_FIGURE = "extras behind"
+_PARTS: dict[str, Callable[[Scene], None]] = {
+    "background": background.draw,
+    FIRST_OF_FIGURE: extras.behind,
+    "hair behind": hair.draw_back,
+    "clothes behind": clothes.draw_behind,
+    "body": draw_body,
+    "clothes": clothes.draw,
+    "ears": face.draw_ears,
+    "head": face.draw_head,
+    "hair over shoulders": _draw_locks,
+    "face": face.draw_features,
+    "hair": hair.draw_front,
+    "extras": extras.in_front,
+    "arms": draw_arms,
+}
+"""What a character consists of, in painting order."""
+
+
+def compose(layout: Layout, height: int, width: int, gesture: Gesture = STILL) -> Drawing:
+    """The drawing of a layout, in the middle of a gesture, for a picture of this size in pixels."""
     short = min(height, width)
     unit = layout.head_unit * short
     drawing = Drawing(height, width, unit, 0.0065 * short * (layout.head_unit / 0.24) ** 0.35)
@@ -29,23 +56,13 @@ def compose(layout: Layout, height: int, width: int) -> Drawing:
     body = Axes(neck, unit, layout.lean, mirror)
     canvas = Axes((0.0, 0.0), short, 0.0, mirror)
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([layout.detail_seed, 0x5CE0])))
-    scene = Scene(layout, drawing, head, body, canvas, rng)
+    scene = Scene(layout, drawing, head, body, canvas, rng, gesture)
 
-    background.draw(scene)
-    drawing.figure_start = len(drawing.operations)
-    extras.behind(scene)
-    hair.draw_back(scene)
-    clothes.draw_behind(scene)
-    draw_body(scene)
-    clothes.draw(scene)
-    face.draw_ears(scene)
-    face.draw_head(scene)
-    if layout.locks_over_shoulder:
-        hair.draw_over_shoulders(scene)
-    face.draw_features(scene)
-    hair.draw_front(scene)
-    extras.in_front(scene)
-    draw_arms(scene)
+    for name, draw in _PARTS.items():
+        drawing.begin(name)
+        if name == FIRST_OF_FIGURE:
+            drawing.figure_start = len(drawing.operations)
+        draw(scene)
 
     top, bottom = origin[1] - 1.2 * unit, origin[1] + 2.2 * unit
     drawing.gradients[Material.HAIR] = (origin[1] - 0.3 * unit, origin[1] + 1.5 * unit)

@@ -59,6 +59,12 @@ class Drawing:
     """operations before this one are the background's, all later ones the figure's"""
     gradients: dict = field(default_factory=dict)
     """material -> (first row, last row) of its vertical colour gradient, in pixels"""
+    parts: list[tuple[int, str]] = field(default_factory=list)
+    """(operation, name): from this operation on, until the next entry, everything belongs to the part of this name"""
+
+    def begin(self, part: str) -> None:
+        """What is painted from now on belongs to this part, which has the same name in every pose."""
+        self.parts.append((len(self.operations), part))
 
     def fill(
         self,

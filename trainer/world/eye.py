@@ -17,6 +17,7 @@ from .scene import Scene
 
 M = Material
 EYE_X, EYE_Y = 0.45, 0.2  # of its middle, in head coordinates
+CLOSED = 0.15  # an eye that is less open is a line
 _SLANT = {"round": 0.0, "upturned": -0.07, "drooping": 0.06, "sleepy": 0.03, "wide": -0.02}
 _UPPER = {"round": 1.0, "upturned": 0.94, "drooping": 0.96, "sleepy": 0.68, "wide": 1.08}
 _LOWER = {"round": 0.86, "upturned": 0.72, "drooping": 0.86, "sleepy": 0.85, "wide": 0.96}
@@ -43,7 +44,9 @@ class Eye:
     def upper(self, s: Any) -> Any:
         """Where the upper lid is, over the middle of the eye; s: a number or an array."""
         shape = np.maximum(1 - np.abs(s - 0.06) ** 2.3 / 1.13, 0) ** 0.62
-        return -self.height * _UPPER[self.scene.layout.eyes] * shape + self.slant * s
+        opened = -self.height * _UPPER[self.scene.layout.eyes] * shape + self.slant * s
+        lids = self.scene.gesture.lids
+        return opened if lids == 1 else lids * opened + (1 - lids) * self.lower(s)
 
     def lower(self, s: Any) -> Any:
         """The same of the lower lid."""
@@ -67,7 +70,7 @@ def draw_eye(scene: Scene, side: int) -> None:
     """The eye of one side, or its closed lid."""
     lay, eye = scene.layout, Eye(scene, side)
     s = np.sin(np.linspace(-1, 1, 25) * np.pi / 2) * 0.995
-    if lay.wink and side == 1:
+    if scene.gesture.lids < CLOSED or (lay.wink and side == 1):
         lid = eye.put(s, 0.12 + 0.1 * (1 - s**2) * (1 if lay.mouth_size > 1 else -1))
         scene.drawing.stroke(scene.head, lid, M.LASH, 2.2, 0.25, 0.2)
         return

@@ -87,8 +87,10 @@ def draw_head(scene: Scene) -> None:
 def draw_features(scene: Scene) -> None:
     """Nose, mouth, brows, eyes."""
     _nose(scene)
+    scene.drawing.begin("mouth")
     _mouth(scene)
     for side in (-1, 1):
+        scene.drawing.begin("eye" if side == 1 else "other eye")
         draw_eye(scene, side)
         _brow(scene, side)
 

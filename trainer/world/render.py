@@ -50,7 +50,8 @@ class Rendering:
     """(H, W) uint8, 255 on the figure and its lines, 0 on the background"""
 
 
-def _size(size: int | tuple[int, int]) -> tuple[int, int]:
+def checked_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) in pixels; raises ValueError out of range."""
     height, width = (size, size) if isinstance(size, (int, np.integer)) else size
     if not (32 <= height <= 2048 and 32 <= width <= 2048):
         raise ValueError(f"Picture size {height}x{width} is outside 32..2048 pixels; choose both sides within it.")
@@ -66,7 +67,7 @@ def render(
     layout: Layout, appearance: Appearance, line_style: LineStyle, size: int | tuple[int, int] = 256
 ) -> Rendering:
     """Draw everything. `size` is (height, width) in pixels or one number for a square."""
-    drawing = _compose(layout, *_size(size))
+    drawing = _compose(layout, *checked_size(size))
     index = paint_index(drawing, appearance)
     return Rendering(
         colour_picture(drawing, index, appearance),
@@ -90,31 +91,31 @@ class TrueFlats:
 
 def true_flats(layout: Layout, appearance: Appearance, size: int | tuple[int, int] = 256) -> TrueFlats:
     """Flat colours and materials of a layout, aligned with `render`."""
-    drawing = _compose(layout, *_size(size))
+    drawing = _compose(layout, *checked_size(size))
     index = paint_index(drawing, appearance)
     return TrueFlats(flat_picture(drawing, index, appearance), *material_map(drawing, index))
 
 
 def picture(layout: Layout, appearance: Appearance, size: int | tuple[int, int] = 256) -> np.ndarray:
     """Only the colour picture, (H, W, 3) uint8."""
-    drawing = _compose(layout, *_size(size))
+    drawing = _compose(layout, *checked_size(size))
     return colour_picture(drawing, paint_index(drawing, appearance), appearance)
 
 
 def sketch(layout: Layout, line_style: LineStyle, size: int | tuple[int, int] = 256) -> np.ndarray:
     """Only the sketch, (H, W) uint8."""
-    return paint_sketch(_compose(layout, *_size(size)), line_style)
+    return paint_sketch(_compose(layout, *checked_size(size)), line_style)
 
 
 def regions(layout: Layout, size: int | tuple[int, int] = 256) -> np.ndarray:
     """Only the region map, (H, W) uint8."""
-    drawing = _compose(layout, *_size(size))
+    drawing = _compose(layout, *checked_size(size))
     return region_map(drawing, paint_index(drawing, None))
 
 
 def mask(layout: Layout, size: int | tuple[int, int] = 256) -> np.ndarray:
     """Only the figure's silhouette, (H, W) uint8, 0 or 255."""
-    return figure_mask(_compose(layout, *_size(size)))
+    return figure_mask(_compose(layout, *checked_size(size)))
 
 
 def seeds_of(index: int, split: str = "train") -> dict[str, int]:
@@ -196,7 +197,7 @@ def crowded(
 
     Regions and mask know the main character and the wall only (see crowd.py); the sketch has nobody else in it.
     """
-    height, width = _size(size)
+    height, width = checked_size(size)
     seeds = seeds_of(index, split)
     layout_seed, line_style = _pose_seeds(seeds, number)
     layout = stepped_back(pose_layout(index, number, split, background), layout_seed)

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from .drawing import Drawing
 from .geometry import Axes
+from .gesture import STILL, Gesture
 from .layout import Layout
 
 
@@ -25,6 +26,7 @@ class Scene:
     canvas: Axes
     """0..1 over the shorter side, origin at the upper left corner"""
     rng: np.random.Generator
+    gesture: Gesture = STILL
 
     def on_face(self, points: ArrayLike) -> np.ndarray:
         """Turns points of the face's front (x, y) to where the head's turn brings them."""
