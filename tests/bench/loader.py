@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from trainer.config import Data
 from trainer.data.buckets import PositionSampler
 from trainer.data.folder import FolderDataset
 
@@ -104,8 +105,8 @@ def main(arguments: Sequence[str]) -> int:
         print(
             f"loader: {options.count} samples of {size:.0f} KiB, files of {options.source}, read at {options.size} px"
         )
-        plain = FolderDataset(str(root), options.size)
-        kept = FolderDataset(str(root), options.size, decoded_folder=str(Path(scratch) / "store"))
+        plain = FolderDataset(Data(folder=str(root), size=options.size))
+        kept = FolderDataset(Data(folder=str(root), size=options.size, decoded_folder=str(Path(scratch) / "store")))
         for title, dataset, epochs in (
             ("uncached", plain, (0, 1)),
             ("filling data.decoded_folder", kept, (0, 1)),

@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import io
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
-from trainer.config import Augment
+from trainer.cache.encodings import CachedParts
+from trainer.config import Augment, Data
 from trainer.data import buckets, decode, deform, index
 from trainer.data.augment import border, lines, masks
 from trainer.data.decoded import DecodedStore
 from trainer.data.listing import LABEL_PARTS, Groups, Items, group_problems, list_pictures
-from trainer.data.reading import REFERENCE_PARTS, resized
+from trainer.data.reading import REFERENCE_PARTS, PartReader, Reading, source_part
 from trainer.data.sources import Unreadable, open_source, sketch_styles
 
 log = logging.getLogger("trainer")
@@ -49,92 +48,77 @@ class FolderDataset(torch.utils.data.Dataset):
     other_reference and other_reference_mask are those of a picture of another group, numbered by other_index.
     """
 
-    picture_filter = decode.LANCZOS
-    """How pictures are resized; masks are resized bilinearly, labels by the nearest."""
-    centred = False
-    """Cut the middle of every picture instead of a random place."""
-    luma = False
-    """A sketch in colours becomes grey by ITU-R 601 luma instead of the mean of its channels."""
+    how = Reading()
+    """How files become pixels; a kind of pictures that a released loader reads otherwise has its own."""
 
     def __init__(
         self,
-        folder: str,
-        size: int,
-        reference: str = "folder",
-        seed: int = 0,
-        cache: bool = False,  # keep decoded pictures in memory; they are cut in the middle
+        data: Data,
         needs: Sequence[str] = ("color", "sketch", "reference"),
-        bend: float = 0.0,  # 0..1, bends references (deform.py)
         *,
-        bend_kind: str = "tps",  # one of deform.KINDS
-        index_files: Sequence[str] = (),
-        min_score: float = 0.0,
-        min_side: int = 0,
-        styles: Sequence[str] = (),  # of sketches; empty takes all that are there
-        bucket_step: int = 0,  # 0: squares
-        bucket_ratio: float = 2.0,
-        bucket_order: str = "balanced",  # or "released"
-        bucket_sides: str = "sum",  # or "short"
+        seed: int = 0,
         batch: int = 1,  # pictures of a batch over all processes, for buckets
-        groups: str = "folders",  # or "names": see Data.groups
         augment: Augment | None = None,
-        decoded_folder: str = "",
-        cached: Any = None,  # trainer.cache's CachedParts: which encodings are there already
+        cached: CachedParts | None = None,  # which encodings are there already
         unreadable: Path | None = None,  # file to which pictures that cannot be read are appended, one JSON per line
     ) -> None:
-        self.size, self.reference, self.seed, self.bend, self.bend_kind = size, reference, seed, bend, bend_kind
+        self.data, self.seed = data, seed
         self.needs = tuple(need for need in needs if need not in VALUES and need not in OTHER_PARTS)
         self.others = tuple(need for need in needs if need in OTHER_PARTS)
         self.values = tuple(need for need in needs if need in VALUES)
-        self.augment, self.unreadable = augment or Augment(), unreadable
-        self.cached = cached
-        self.centred = self.centred or cache or cached is not None
-        root = Path(folder)
+        self.augment, self.cached, self.unreadable = augment or Augment(), cached, unreadable
+        self.centred = self.how.centred or data.cache or cached is not None  # what is kept is cut in the middle
+        root = Path(data.folder)
         self.source = open_source(root)
-        self.styles = sketch_styles(root, styles) if "sketch" in self.needs else []
-        measure = bool(bucket_step or self.values)
+        self.styles = sketch_styles(root, data.sketch_styles) if "sketch" in self.needs else []
+        parts, measure = self._parts(), bool(data.bucket_step or self.values)
         listed, rows, self.problems = list_pictures(
-            self.source, self._parts(), index_files, min_score, min_side, measure
+            self.source, parts, data.index, data.min_score, data.min_side, measure
         )
-        self.items = Items(listed, rows, groups)
+        self.items = Items(listed, rows, data.groups)
         self._groups: Groups | None = None
         self._numbers: tuple[np.ndarray, np.ndarray] | None = None
-        if reference == "group":
-            self.problems += group_problems(self.groups, self.items.names, groups)
-        self.order = self._order(bucket_step, bucket_ratio, bucket_order, batch, bucket_sides)
-        self._kept: dict[tuple, torch.Tensor] | None = {} if cache else None
-        self._decoded = None
-        if decoded_folder:
-            what = f"{size} {bucket_step} {bucket_ratio} {self.picture_filter}".encode()
-            what += b"" if bucket_sides == "sum" else bucket_sides.encode()
-            files = self.source.fingerprint([f for folders in self._parts().values() for f in folders]).encode()
-            state = hashlib.sha256(what + files + np.ascontiguousarray(listed["key"][rows]).tobytes()).hexdigest()
-            self._decoded = DecodedStore(Path(decoded_folder) / state[:32], len(rows))
+        if data.reference == "group":
+            self.problems += group_problems(self.groups, self.items.names, data.groups)
+        self.order = self._order(batch)
+        self.reader = PartReader(self.source, self.items.names, data, self.how, self._store(parts))
         self._warned: set[str] = set()
 
     # -- what there is -------------------------------------------------------------------------------------------------
 
-    def _source_part(self, part: str) -> str:
-        """The folder a part is read from: references that are pictures of the set have no folders of their own."""
-        return part if self.reference == "folder" else REFERENCE_PARTS.get(part, part)
-
     def _parts(self) -> dict[str, list[str]]:
         """Every part a picture must have, with the folders that may hold it."""
-        parts = dict.fromkeys(["color", *(["reference"] if self.reference == "folder" else [])])
-        parts |= dict.fromkeys(self._source_part(part) for part in self.needs)
+        reference = self.data.reference
+        parts = dict.fromkeys(["color", *(["reference"] if reference == "folder" else [])])
+        parts |= dict.fromkeys(source_part(part, reference) for part in self.needs)
         return {part: self.styles if part == "sketch" else [part] for part in parts}
 
-    def _order(self, step: int, ratio: float, order: str, batch: int, sides: str) -> buckets.Order:
-        if not step:
-            return buckets.PermutedOrder(len(self), (self.size, self.size), self.seed)
+    def _order(self, batch: int) -> buckets.Order:
+        data = self.data
+        if not data.bucket_step:
+            return self._squares()
         width, height = (self.items.listed[name][self.items.rows] for name in ("width", "height"))
         if unknown := int(((width < 1) | (height < 1)).sum()):
             self.problems.append(f"{unknown} pictures are of unknown size and go to the square bucket")
-        canvases = buckets.table(self.size, step, ratio, sides)
-        if order == "released":
-            width, height = (np.where(side < 1, self.size, side) for side in (width, height))
+        canvases = buckets.table(data.size, data.bucket_step, data.bucket_ratio, data.bucket_sides)
+        if data.bucket_order == "released":
+            width, height = (np.where(side < 1, data.size, side) for side in (width, height))
             return buckets.ReleasedOrder(width, height, canvases, batch, self.seed)
         return buckets.BucketOrder(buckets.nearest(width, height, canvases), canvases, batch, self.seed)
+
+    def _squares(self) -> buckets.PermutedOrder:
+        return buckets.PermutedOrder(len(self), (self.data.size, self.data.size), self.seed)
+
+    def _store(self, parts: Mapping[str, Sequence[str]]) -> DecodedStore | None:
+        """The decoded pictures of this data set in this state, size and buckets."""
+        data, items = self.data, self.items
+        if not data.decoded_folder:
+            return None
+        what = f"{data.size} {data.bucket_step} {data.bucket_ratio} {self.how.picture_filter}".encode()
+        what += b"" if data.bucket_sides == "sum" else data.bucket_sides.encode()
+        files = self.source.fingerprint([f for folders in parts.values() for f in folders]).encode()
+        state = hashlib.sha256(what + files + np.ascontiguousarray(items.listed["key"][items.rows]).tobytes())
+        return DecodedStore(Path(data.decoded_folder) / state.hexdigest()[:32], len(items))
 
     def __len__(self) -> int:
         return len(self.items)
@@ -155,8 +139,8 @@ class FolderDataset(torch.utils.data.Dataset):
         other = copy.copy(self)
         other.augment = Augment()
         if squares and not isinstance(self.order, buckets.PermutedOrder):
-            other.order = buckets.PermutedOrder(len(self), (self.size, self.size), self.seed)
-            other._decoded = other._kept = None  # they hold pictures of the buckets' sizes
+            other.order = self._squares()
+            other.reader = self.reader.without_stores()  # they hold pictures of the buckets' sizes
         return other
 
     def number_of(self, path: str) -> int | None:
@@ -210,7 +194,7 @@ class FolderDataset(torch.utils.data.Dataset):
         place = tuple(random.random(2))  # drawn in any case: what follows must not depend on whether there is a cache
         place = (0.5, 0.5) if self.centred else place
         shown = self._reference_of(number, random)
-        moves = deform.draw_moves(random, self.bend) if self.bend else None
+        moves = deform.draw_moves(random, self.data.deform) if self.data.deform else None
         random = np.random.default_rng((self.seed, position, 0))  # apart: what is added here moves nothing above
         augment = self.augment
         zoom = 1 + (augment.zoom - 1) * random.random()
@@ -219,22 +203,22 @@ class FolderDataset(torch.utils.data.Dataset):
 
         batch: dict[str, torch.Tensor] = {}
         numbers = {kind: shown if kind in REFERENCE_PARTS else number for kind in self.needs}
-        files = {kind: self._opener(kind, numbers[kind], style) for kind in self.needs}
+        files = {kind: self.reader.file(kind, numbers[kind], style) for kind in self.needs}
         known: set[str] = set()
         if self.cached is not None:
-            keys = {kind: self._key(kind, files[kind](), canvas, flips) for kind in self.needs}
+            keys = {kind: files[kind].key(canvas, flips[int(kind in REFERENCE_PARTS)]) for kind in self.needs}
             known = self.cached.encoded(keys) - self.cached.pixels
             batch |= _key_rows(keys)
         for kind in self.needs:
             side = kind in REFERENCE_PARTS
             if kind in known:  # whoever asks for the encoding never looks at the pixels
-                height, width = (self.size, self.size) if side else canvas
+                height, width = (self.data.size, self.data.size) if side else canvas
                 batch[kind] = torch.zeros(3, height, width, dtype=torch.uint8)
                 continue
-            values = self._read(kind, numbers[kind], style, files[kind], canvas, place, zoom)
+            values = self.reader.read(files[kind], canvas, place, zoom)
             batch[kind] = values.flip(-1) if flips[int(side)] else values
         if moves is not None:
-            grid = deform.sampling_grid(moves, self.size, self.size, self.bend_kind)
+            grid = deform.sampling_grid(moves, self.data.size, self.data.size, self.data.deform_kind)
             for kind in REFERENCE_PARTS.keys() & batch.keys():
                 fill = 255 if kind == "reference" else 0
                 batch[kind] = deform.bend(batch[kind], grid, fill, nearest=kind in LABEL_PARTS)
@@ -248,27 +232,27 @@ class FolderDataset(torch.utils.data.Dataset):
         random = np.random.default_rng((self.seed, position, 0, 3))
         for _ in range(REPLACEMENTS):
             other = int(random.integers(len(self)))
-            if other != number and (self.reference != "group" or other not in self.groups.members(number)):
+            if other != number and (self.data.reference != "group" or other not in self.groups.members(number)):
                 break
         shown = self._reference_of(other, random)
         batch: dict[str, torch.Tensor | int] = {"other_index": shown}
         for name in self.others:
             kind = OTHER_PARTS[name]
-            opener = self._opener(kind, shown, "")
+            file = self.reader.file(kind, shown)
             if self.cached is not None and name == "other_reference":
-                key = self._key(kind, opener(), canvas, (False, False))
+                key = file.key(canvas, mirrored=False)
                 batch |= _key_rows({name: key})
                 if kind in self.cached.encoded({kind: key}):
-                    batch[name] = torch.zeros(3, self.size, self.size, dtype=torch.uint8)
+                    batch[name] = torch.zeros(3, self.data.size, self.data.size, dtype=torch.uint8)
                     continue
-            batch[name] = self._read(kind, shown, "", opener, canvas, (0.5, 0.5), 1.0)
+            batch[name] = self.reader.read(file, canvas)
         return batch
 
     def _reference_of(self, number: int, random: np.random.Generator) -> int:
-        if self.reference == "group" and len(members := self.groups.members(number)) > 1:
+        if self.data.reference == "group" and len(members := self.groups.members(number)) > 1:
             others = members[members != number]
             return int(others[random.integers(len(others))])
-        if self.reference == "listed":
+        if self.data.reference == "listed":
             paths = self.items[number].extra.get("references", ())
             there = [found for path in paths if (found := self.number_of(path)) is not None]
             return there[random.integers(len(there))] if there else number
@@ -282,69 +266,6 @@ class FolderDataset(torch.utils.data.Dataset):
         key = self.items.names[number]
         there = [style for style in self.styles if self.source.holds(style, key)] or self.styles[:1]
         return there[int(draw * len(there))]
-
-    def _opener(self, kind: str, number: int, style: str) -> Callable[[], BinaryIO]:
-        """A function that opens a part's file. With a cache, which reads files to know them, it is read once."""
-        part = style if kind == "sketch" else self._source_part(kind)
-        name = self.items.names[number]
-        kept: list[bytes] = []
-
-        def open_file() -> BinaryIO:
-            if self.cached is None:
-                return self.source.open(part, name)
-            if not kept:
-                with self.source.open(part, name) as file:
-                    kept.append(file.read())
-            return io.BytesIO(kept[0])
-
-        return open_file
-
-    def _key(self, kind: str, file: BinaryIO, canvas: buckets.Canvas, flips: Sequence[bool]) -> bytes:
-        """Key of a part in trainer.cache: its file's bytes, and what `_read` does to the pixels, in words."""
-        from trainer.cache.recipes import part_key
-
-        side = kind in REFERENCE_PARTS
-        words = f"squash {self.size}" if side else f"cover {canvas[0]}x{canvas[1]} centre"
-        words += (
-            f" filter {int(self.picture_filter)}{' luma' if self.luma else ''}{' mirrored' if flips[int(side)] else ''}"
-        )
-        content = file.read()
-        return part_key(content, kind, words + decode.turned(content))
-
-    def _read(
-        self,
-        kind: str,
-        number: int,
-        style: str,
-        opener: Callable[[], BinaryIO],
-        canvas: buckets.Canvas,
-        place: tuple[float, float],
-        zoom: float,
-    ) -> torch.Tensor:
-        """One part of a sample, resized and cut, (C, H, W) uint8. Unreadable names the file that is damaged."""
-        part = style if kind == "sketch" else kind
-        if self._kept is not None and zoom == 1 and (number, part) in self._kept:
-            return self._kept[number, part]
-        store = self._decoded if zoom == 1 else None
-        pixels = store.get(part, number) if store is not None else None
-        if pixels is None:
-            with opener() as file:
-                try:
-                    pixels = resized(file, kind, canvas, self.size, zoom, self.picture_filter, self.luma)
-                except decode.PICTURE_ERRORS as error:
-                    folder = style if kind == "sketch" else self._source_part(kind)
-                    file_name = self.source.describe(folder, self.items.names[number])
-                    raise Unreadable(file_name, decode.why(error)) from None
-            if store is not None:
-                store.put(part, number, pixels)
-        if kind not in REFERENCE_PARTS:
-            left, top = decode.corner(pixels.shape[1::-1], canvas, place)
-            pixels = pixels[top : top + canvas[0], left : left + canvas[1]]
-        tensor = torch.from_numpy(np.ascontiguousarray(pixels))
-        tensor = tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)
-        if self._kept is not None and zoom == 1:
-            self._kept[number, part] = tensor
-        return tensor
 
     def _change(self, batch: dict[str, torch.Tensor], position: int) -> None:
         """Augmentations of what is there: the reference's mask, and the sketch. Each has random numbers of its own."""
@@ -388,6 +309,4 @@ class FaceDataset(FolderDataset):
     """Pictures for AnimeDiffusion, cut as its released loader does: the shorter side becomes `size` (Pillow's bilinear
     filter), then the middle square. No flips, no colour changes."""
 
-    picture_filter = decode.BILINEAR
-    centred = True
-    luma = True
+    how = Reading(decode.BILINEAR, centred=True, luma=True)

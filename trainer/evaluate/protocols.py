@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -43,7 +44,7 @@ class Protocol:
     """of results (B, 3, H, W) of the pairs"""
     common: Callable[[Pairs], Values] = _nothing
     """what all results of the pairs share: of the truth, and of the run without reference"""
-    reference: str = "folder"
+    reference: Literal["folder", "self"] = "folder"
     """as in data.reference"""
     bend: float = 0.0
     """as in data.deform"""

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from colorize import modes
 from colorize.pictures.masks import without_background
-from trainer.config import ConfigError
+from trainer.config import ConfigError, Data
 from trainer.data import decode
 from trainer.data.folder import FolderDataset
 from trainer.data.sources import SUFFIXES, FolderSource, open_source
@@ -119,7 +119,8 @@ def pairs_of(protocol: Protocol, settings: Measurement, more: Sequence[str] = ()
     """The pairs of a protocol, with more parts than it needs itself; and the side of their pictures."""
     size = settings.size or picture_size(settings.data)
     needs = tuple(dict.fromkeys((*protocol.needs, *more)))
-    dataset = FolderDataset(settings.data, size, protocol.reference, settings.seed, needs=needs, bend=protocol.bend)
+    data = Data(folder=settings.data, size=size, reference=protocol.reference, deform=protocol.bend)
+    dataset = FolderDataset(data, needs, seed=settings.seed)
     if len(dataset) < settings.count:
         raise ConfigError(
             f"{settings.data} holds {len(dataset)} pairs, {settings.count} are asked for; write more, or lower --count."
@@ -128,9 +129,9 @@ def pairs_of(protocol: Protocol, settings: Measurement, more: Sequence[str] = ()
 
 
 def _data_facts(dataset: FolderDataset, folder: str) -> list[str]:
-    parts = [part for part in dataset.needs if part != "reference" or dataset.reference == "folder"]
+    parts = [part for part in dataset.needs if part != "reference" or dataset.data.reference == "folder"]
     folders = [name for part in parts for name in (dataset.styles if part == "sketch" else [part])]
-    own = [name for name in folders if not (name.startswith("reference_") and dataset.reference != "folder")]
+    own = [name for name in folders if not (name.startswith("reference_") and dataset.data.reference != "folder")]
     return [str(Path(folder).resolve()), dataset.source.fingerprint(own)]
 
 

@@ -1,12 +1,14 @@
 """Augmentations: formulas against literal transcriptions, forms and ranges, and what the data set does with them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from trainer import config
-from trainer.config import Augment, ConfigError
+from trainer.config import Augment, ConfigError, Data
 from trainer.data import decode, deform, mls
 from trainer.data.augment import border, lines, masks
 from trainer.data.decoded import DecodedStore
@@ -205,12 +207,12 @@ NEEDS = ("color", "sketch", "reference", "mask", "reference_mask", "regions")
 
 
 def test_mirroring_mirrors_what_belongs_together(pictures):
-    plain = FolderDataset(str(pictures), 64, "self", needs=NEEDS)
-    mirrored = FolderDataset(str(pictures), 64, "self", needs=NEEDS, augment=Augment(flip=1.0))
+    own = Data(folder=str(pictures), size=64, reference="self")
+    plain, mirrored, half = (FolderDataset(own, NEEDS, augment=Augment(flip=rate)) for rate in (0.0, 1.0, 0.5))
     for position in range(4):
         ours, theirs = mirrored[position], plain[position]
         assert all(torch.equal(ours[kind], theirs[kind].flip(-1)) for kind in NEEDS)
-    half, kinds = FolderDataset(str(pictures), 64, "self", needs=NEEDS, augment=Augment(flip=0.5)), set()
+    kinds = set()
     for position in range(24):
         ours, theirs = half[position], plain[position]
         sides = [torch.equal(ours[kind], theirs[kind]) for kind in ("color", "reference")]
@@ -221,16 +223,14 @@ def test_mirroring_mirrors_what_belongs_together(pictures):
 
 def test_augmentations_are_functions_of_the_position_and_leave_each_other_alone(pictures):
     everything = Augment(0.5, 1.3, 0.3, 0.3, 0.3, 21, 20, 0.5, 0.5, 0.5, 0.5, 0.5)
-    dataset, again = (
-        FolderDataset(str(pictures), 64, "group", groups="names", needs=NEEDS, augment=everything) for _ in range(2)
-    )
+    poses = Data(folder=str(pictures), size=64, reference="group", groups="names")
+    dataset, again = (FolderDataset(poses, NEEDS, augment=everything) for _ in range(2))
     later = again[9]
     for position in (3, 9):
         ours = dataset[position]
     assert all(torch.equal(torch.as_tensor(ours[kind]), torch.as_tensor(later[kind])) for kind in ours)
     assert ours["sketch"].shape == (3, 64, 64)
-    only = FolderDataset(str(pictures), 64, "group", groups="names", needs=NEEDS, augment=Augment(sketch_faint=1.0))
-    plain = FolderDataset(str(pictures), 64, "group", groups="names", needs=NEEDS)
+    only, plain = (FolderDataset(poses, NEEDS, augment=Augment(sketch_faint=rate)) for rate in (1.0, 0.0))
     for position in range(4):
         ours, theirs = only[position], plain[position]
         assert all(torch.equal(ours[kind], theirs[kind]) for kind in NEEDS if kind != "sketch")
@@ -239,7 +239,8 @@ def test_augmentations_are_functions_of_the_position_and_leave_each_other_alone(
 
 
 def test_zoom_shows_a_part_of_the_picture(pictures):
-    zoomed = FolderDataset(str(pictures), 64, "self", augment=Augment(zoom=2.0), needs=("color", "crop"))
+    own = Data(folder=str(pictures), size=64, reference="self")
+    zoomed = FolderDataset(own, ("color", "crop"), augment=Augment(zoom=2.0))
     shown = [zoomed[position]["crop"].tolist() for position in range(30)]
     assert all(crop[2] == crop[3] and 0.49 < crop[2] <= 1 for crop in shown)
     assert min(crop[2] for crop in shown) < 0.6 and max(crop[0] for crop in shown) > 0.1
@@ -317,10 +318,11 @@ def test_the_grey_of_a_sketch_is_the_rounded_mean():
 
 def test_a_run_with_decoded_pictures_sees_what_one_without_sees(pictures, tmp_path, monkeypatch):
     kinds = {"needs": NEEDS, "augment": Augment(flip=0.5, sketch_faint=0.5)}
-    plain = FolderDataset(str(pictures), 96, "group", groups="names", **kinds)
-    kept = FolderDataset(str(pictures), 96, "group", groups="names", decoded_folder=str(tmp_path), **kinds)
+    poses = Data(folder=str(pictures), size=128, reference="group", groups="names")
+    stored = replace(poses, decoded_folder=str(tmp_path))
+    plain, kept = FolderDataset(poses, **kinds), FolderDataset(stored, **kinds)
     first = [kept[position] for position in range(8)]
-    again = FolderDataset(str(pictures), 96, "group", groups="names", decoded_folder=str(tmp_path), **kinds)
+    again = FolderDataset(stored, **kinds)
     monkeypatch.setattr(decode, "read_resized", lambda *given: pytest.fail("decoded again"))
     second = [again[position] for position in range(8)]
     monkeypatch.undo()
@@ -334,11 +336,12 @@ def test_changed_files_and_sizes_have_stores_of_their_own(pictures, tmp_path):
 
     shutil.copytree(pictures, tmp_path / "data")
     store = tmp_path / "store"
-    for size in (64, 96):
-        FolderDataset(str(tmp_path / "data"), size, "self", decoded_folder=str(store))[0]
+    own = Data(folder=str(tmp_path / "data"), size=64, reference="self", decoded_folder=str(store))
+    for size in (64, 128):
+        FolderDataset(replace(own, size=size))[0]
     assert len(list(store.iterdir())) == 2
     Image.new("RGB", (64, 64), "red").save(tmp_path / "data/color/00_0.png")
-    dataset = FolderDataset(str(tmp_path / "data"), 64, "self", decoded_folder=str(store))
+    dataset = FolderDataset(own)
     number = next(p for p in range(8) if dataset.index_at(p) == 0)
     assert dataset[number]["color"][0].min() == 255
     assert len(list(store.iterdir())) == 3

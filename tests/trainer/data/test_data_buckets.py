@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer.config import ConfigError
+from trainer.config import ConfigError, Data
 from trainer.data import buckets, decode
 from trainer.data.buckets import PositionSampler
 from trainer.data.folder import FolderDataset
@@ -178,13 +178,18 @@ def shapes(tmp_path):
     return tmp_path
 
 
-BUCKETS = {"bucket_step": 32, "bucket_ratio": 2.0, "batch": 4}
 NEEDS = ("color", "sketch", "mask", "reference", "score", "size", "crop")
+
+
+def in_buckets(folder, needs=("color", "sketch", "reference"), **data):
+    """The pictures as batches of four of one shape."""
+    own = Data(folder=str(folder), size=128, reference="self", bucket_step=32, bucket_ratio=2.0, **data)
+    return FolderDataset(own, needs, batch=4)
 
 
 @pytest.mark.parametrize("order", ["balanced", "released"])
 def test_batches_have_one_shape_and_parts_stay_together(shapes, order):
-    dataset = FolderDataset(str(shapes), 128, "self", needs=NEEDS, bucket_order=order, **BUCKETS)
+    dataset = in_buckets(shapes, NEEDS, bucket_order=order)
     seen = set()
     for batch in PositionSampler(0, 6, 4):
         samples = torch.utils.data.default_collate([dataset[position] for position in batch])
@@ -199,7 +204,7 @@ def test_batches_have_one_shape_and_parts_stay_together(shapes, order):
 
 def test_squares_and_buckets_do_not_share_pictures_in_memory(shapes):
     """Regression: with data.cache a sample sheet took pictures of the buckets' sizes, and training took squares."""
-    dataset = FolderDataset(str(shapes), 128, "self", cache=True, **BUCKETS)
+    dataset = in_buckets(shapes, cache=True)
     squares = dataset.plain(squares=True).whole()
     for position in range(24):
         bucket = dataset[position]["color"].shape[-2:]
@@ -208,7 +213,7 @@ def test_squares_and_buckets_do_not_share_pictures_in_memory(shapes):
 
 
 def test_size_and_crop_say_what_is_shown(shapes):
-    dataset = FolderDataset(str(shapes), 128, "self", needs=NEEDS, **BUCKETS)
+    dataset = in_buckets(shapes, NEEDS)
     for position in range(12):
         sample = dataset[position]
         width, height = dataset.items[sample["index"]].size
@@ -220,17 +225,17 @@ def test_size_and_crop_say_what_is_shown(shapes):
 
 
 def test_sizes_are_measured_once_and_again_when_a_file_changes(shapes, monkeypatch):
-    first = FolderDataset(str(shapes), 128, "self", **BUCKETS)
+    first = in_buckets(shapes)
     with monkeypatch.context() as patch:
         patch.setattr("trainer.data.listing._measured", lambda *given: pytest.fail("measured again"))
-        assert FolderDataset(str(shapes), 128, "self", **BUCKETS)[5]["index"] == first[5]["index"]
+        assert in_buckets(shapes)[5]["index"] == first[5]["index"]
     Image.new("RGB", (40, 400)).save(shapes / "color" / "00.png")
-    assert FolderDataset(str(shapes), 128, "self", **BUCKETS).items[0].size == (40, 400)
+    assert in_buckets(shapes).items[0].size == (40, 400)
 
 
 def test_small_pictures_and_unknown_sizes_are_told(shapes):
     (shapes / "color" / "00.png").write_bytes(b"damaged")
-    dataset = FolderDataset(str(shapes), 128, "self", min_side=110, **BUCKETS)
+    dataset = in_buckets(shapes, min_side=110)
     assert len(dataset) == 5  # four of 120 x 120, and the one nobody could measure
     assert any("7 pictures are below" in problem for problem in dataset.problems)
     assert any("1 pictures are of unknown size" in problem for problem in dataset.problems)
@@ -240,7 +245,7 @@ def test_small_pictures_and_unknown_sizes_are_told(shapes):
 def test_an_index_gives_the_sizes(shapes):
     entries = {f"{n:02d}.png": {"width": 999, "height": 500, "aesthetic_score": 7} for n in range(12)}
     (shapes / "all.json").write_text(json.dumps(entries))
-    dataset = FolderDataset(str(shapes), 128, "self", index_files=["all"], needs=NEEDS, **BUCKETS)
+    dataset = in_buckets(shapes, NEEDS, index=("all",))
     assert dataset[0]["color"].shape == (3, 96, 160)
     assert dataset[0]["score"] == 7
 

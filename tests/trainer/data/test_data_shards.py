@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer.config import ConfigError
+from trainer.config import ConfigError, Data
 from trainer.data import index, index_files, sources
 from trainer.data.buckets import PositionSampler
 from trainer.data.folder import FolderDataset
@@ -53,22 +53,22 @@ def test_shards_give_what_the_unpacked_folder_gives(shards, tmp_path):
     for part in PARTS:
         for file in sorted((shards / part).glob("*.zip")):
             zipfile.ZipFile(file).extractall(tmp_path / "unpacked" / part)
-    packed, unpacked = (FolderDataset(str(p), 64, needs=PARTS) for p in (shards, tmp_path / "unpacked"))
+    packed, unpacked = (FolderDataset(Data(folder=str(p), size=64), PARTS) for p in (shards, tmp_path / "unpacked"))
     assert len(packed) == 8 and packed.source.shards and not unpacked.source.shards
     assert packed.items[3].stem == unpacked.items[3].stem == "0000/03_0"
     assert all(same(packed[position], unpacked[position]) for position in range(16))
 
 
 def test_groups_lie_within_shards(shards):
-    dataset = FolderDataset(str(shards), 64, "group", groups="names")
+    dataset = FolderDataset(Data(folder=str(shards), size=64, reference="group", groups="names"))
     expected = {index.hash64(f"{n:04d}/{c:02d}") for n in range(2) for c in range(4)}
     assert {item.group for item in dataset.items} == expected
     assert any("are alone in their group" in problem for problem in dataset.problems)
-    assert len(FolderDataset(str(shards), 64, "group").groups) == 8  # a shard is no group
+    assert len(FolderDataset(Data(folder=str(shards), size=64, reference="group")).groups) == 8  # a shard is no group
 
 
 def test_worker_processes_read_the_same(shards):
-    dataset = FolderDataset(str(shards), 64, seed=1)
+    dataset = FolderDataset(Data(folder=str(shards), size=64), seed=1)
     dataset[0]  # the parent has shards open
     sampler = PositionSampler(0, 4, 2)
     plain = [torch.utils.data.default_collate([dataset[p] for p in batch]) for batch in sampler]
@@ -82,16 +82,16 @@ def test_worker_processes_read_the_same(shards):
 
 
 def test_directories_are_kept_and_never_stale(shards):
-    FolderDataset(str(shards), 64)
+    FolderDataset(Data(folder=str(shards), size=64))
     kept = shards / ".colorize" / "shards"
     before = set(kept.iterdir())
     assert len(before) == 4  # sketch and reference; color is listed, and read only when a sample is
-    FolderDataset(str(shards), 64)
+    FolderDataset(Data(folder=str(shards), size=64))
     assert set(kept.iterdir()) == before
     pictures = shards / "sketch" / "0000.zip"
     with zipfile.ZipFile(pictures, "a") as archive:
         archive.writestr("0000/another.png", b"")
-    again = FolderDataset(str(shards), 64)
+    again = FolderDataset(Data(folder=str(shards), size=64))
     assert len(again) == 8 and len(set(kept.iterdir()) - before) == 1
 
 
@@ -99,17 +99,18 @@ def test_a_picture_without_its_sketch_is_left_out_and_told(shards):
     with zipfile.ZipFile(shards / "color" / "0001.zip", "a") as archive:
         archive.writestr("0001/zz_9.png", b"")
         archive.writestr("elsewhere/zz_8.png", b"")
-    dataset = FolderDataset(str(shards), 64, "self")
+    dataset = FolderDataset(Data(folder=str(shards), size=64, reference="self"))
     assert len(dataset) == 8
     assert any("1 pictures have no file in sketch/, e.g. 0001/zz_9" in problem for problem in dataset.problems)
     assert any("do not lie in 0001/" in problem for problem in dataset.problems)
-    assert FolderDataset(str(shards), 64, "self").problems == dataset.problems  # kept with the index
+    again = FolderDataset(Data(folder=str(shards), size=64, reference="self"))
+    assert again.problems == dataset.problems  # kept with the index
 
 
 def test_missing_parts_are_named(shards):
     shutil.rmtree(shards / "mask")
     with pytest.raises(ConfigError, match="mask/ 0.*shards.*white on the figure"):
-        FolderDataset(str(shards), 64, "self", needs=("color", "sketch", "mask"))
+        FolderDataset(Data(folder=str(shards), size=64, reference="self"), ("color", "sketch", "mask"))
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -150,7 +151,7 @@ def test_damage_inside_a_shard_is_noticed(tmp_path):
 
 def test_a_damaged_shard_is_left_out(shards):
     (shards / "color" / "0001.zip").write_bytes(b"no zip file")
-    dataset = FolderDataset(str(shards), 64)
+    dataset = FolderDataset(Data(folder=str(shards), size=64))
     assert len(dataset) == 4 and any("0001.zip cannot be read" in problem for problem in dataset.problems)
 
 
@@ -173,8 +174,8 @@ def test_what_cannot_be_read_is_replaced_counted_and_listed(pictures, tmp_path, 
     broken = tmp_path / "data/color/01_0.png"
     broken.write_bytes(broken.read_bytes()[:60])
     listed = tmp_path / "unreadable.jsonl"
-    dataset = FolderDataset(str(tmp_path / "data"), 64, seed=2, unreadable=listed)
-    whole = FolderDataset(str(pictures), 64, seed=2)
+    dataset = FolderDataset(Data(folder=str(tmp_path / "data"), size=64), seed=2, unreadable=listed)
+    whole = FolderDataset(Data(folder=str(pictures), size=64), seed=2)
     bad = next(n for n in range(8) if dataset.items[n].stem == "01_0")
     positions = [p for p in range(24) if dataset.index_at(p) == bad]
     assert len(positions) == 3
@@ -195,7 +196,7 @@ def test_a_member_that_the_index_only_claims_is_replaced(shards, tmp_path):
     entries["0000/ghost.png"] = {"width": 64, "height": 64}
     (shards / "data_index").mkdir()
     (shards / "data_index" / "all.json").write_text(json.dumps(entries))
-    dataset = FolderDataset(str(shards), 64, index_files=["all"], unreadable=tmp_path / "list")
+    dataset = FolderDataset(Data(folder=str(shards), size=64, index=("all",)), unreadable=tmp_path / "list")
     assert len(dataset) == 9
     stems = {dataset.items[dataset[position]["index"]].stem for position in range(9)}
     assert "0000/ghost" not in stems
@@ -345,13 +346,13 @@ def test_damage_in_the_middle_of_a_large_index_ends_early(tmp_path, monkeypatch)
 
 def test_an_index_that_is_not_there_names_those_that_are(shards):
     with pytest.raises(ConfigError, match="holds none"):
-        FolderDataset(str(shards), 64, index_files=["all"])
+        FolderDataset(Data(folder=str(shards), size=64, index=("all",)))
     (shards / "data_index").mkdir()
     (shards / "data_index" / "landscape.json").write_text("{}")
     with pytest.raises(ConfigError, match="there are landscape.json"):
-        FolderDataset(str(shards), 64, index_files=["all"])
+        FolderDataset(Data(folder=str(shards), size=64, index=("all",)))
     with pytest.raises(ConfigError, match="no usable pictures"):
-        FolderDataset(str(shards), 64, index_files=["landscape"])
+        FolderDataset(Data(folder=str(shards), size=64, index=("landscape",)))
 
 
 def test_parquet_gives_what_json_gives(tmp_path):
@@ -393,7 +394,7 @@ def test_listed_references_are_drawn_from_the_index(pictures, tmp_path):
     entries = {stem: {} for stem in stems}
     entries[stems[0]] = {"reference_list": [stems[3], stems[5], "nowhere.png"]}
     (tmp_path / "data/list.json").write_text(json.dumps(entries))
-    dataset = FolderDataset(str(tmp_path / "data"), 64, "listed", index_files=["list"])
+    dataset = FolderDataset(Data(folder=str(tmp_path / "data"), size=64, reference="listed", index=("list",)))
     drawn = {0: set(), 1: set()}
     for position in range(8 * 12):
         sample = dataset[position]
@@ -415,13 +416,13 @@ def test_one_style_is_drawn_per_picture(pictures, tmp_path):
         (tmp_path / style).mkdir(parents=True)
         for file in list((pictures / "color").iterdir())[: 8 if number else 4]:
             Image.new("L", (64, 64), 50 * number).save(tmp_path / style / file.name)
-    dataset = FolderDataset(str(tmp_path), 64, "self")
+    dataset = FolderDataset(Data(folder=str(tmp_path), size=64, reference="self"))
     assert dataset.styles == ["sketch/clean", "sketch/pencil", "sketch_trace"] and len(dataset) == 8
     drawn = {dataset[position]["sketch"][0, 0, 0].item() for position in range(64)}
     assert drawn == {0, 50, 100}
-    only = FolderDataset(str(tmp_path), 64, "self", styles=["pencil"])
+    only = FolderDataset(Data(folder=str(tmp_path), size=64, reference="self", sketch_styles=("pencil",)))
     assert len(only) == 4 and {only[p]["sketch"][0, 0, 0].item() for p in range(8)} == {0}
-    both = FolderDataset(str(tmp_path), 64, "self", styles=["pencil", "trace"])
+    both = FolderDataset(Data(folder=str(tmp_path), size=64, reference="self", sketch_styles=("pencil", "trace")))
     assert len(both) == 8 and {both[p]["sketch"][0, 0, 0].item() for p in range(64)} == {0, 100}
     with pytest.raises(ConfigError, match="has the styles clean, pencil, trace"):
-        FolderDataset(str(tmp_path), 64, "self", styles=["ink"])
+        FolderDataset(Data(folder=str(tmp_path), size=64, reference="self", sketch_styles=("ink",)))

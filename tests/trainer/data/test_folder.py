@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from trainer.config import ConfigError
+from trainer.config import ConfigError, Data
 from trainer.data import deform
 from trainer.data.buckets import PositionSampler
 from trainer.data.decode import cover, read_rgb
@@ -17,7 +18,7 @@ from trainer.pictures import model_sketch
 
 
 def test_every_epoch_is_another_permutation(pictures):
-    dataset = FolderDataset(str(pictures), 64)
+    dataset = FolderDataset(Data(folder=str(pictures), size=64))
     count = len(dataset)
     first, second = ([dataset.index_at(epoch * count + i) for i in range(count)] for epoch in (0, 1))
     assert sorted(first) == sorted(second) == list(range(8))
@@ -25,7 +26,7 @@ def test_every_epoch_is_another_permutation(pictures):
 
 
 def test_a_position_gives_the_same_sample_whatever_came_before(pictures):
-    dataset = FolderDataset(str(pictures), 64, "group", groups="names", seed=3)
+    dataset = FolderDataset(Data(folder=str(pictures), size=64, reference="group", groups="names"), seed=3)
     later = dataset[13]
     for position in range(12):
         dataset[position]
@@ -34,7 +35,7 @@ def test_a_position_gives_the_same_sample_whatever_came_before(pictures):
 
 
 def test_group_references_are_other_pictures_of_the_same_group(pictures):
-    dataset = FolderDataset(str(pictures), 64, "group", groups="names")
+    dataset = FolderDataset(Data(folder=str(pictures), size=64, reference="group", groups="names"))
     for position in range(16):
         item = dataset[position]
         ours, theirs = (dataset.items[item[k]] for k in ("index", "reference_index"))
@@ -42,7 +43,7 @@ def test_group_references_are_other_pictures_of_the_same_group(pictures):
 
 
 def test_lines_are_plus_one_for_the_model(pictures):
-    item = FolderDataset(str(pictures), 64)[0]
+    item = FolderDataset(Data(folder=str(pictures), size=64))[0]
     values = model_sketch(item["sketch"][None])
     assert values.shape == (1, 3, 64, 64)
     assert values.median() == -1 and values.max() == 1
@@ -52,7 +53,7 @@ def test_incomplete_pictures_are_reported_and_left_out(pictures, tmp_path):
     shutil.copytree(pictures, tmp_path / "data")
     (tmp_path / "data/sketch/00_0.png").unlink()
     (tmp_path / "data/reference/01_1.png").unlink()
-    dataset = FolderDataset(str(tmp_path / "data"), 64)
+    dataset = FolderDataset(Data(folder=str(tmp_path / "data"), size=64))
     assert len(dataset) == 6
     assert ["sketch/, e.g. 00_0" in p for p in dataset.problems].count(True) == 1
     assert ["reference/, e.g. 01_1" in p for p in dataset.problems].count(True) == 1
@@ -64,7 +65,7 @@ MASKS = ("color", "sketch", "reference", "mask", "reference_mask", "regions", "r
 @pytest.mark.parametrize("reference", ["folder", "group", "self"])
 def test_masks_and_labels_belong_to_the_picture_and_to_its_reference(pictures, reference):
     """mask and regions are those of the picture, reference_* those of the chosen reference, whatever it is."""
-    dataset = FolderDataset(str(pictures), 64, reference, groups="names", needs=MASKS)
+    dataset = FolderDataset(Data(folder=str(pictures), size=64, reference=reference, groups="names"), MASKS)
     for position in range(8):
         item = dataset[position]
         ours, theirs = (dataset.items[item[key]].stem for key in ("index", "reference_index"))
@@ -83,7 +84,7 @@ def test_a_mask_is_cut_and_scaled_like_its_picture(pictures, tmp_path):
         picture = Image.new("L", (150, 100), 0)
         picture.paste(255, (60, 20, 120, 90))
         picture.save(tmp_path / kind / "wide.png")
-    item = FolderDataset(str(tmp_path), 64, needs=MASKS[:5])[3]
+    item = FolderDataset(Data(folder=str(tmp_path), size=64), MASKS[:5])[3]
     for color, mask in (("color", "mask"), ("reference", "reference_mask")):
         assert ((item[color][0].int() - item[mask][0].int()).abs() < 64).float().mean() > 0.99
     assert not torch.equal(item["mask"], item["reference_mask"])  # cut, squashed
@@ -92,18 +93,19 @@ def test_a_mask_is_cut_and_scaled_like_its_picture(pictures, tmp_path):
 def test_pictures_without_masks_are_left_out(pictures, tmp_path):
     shutil.copytree(pictures, tmp_path / "data")
     (tmp_path / "data/mask/02_1.png").unlink()
-    dataset = FolderDataset(str(tmp_path / "data"), 64, "group", groups="names", needs=MASKS[:5])
+    dataset = FolderDataset(Data(folder=str(tmp_path / "data"), size=64, reference="group", groups="names"), MASKS[:5])
     assert len(dataset) == 7 and "no file in mask/, e.g. 02_1" in dataset.problems[0]
     shutil.rmtree(tmp_path / "data/mask")
     with pytest.raises(ConfigError, match="mask/ 0 files.*white on the figure"):
-        FolderDataset(str(tmp_path / "data"), 64, "group", groups="names", needs=MASKS[:5])
+        FolderDataset(Data(folder=str(tmp_path / "data"), size=64, reference="group", groups="names"), MASKS[:5])
     with pytest.raises(ConfigError, match="the same command again"):
         shutil.rmtree(tmp_path / "data/reference_regions")
-        FolderDataset(str(tmp_path / "data"), 64, needs=("color", "reference_regions"))
+        FolderDataset(Data(folder=str(tmp_path / "data"), size=64), ("color", "reference_regions"))
 
 
 def test_deform_bends_reference_and_its_mask_alike(pictures):
-    straight, bent = (FolderDataset(str(pictures), 64, "self", needs=MASKS, bend=bend) for bend in (0.0, 1.0))
+    own = Data(folder=str(pictures), size=64, reference="self")
+    straight, bent = (FolderDataset(replace(own, deform=bend), MASKS) for bend in (0.0, 1.0))
     ours, again, before = bent[2], bent[2], straight[2]
     assert all(torch.equal(ours[k], again[k]) for k in MASKS)  # a pure function of the position
     assert all(torch.equal(ours[k], before[k]) for k in ("color", "sketch", "mask", "regions"))
@@ -129,7 +131,7 @@ def test_deform_moves_what_the_points_move():
 
 def test_missing_folder_says_how_to_make_one(tmp_path):
     with pytest.raises(ConfigError, match="demo-data.*demo-faces"):
-        FolderDataset(str(tmp_path / "nothing"), 64)
+        FolderDataset(Data(folder=str(tmp_path / "nothing"), size=64))
 
 
 def test_damaged_picture_is_named(pictures, tmp_path):
@@ -137,7 +139,7 @@ def test_damaged_picture_is_named(pictures, tmp_path):
     for file in (tmp_path / "data/color").iterdir():
         file.write_bytes(b"not a picture")
     with pytest.raises(RuntimeError, match="cannot be read"):
-        FolderDataset(str(tmp_path / "data"), 64)[0]
+        FolderDataset(Data(folder=str(tmp_path / "data"), size=64))[0]
 
 
 def test_transparent_pictures_become_white(tmp_path):
@@ -172,17 +174,18 @@ def members(dataset):
 def test_numbered_pictures_of_strangers_are_no_group(tmp_path):
     """danbooru_1000.png, danbooru_1001.png, ...: one group only where name endings are asked for, and that is said."""
     folder = blank_set(tmp_path, *(f"danbooru_{number}" for number in range(1000, 1012)))
-    dataset = FolderDataset(folder, 64, "group")
+    dataset = FolderDataset(Data(folder=folder, size=64, reference="group"))
     assert len(dataset.groups) == 12 and len(dataset.groups.alone()) == 12
     assert "12 of 12 pictures are alone in their group and their own reference, e.g. danbooru_1000; put" in str(
         dataset.problems
     )
-    by_names = FolderDataset(folder, 64, "group", groups="names")
+    by_names = FolderDataset(Data(folder=folder, size=64, reference="group", groups="names"))
     assert len(by_names.groups) == 1 and "all 12 pictures are one group" in str(by_names.problems)
 
 
 def test_folders_are_groups_whatever_their_pictures_are_called(tmp_path):
-    dataset = FolderDataset(blank_set(tmp_path, "anna/pose_01", "anna/smile", "bob/1", "bob/2", "anna"), 64, "group")
+    folder = blank_set(tmp_path, "anna/pose_01", "anna/smile", "bob/1", "bob/2", "anna")
+    dataset = FolderDataset(Data(folder=folder, size=64, reference="group"))
     assert members(dataset) == {("anna/pose_01", "anna/smile"), ("bob/1", "bob/2"), ("anna",)}
     assert dataset.groups.summary(dataset.items.names) == (
         "3 groups, the largest of 2 pictures (e.g. anna/pose_01), 1 pictures alone"
@@ -194,5 +197,5 @@ def test_the_index_names_groups_across_folders(tmp_path):
     entries = {"x/1.png": {"group": "anna"}, "y/2.png": {"group": "anna"}, "y/3.png": {}, "4.png": {"group": 7}}
     (tmp_path / "data_index").mkdir()
     (tmp_path / "data_index" / "all.json").write_text(json.dumps(entries))
-    dataset = FolderDataset(folder, 64, "group", index_files=["all"])
+    dataset = FolderDataset(Data(folder=folder, size=64, reference="group", index=("all",)))
     assert members(dataset) == {("x/1", "y/2"), ("y/3",), ("4",)}

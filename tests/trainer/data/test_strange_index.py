@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from trainer.commands.prepare import read_table
-from trainer.config import ConfigError
+from trainer.config import ConfigError, Data
 from trainer.data import index_files, sources
 from trainer.data.folder import FolderDataset
 
@@ -77,7 +77,7 @@ def test_files_whose_names_are_no_text_are_left_out(pictures, tmp_path, caplog):
             target = os.fsencode(tmp_path / part) + b"/" + name
             with open(target, "wb") as file:
                 file.write((pictures / part / "00_0.png").read_bytes())
-    dataset = FolderDataset(str(tmp_path), 64, "self", needs=("color", "sketch"))
+    dataset = FolderDataset(Data(folder=str(tmp_path), size=64, reference="self"), ("color", "sketch"))
     assert len(dataset) == 1 and "not UTF-8" in caplog.text
     assert sources.FolderSource(tmp_path).keys("color") == ["a"]
 

@@ -17,7 +17,7 @@ from PIL import EpsImagePlugin, Image
 
 from trainer.commands.doctor import examine
 from trainer.commands.prepare import prepare
-from trainer.config import ConfigError
+from trainer.config import ConfigError, Data
 from trainer.data import decode, sources
 from trainer.data.folder import FolderDataset
 from trainer.prepare import methods, work
@@ -79,7 +79,7 @@ def test_no_program_is_started_for_a_file_that_calls_itself_png(pictures, ghosts
     assert [Path(file).name for file in report.unreadable] == ["evil.png"]
     assert "no picture of a known kind" in next(iter(report.unreadable.values()))
     assert not examine(pictures, workers=1, progress=False).healthy
-    dataset = FolderDataset(str(pictures), 32, "self", needs=("color", "sketch"))
+    dataset = FolderDataset(Data(folder=str(pictures), size=64, reference="self"), ("color", "sketch"))
     assert {dataset[n]["index"] for n in range(6)} == {1}  # the other picture took its place
     with pytest.raises(OSError):
         decode.read_rgb(io.BytesIO(EPS))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trainer.config import Data
 from trainer.data import decode
 from trainer.data.folder import FolderDataset
 from trainer.data.sources import open_source
@@ -65,11 +66,11 @@ def test_sizes_buckets_keys_and_doctor_follow(tmp_path):
         (tmp_path / kind).mkdir()
         for number, orientation in enumerate((1, 6)):
             scene(192, 64).save(tmp_path / kind / f"{number}.jpg", exif=exif(orientation))
-    data = FolderDataset(str(tmp_path), 64, "folder", bucket_step=32, bucket_ratio=3.0)
+    data = FolderDataset(Data(folder=str(tmp_path), size=64, reference="folder", bucket_step=32, bucket_ratio=3.0))
     assert [item.size for item in data.items] == [(192, 64), (64, 192)]
     canvases = {int(row["index"]): tuple(row["color"].shape[-2:]) for row in (data[0], data[1])}
     assert canvases[0] == canvases[1][::-1] and canvases[0][0] < canvases[0][1]
     source = open_source(tmp_path)
     assert measure(source, "color", "1").size == (64, 192)
-    keys = [data._key("color", source.open("color", name), (64, 64), (False, False)) for name in ("0", "1")]
+    keys = [data.reader.file("color", number).key((64, 64), mirrored=False) for number in (0, 1)]
     assert keys[0] != keys[1]

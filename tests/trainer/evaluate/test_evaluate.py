@@ -10,7 +10,7 @@ import torch
 
 from trainer.__main__ import main
 from trainer.commands import evaluate
-from trainer.config import ConfigError
+from trainer.config import ConfigError, Data
 from trainer.evaluate import runs
 from trainer.evaluate.protocols import Protocol
 from trainer.evaluate.report import Against, difference, report, scores_of_regions, summary_of_regions, table
@@ -184,7 +184,8 @@ def test_the_whole_command(v1_file, frozen, pictures, tmp_path, capsys):
 
 def test_strangers_are_the_next_sample_s_picture(pictures):
     dataset = runs.FolderDataset(
-        str(pictures), 64, "self", needs=("color", "sketch", "reference", "mask", "reference_mask")
+        Data(folder=str(pictures), size=64, reference="self"),
+        ("color", "sketch", "reference", "mask", "reference_mask"),
     )
     protocol = Protocol("random", (), lambda pairs, result: {}, reference="self", strangers=True)
     last = runs.row(dataset, 2, 3, protocol)

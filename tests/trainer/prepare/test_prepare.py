@@ -21,7 +21,7 @@ from tests import tiny_extractors
 from tests.tiny import randomised
 from trainer.__main__ import main
 from trainer.commands.prepare import prepare
-from trainer.config import ConfigError
+from trainer.config import ConfigError, Data
 from trainer.data.folder import FolderDataset
 from trainer.prepare import layout, methods
 from trainer.prepare.journal import Journal
@@ -85,11 +85,11 @@ def test_sketches_are_those_of_the_extractor_dark_on_white(folder):
 
 def test_what_is_written_is_a_training_set(folder):
     make(folder, STANDARD, XDOG)
-    dataset = FolderDataset(str(folder), 32, "self")
+    dataset = FolderDataset(Data(folder=str(folder), size=64, reference="self"))
     assert len(dataset) == 3 and not dataset.problems and dataset.styles == ["sketch", "sketch_xdog"]
-    indexed = FolderDataset(str(folder), 32, "self", index_files=["index"])
+    indexed = FolderDataset(Data(folder=str(folder), size=64, reference="self", index=("index",)))
     assert indexed.items[0].size == (48, 40)
-    assert indexed[0]["sketch"].shape == (1, 32, 32)
+    assert indexed[0]["sketch"].shape == (1, 64, 64)
 
 
 def test_index_with_scores_tags_and_captions(folder, tmp_path):
@@ -112,7 +112,7 @@ def test_plain_folders_become_sets_whose_groups_are_the_subfolders(tmp_path):
     make(plain, output=output)
     found = sorted(p.relative_to(output / "color").as_posix() for p in (output / "color").rglob("*.png"))
     assert found == ["anna/1.png", "anna/2.png", "bob/1.png"]
-    assert len(FolderDataset(str(output), 32, "group").groups) == 2
+    assert len(FolderDataset(Data(folder=str(output), size=64, reference="group")).groups) == 2
     listed = json.loads((output / "data_index" / "index.json").read_text(encoding="utf-8"))
     assert sorted(listed) == found and all(entry["exist_sketch"] for entry in listed.values())
     assert not (plain / "color").exists()
@@ -141,7 +141,7 @@ def test_shards_get_shards_with_the_same_members(shards):
             with Image.open(io.BytesIO(archive.read("0002/1.jpg"))) as image:
                 assert image.format == "PNG" and image.mode == "L" and image.size == (48, 40)
     assert not (shards / ".colorize" / "spool").exists()
-    assert len(FolderDataset(str(shards), 32, "self")) == 4
+    assert len(FolderDataset(Data(folder=str(shards), size=64, reference="self"))) == 4
     index = json.loads((shards / "data_index" / "index.json").read_text())
     assert list(index) == ["0001/0.png", "0001/1.jpg", "0002/0.png", "0002/1.jpg"]
     assert make(shards, STANDARD, XDOG).up_to_date == {"sketch": 4, "sketch_xdog": 4}
