@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning th
 
 from trainer import packages  # noqa: E402
 from trainer.config import ConfigError  # noqa: E402
+from trainer.failures import Failure, Stopped, in_words  # noqa: E402
 
 
 def _train(args: argparse.Namespace, rest: list[str]) -> None:
@@ -92,6 +93,17 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.status
+    except Failure as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if (words := in_words(error)) is None:
+            raise
+        print(f"error: {words}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

@@ -26,6 +26,7 @@ from trainer.data.decoded import DecodedStore
 from trainer.data.listing import LABEL_PARTS, Groups, Items, group_problems, list_pictures
 from trainer.data.reading import REFERENCE_PARTS, PartReader, Reading, source_part
 from trainer.data.sources import Unreadable, open_source, sketch_styles
+from trainer.failures import Failure
 
 log = logging.getLogger("trainer")
 
@@ -173,7 +174,7 @@ class FolderDataset(torch.utils.data.Dataset):
                 self._note(position, error)
                 last = error
                 number = self.order.another(spot, np.random.default_rng((self.seed, position, attempt + 1)))
-        raise RuntimeError(
+        raise Failure(
             f"{last}, nor could {REPLACEMENTS} others; repair or remove them, then start the run again "
             "(`python -m trainer doctor` lists what is damaged)."
         )

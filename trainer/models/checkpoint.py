@@ -132,7 +132,13 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
     """Write a safetensors file through a temporary name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _unfinished(path)
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, metadata=dict(metadata))
+    kept = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    try:
+        save_file(kept, temporary, metadata=dict(metadata))
+    except SafetensorError as error:  # it tells the system's number in words only
+        if (found := re.search(r"os error (\d+)", str(error))) is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from None
     _take_place(temporary, path)
 
 
@@ -234,12 +240,16 @@ def save(output: Path, parts: Mapping[str, Any], state: Mapping[str, Any], keep:
     state and keep: see `commit`.
     """
     temporary = begin(output, state["step"])
-    for name, part in parts.items():
-        if name == "optimizer":
-            write_tensors(temporary / "optimizer.safetensors", *packed.pack(part))
-        else:
-            write_tensors(temporary / f"{name}.safetensors", part, {})
-    return commit(temporary, state, keep)
+    try:
+        for name, part in parts.items():
+            if name == "optimizer":
+                write_tensors(temporary / "optimizer.safetensors", *packed.pack(part))
+            else:
+                write_tensors(temporary / f"{name}.safetensors", part, {})
+        return commit(temporary, state, keep)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)  # what fills the disk must not stay on it
+        raise
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from trainer.cache.encodings import CachedParts
 from trainer.config import Config
 from trainer.data.buckets import PositionSampler
 from trainer.data.folder import FaceDataset, FolderDataset
+from trainer.run.interrupt import HANGUP
 from trainer.run.validation import Validation
 from trainer.stages import table
 from trainer.workers import leave_interrupts_to_parent
@@ -61,9 +63,16 @@ def batches_from(
         multiprocessing_context="spawn" if workers else None,
         pin_memory=device.type == "cuda",
         # a batch that is still to come must come, so that the step in progress ends and is saved (`Interrupt`)
-        worker_init_fn=leave_interrupts_to_parent,
+        worker_init_fn=_leave_signals_to_parent,
     )
     return iter(loader)
+
+
+def _leave_signals_to_parent(*_: object) -> None:
+    """Neither Ctrl-C nor the end of the terminal ends a process that reads: torch ends it with its parent."""
+    leave_interrupts_to_parent()
+    for number in HANGUP:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def positions_of(micro_step: int, batch: int, rank: int, processes: int) -> range:

@@ -15,15 +15,26 @@ import torch
 from accelerate import Accelerator
 
 from trainer.config import Config, Optimizer
+from trainer.failures import Stopped
+from trainer.run import lock
 from trainer.run.interrupt import Interrupt
 from trainer.run.prepare import prepare
+from trainer.run.run import Run
 
 
 def train(config: Config) -> Path:
-    """Run the configured training to its end (or to an interrupt) and export the result; returns the exported file."""
-    run, adam, report = prepare(config), config.optimizer, config.report
+    """Run the configured training to its end and export the result; returns the exported file.
+
+    Whatever else ends it, steps that are done are saved where that is possible. Stopped when it was told to stop.
+    """
+    with lock.held(Path(config.run.output)):
+        return _train(prepare(config), config)
+
+
+def _train(run: Run, config: Config) -> Path:
+    adam, report = config.optimizer, config.report
     accelerator, optimizer, reporter = run.accelerator, run.optimizer, run.reporter
-    with Interrupt(accelerator) as interrupt, contextlib.closing(reporter):
+    with Interrupt(accelerator) as interrupt, contextlib.closing(reporter), run.rescued():
         for step in range(run.start, config.run.steps):
             rate = learning_rate(adam, step, config.run.steps)
             for group in optimizer.param_groups:
@@ -36,6 +47,7 @@ def train(config: Config) -> Path:
                     terms = run.losses(batch, step, part)
                     accelerator.backward(sum(terms.values()))
                     if accelerator.sync_gradients:
+                        run.done = None  # from here to the end of the average the state is of no step
                         norm = accelerator.clip_grad_norm_(run.parameters.values(), adam.clip or math.inf)
                     optimizer.step()
                     optimizer.zero_grad()
@@ -44,7 +56,8 @@ def train(config: Config) -> Path:
             if run.ema is not None:
                 run.ema.update(run.parameters)
 
-            done, stopping = step + 1, interrupt.raised()
+            run.done = done = step + 1
+            stopping = interrupt.raised()
             last = done == config.run.steps or stopping
             validating = run.validation is not None and (last or done % report.validate_every == 0)
             saving = last or done % report.save_every == 0
@@ -55,9 +68,9 @@ def train(config: Config) -> Path:
                     run.save(done)
                 if report.sample_every and (last or done % report.sample_every == 0):
                     run.sample(done)
-            if stopping:
-                break
-    return run.export()
+            if stopping and done < config.run.steps:
+                raise Stopped(run.stopped(done), 128 + interrupt.signal)
+        return run.export()
 
 
 def learning_rate(optimizer: Optimizer, step: float, steps: int) -> float:

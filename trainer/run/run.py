@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
@@ -17,6 +18,7 @@ from torch import nn
 
 from trainer.config import Config, ConfigError
 from trainer.draws import Draws
+from trainer.failures import Failure, Stopped, in_words
 from trainer.models import checkpoint
 from trainer.models.precision import arithmetic
 from trainer.models.usable import refuses_other_files
@@ -57,6 +59,10 @@ class Run:
     """step and loss of the best validation"""
     files: dict[str, str] = field(default_factory=dict)
     """hashes of the files that [model] names (resume.py)"""
+    done: int | None = None
+    """steps that weights, optimiser and average hold; None while a step changes them"""
+    saved: int | None = None
+    """step of the newest checkpoint"""
 
     @property
     def output(self) -> Path:
@@ -66,7 +72,7 @@ class Run:
         """Go on from a checkpoint. ConfigError when it belongs to another run."""
         config, accelerator, state = self.config, self.accelerator, checkpoint.read_state(folder)
         check_same_run(config, self.files, folder, state)
-        self.best = state.get("best")
+        self.best, self.done, self.saved = state.get("best"), state["step"], state["step"]
         log.info("resuming %s after step %d", folder.parent, state["step"])
         if config.system.deepspeed:
             if not config.system.trust_checkpoint:
@@ -106,16 +112,16 @@ class Run:
         return losses(self.config, self.accelerator, self.wrapped, batch, step, part)
 
     def tell(self, step: int, terms: Mapping[str, torch.Tensor], rate: float, norm: torch.Tensor, surely: bool) -> None:
-        """Report the step that ended as number `step` (from 1). RuntimeError when a value since the last line was not
+        """Report the step that ended as number `step` (from 1). Failure when a value since the last line was not
         finite; it is looked at when a line is due, and `surely` before anything is saved or validated."""
         try:
             self.reporter.step(step, terms, rate, norm, self.accelerator.device)
             if surely:
                 self.reporter.means()
         except FloatingPointError as error:
-            raise RuntimeError(
-                f"Up to step {step} these became infinite or not a number: {error}. The run is kept up to its last "
-                "checkpoint. Lower optimizer.lr, or use system.precision = 'bf16' or 'fp32'."
+            raise Failure(
+                f"Up to step {step} these became infinite or not a number: {error}. {self.kept()} Lower optimizer.lr, "
+                "or use system.precision = 'bf16' or 'fp32'."
             ) from None
 
     def validate(self, step: int) -> bool:
@@ -131,6 +137,47 @@ class Run:
         if better:
             self.best = {"step": step, "validation": loss}
         return better
+
+    def kept(self) -> str:
+        """What of the run is on the disk, in words."""
+        if self.saved is None:
+            return f"Nothing of {self.output} is saved yet."
+        return f"{self.output} is kept up to step {self.saved}; the same command goes on from there."
+
+    def stopped(self, step: int) -> str:
+        """The last words of a run that was told to stop."""
+        return (
+            f"stopped after step {step} of {self.config.run.steps}. The same command goes on; `python -m trainer "
+            f"convert {self.output} --output FILE.safetensors` makes a model of what there is."
+        )
+
+    @contextlib.contextmanager
+    def rescued(self) -> Iterator[None]:
+        """A context whose errors end the run only after its steps are saved, where its state is whole.
+
+        Not in several processes, which would have to agree on it, nor where the numbers are what is wrong.
+        """
+        try:
+            yield
+        except (Failure, Stopped, ConfigError):
+            raise
+        except Exception as error:
+            if self.done not in (None, self.saved) and self.accelerator.num_processes == 1:
+                self._save_after(error)
+            if (words := explained(error)) is None:
+                log.error("%s", self.kept())
+                raise
+            raise Failure(f"{words} {self.kept()}") from error
+
+    def _save_after(self, error: Exception) -> None:
+        """Save the step that is done, though something failed; a failure of that is only told."""
+        assert self.done is not None
+        log.warning("saving step %d after an error: %s", self.done, str(error).partition("\n")[0])
+        try:
+            self.reporter.means()  # raises where they are not finite
+            self.save(self.done)
+        except Exception as second:  # the disk that was the first reason, say
+            log.warning("step %d could not be saved: %s", self.done, str(second).partition("\n")[0])
 
     def save(self, step: int) -> None:
         """Write a checkpoint; every process must call it."""
@@ -151,6 +198,7 @@ class Run:
                 state["scaler"] = self.accelerator.scaler.state_dict()
             checkpoint.save(self.output, parts, state, keep)
         self.accelerator.wait_for_everyone()
+        self.saved = step
 
     def sample(self, step: int) -> None:
         """Write a sample sheet: the first held-out samples, or of the training set where none are held out."""
@@ -174,6 +222,24 @@ class Run:
                 checkpoint.write_tensors(exported.with_stem(exported.stem + suffix), tensors, metadata)
         self.accelerator.wait_for_everyone()
         return exported
+
+
+def explained(error: Exception) -> str | None:
+    """What ended a run and what to do, for errors that come from outside; None for others."""
+    if isinstance(error, torch.OutOfMemoryError):
+        first = str(error).partition(". ")[0]
+        return (
+            f"There is not enough memory ({first}): lower optimizer.batch (and raise optimizer.accumulate), or set "
+            "system.gradient_checkpointing = true."
+        )
+    if isinstance(error, RuntimeError) and "DataLoader worker (pid" in str(error):
+        return (
+            "A process that reads pictures was ended from outside, most often for want of memory: lower data.workers, "
+            "or give the machine more shared memory."
+        )
+    if isinstance(error, OSError):
+        return in_words(error)
+    return None
 
 
 def combine(accelerator: Accelerator, values: torch.Tensor, how: str = "mean") -> torch.Tensor:
