@@ -1,4 +1,4 @@
-"""Text files of people, whatever their editor wrote: UTF-8 with or without a mark, UTF-16, or an older alphabet."""
+"""Text files of people, whatever their editor wrote: UTF-8 and UTF-16 with or without a mark, or an older alphabet."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ def read_text(path: Path) -> str:
     for mark, encoding in MARKS:
         if content.startswith(mark):
             return content.decode(encoding)
+    if b"\0" in content:  # UTF-16 without its mark: every other byte of what people write in Latin letters is 0
+        return content.decode("utf-16-le" if content[1::2].count(0) >= content[::2].count(0) else "utf-16-be")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:

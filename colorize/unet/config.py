@@ -48,6 +48,14 @@ class UNetConfig:
                 f"transformer_depth has {len(self.transformer_depth)} numbers for {len(self.channel_mult)} levels; "
                 "give one per level, or none."
             )
+        deepest = max(self.attention_levels, default=0)
+        if len(self.channel_mult) <= deepest:
+            raise ValueError(
+                f"channel_mult has {len(self.channel_mult)} levels, but level {deepest} has attention; give at least "
+                f"{deepest + 1} numbers."
+            )
+        if min(*self.channel_mult, self.model_channels, self.num_head_channels) < 1:
+            raise ValueError("model_channels, num_head_channels and every number of channel_mult are at least 1.")
         for level in (*self.attention_levels, len(self.channel_mult) - 1):
             width = self.model_channels * self.channel_mult[level]
             if width % self.num_head_channels:

@@ -19,7 +19,6 @@ released trainers want it, and is a PNG whatever its suffix.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import logging
 import os
@@ -35,11 +34,11 @@ from tqdm import tqdm
 from trainer.config import ConfigError
 from trainer.data.index import cache_folder
 from trainer.data.sources import sketch_styles
-from trainer.json_file import JSON_ERRORS, no_constant
 from trainer.prepare import methods
 from trainer.prepare.journal import NAME, Journal
 from trainer.prepare.layout import Picture, Set, adopt, open_set
 from trainer.prepare.methods import Method
+from trainer.prepare.tables import read_table
 from trainer.prepare.work import Job, Pool, Result
 
 log = logging.getLogger("trainer")
@@ -272,39 +271,6 @@ def _looked_up(values: Mapping[str, Any], picture: Picture) -> Any:
         if name in values:
             return values[name]
     return None
-
-
-def read_table(path: str, column: str) -> dict[str, Any]:
-    """{picture: value} of a JSON object, or of a CSV file whose first two columns are picture and value.
-
-    Raises ConfigError, naming the file and the place.
-    """
-    try:
-        if Path(path).suffix.lower() == ".json":
-            values = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=no_constant)
-            if not isinstance(values, dict):
-                raise ConfigError(f"{path} is no JSON object {{picture: {column}}}.")
-        else:
-            with open(path, encoding="utf-8", newline="") as file:
-                rows = [row for row in csv.reader(file) if len(row) > 1]
-            values = {row[0]: row[1] for row in rows}
-            if rows and column == "score" and not _is_number(rows[0][1]):
-                values.pop(rows[0][0])  # the heading
-    except (OSError, csv.Error, *JSON_ERRORS) as error:
-        raise ConfigError(f"{path} cannot be read ({error!s:.200}); give JSON {{picture: {column}}} or CSV.") from None
-    if column == "score":
-        wrong = next((name for name, value in values.items() if not _is_number(value)), None)
-        if wrong is not None:
-            raise ConfigError(f"{path} gives {wrong!r} the score {values[wrong]!r:.100}, which is no number.")
-        return {name: float(value) for name, value in values.items()}
-    return {name: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for name, v in values.items()}
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        return abs(float(value)) < 1e6
-    except (TypeError, ValueError, OverflowError):
-        return False
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,7 +1,8 @@
 """The trainer's configuration: typed sections, a TOML file, `--section.key value` on the command line."""
 
+from .learning import Gram, Loss, Optimizer
 from .section import ConfigError
-from .sections import Augment, Data, Gram, Loss, Model, Optimizer, Report, RunSettings, System
+from .sections import Augment, Data, Model, Report, RunSettings, System
 from .toml import PRESETS, build, find_file, load
 from .tree import PATHS, Config
 

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from .section import ConfigError, Count, Probability, Range, Section, Share
+from .section import Amount, ConfigError, Count, Probability, Range, Section, Weight
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class RunSettings(Section):
     """Folder of this run: checkpoints, log, sample sheets. Starting again with the same folder resumes."""
     steps: Count = 1000
     """Optimiser steps of the whole run."""
-    seed: int = 0
+    seed: Amount = 0
     """Every random choice is derived from this number and the step."""
 
 
@@ -50,26 +50,26 @@ class Model(Section):
     tagger's features (stage xl; the paper's baseline without tagger, Fig. 5)."""
     prediction_type: Literal["v", "eps"] = "v"
     """What the U-Net answers."""
-    model_channels: int = 320
+    model_channels: Count = 320
     """Width of the U-Net's first level, for random initialisation."""
     channel_mult: tuple[int, ...] = (1, 2, 4, 4)
     """Width of each level over model_channels, for random initialisation."""
-    num_head_channels: int = 64
+    num_head_channels: Count = 64
     """Width of one attention head."""
     transformer_depth: tuple[int, ...] = (0, 2, 10)
     """Transformer blocks in a row on each level, for random initialisation (stage xl); 0 has no attention there."""
-    token_width: int = 2048
+    token_width: Count = 2048
     """Width of the reference tokens, for random initialisation (stage xl)."""
     region_rank_figure: float = 4
     """Rank of the figure's LoRA (stage v1_5): a whole number from 1 on, or a fraction of each layer's smaller side."""
     region_rank_background: float = 0.5
     """Rank of the background's LoRA (stage v1_5), likewise."""
-    recovery_layers: Annotated[int, Range(0, what="at least 0")] = 6
+    recovery_layers: Amount = 6
     """Layers of the recovery transformer, which makes tokens of a whole background (stage v1_5); 0 trains region
     weights without it, which read the background's tokens as they are (an ablation of the paper, 4.2)."""
-    residual_blocks: int = 2
+    residual_blocks: Count = 2
     """Residual blocks per level, for random initialisation (stage animediffusion)."""
-    attention_heads: int = 4
+    attention_heads: Count = 4
     """Heads of the bottleneck's attention (stages animediffusion, animediffusion_2); files do not tell it."""
     attention_levels: tuple[int, ...] = ()
     """Levels, 0 the full size, whose residual blocks are followed by attention in encoder and decoder, as the paper's
@@ -77,13 +77,13 @@ class Model(Section):
     animediffusion)."""
     cbam: bool = False
     """Channel and spatial attention in the decoder, for random initialisation (stage animediffusion)."""
-    encoder_size: int = 112
+    encoder_size: Count = 112
     """Side of the reference encoder's input in pixels (stage encoder)."""
-    encoder_patch: int = 8
+    encoder_patch: Count = 8
     """Side of one patch in pixels (stage encoder)."""
-    encoder_width: int = 192
+    encoder_width: Count = 192
     """Width of the tower and of its tokens (stage encoder)."""
-    encoder_layers: int = 4
+    encoder_layers: Count = 4
     """Transformer blocks of the tower (stage encoder)."""
 
     def __post_init__(self) -> None:
@@ -104,7 +104,7 @@ class Data(Section):
     Empty lists the folder. See data/index.py."""
     min_score: float = 0.0
     """Least aesthetic score, of an index; pictures without one count as 5.51 (released XL trainer: 5.5)."""
-    min_side: int = 0
+    min_side: Amount = 0
     """Least shorter side in pixels of the files, where the index gives it (released XL trainer: 768)."""
     sketch_styles: tuple[str, ...] = ()
     """Styles of sketches to draw from, one per picture and step: of sketch/<style>/ or sketch_<style>/; "sketch" is the
@@ -120,9 +120,9 @@ class Data(Section):
     bucket_order: Literal["balanced", "released"] = "balanced"
     """Batches of one bucket, every picture once per epoch; or as the released XL trainer composes them, by orientation
     and similar ratio, with what fills no batch left out."""
-    size: int = 512
+    size: Count = 512
     """Side of the square training pictures in pixels; a multiple of 64."""
-    crop: int = 0
+    crop: Amount = 0
     """Side of random crops in pixels, a multiple of 64 (stages v1, v1_5); 0 takes whole pictures. References stay
     whole."""
     reference: Literal["folder", "group", "self", "listed"] = "folder"
@@ -156,7 +156,7 @@ class Data(Section):
     latents: Literal["mean", "sampled"] = "mean"
     """What of the autoencoder's answer is trained on: its mean, or a sample of its distribution, new in every step (as
     the released trainers do). The small autoencoder has no distribution."""
-    workers: int = 0
+    workers: Amount = 0
     """Processes that read pictures; 0 reads in the training process."""
     decoded_folder: str = ""
     """Folder for decoded and resized pictures (about 1.8 MB per picture at 512 px): what was decoded once is read from
@@ -207,7 +207,7 @@ class Augment(Section):
     """Probability that, neither grown nor erased, it becomes the rectangle around the figure."""
     mask_dilation: int = 1
     """Odd side in pixels of the square by which it is dilated otherwise (released: 21); 1 leaves it."""
-    sketch_border: Annotated[int, Range(0, what="a number of pixels")] = 0
+    sketch_border: Amount = 0
     """Widest white border in pixels that is laid over sketches, at random (released XL trainer: 201 at 1024 px)."""
     sketch_faint: Probability = 0.0
     """Probability of light, uneven lines."""
@@ -231,119 +231,6 @@ class Augment(Section):
 
 
 @dataclass(frozen=True)
-class Loss(Section):
-    reference_drop: Probability = 0.5
-    """Probability that a sample trains without its reference."""
-    reference_drop_end: Annotated[
-        float, Range(high=1, what="a probability, or negative to keep loss.reference_drop")
-    ] = -1.0
-    """Where reference_drop arrives at the end of the run, linearly (v1.5: from 0.8 to 0.5); negative keeps it."""
-    dual_condition: float = 0.0
-    """Weight of the second error of dual-conditioned training (stage v1; paper: 4), which costs a second forward pass;
-    0 switches it off."""
-    background_bleach: Probability = 0.0
-    """Probability that picture, sketch and reference of a sample have a white background (stage v1_5)."""
-    latent_shuffle: Probability = 0.0
-    """Probability that a batch has its references shuffled (stage v1)."""
-    shuffle_variant: Literal["tokens", "patches"] = "tokens"
-    """What changes places. "tokens": the encoder's local tokens, as in the v1 paper; cross-attention does not see the
-    order of its tokens, so this trains the same model (see losses/latent_shuffle.py). "patches": the patches of the
-    reference before the encoder, which does change what the model is told (ours)."""
-    noisy_reference: Probability = 0.0
-    """Probability that a batch has noise added to its tokens (noisy training, eq. 3)."""
-    noisy_variant: Literal["paper", "released"] = "released"
-    """Which step's noise the tokens get: see losses/noisy_reference.py."""
-    offset_noise: float = 0.0
-    """Per-channel noise offset; the released configs use 0.05."""
-    min_snr_gamma: float = 0.0
-    """Clamp of the min-SNR weight; 0 switches the weights off, 5 is the usual value."""
-    sketch_drop: Probability = 0.0
-    """Probability that a level of the sketch's features is left out, drawn for every level and sample by itself (XL
-    stages; released: 0.1)."""
-    reference_inpaint: Probability = 0.0
-    """Probability that a sample's reference loses, to white, what lies inside another picture's figure mask (XL stages;
-    released: 0.1)."""
-    reduction: Literal["mean", "sum"] = "mean"
-    """Of the squared error of stage animediffusion; the released trainer sums over batch, channels and pixels."""
-    chain_steps: Annotated[int, Range(1, 999, "a number from 1 to 999")] = 10
-    """Sampling steps of the chain that stage animediffusion_2 trains."""
-    chain_eta: Share = 0.0
-    """Share 0..1 of fresh noise in the steps of that chain (paper: 0, released trainer: 1)."""
-    chain_start: Literal["picture", "reference", "noise"] = "picture"
-    """What that chain starts from: the picture made noise by forward_walk (paper), its warped reference made noise so
-    (what inference has), or plain noise."""
-    forward_walk: Literal["paper", "released"] = "paper"
-    """How stage animediffusion_2 makes noise of a picture: by the network at every step (paper), or starting with
-    random noise and leaving the time step out (released trainer)."""
-
-
-@dataclass(frozen=True)
-class Gram(Section):
-    """The loss that keeps the structure of the features free of the reference (stage xl; losses/gram.py)."""
-
-    weight: Annotated[float, Range(0, what="at least 0")] = 0.0
-    """Weight of the loss (released: 1), which costs about half a forward and backward pass; 0 switches it off."""
-    start: Annotated[float, Range(0, 1, "a share of the run between 0 and 1")] = 0.33
-    """Share of the run after which it begins (paper: 0.33)."""
-    variant: Literal["mse", "frobenius", "kl", "ranking", "bce"] = "mse"
-    """How two Gram matrices are compared: mean squared difference of cosines (released), or the paper's squared
-    Frobenius norm of plain products, which is larger by orders of magnitude and wants a weight of its own."""
-    temperature: float = 1.0
-    """Of variant kl."""
-    blocks: Literal["last", "released", "levels"] = "last"
-    """Which transformer blocks are compared: the last of the lowest resolution (paper), those before them, or the last
-    of every resolution. The third leaves the reference no way around the loss, and costs more (docs/LOG.md)."""
-    other: Literal["dataset", "batch"] = "dataset"
-    """Where the other reference comes from: a picture of another group of the data set (paper), which is encoded too,
-    or the next sample of the batch (released), which needs optimizer.batch of at least 2."""
-    normalise_rows: bool = False
-    """Scale the rows of the matrices to length 1 as well."""
-    standardise: bool = False
-    """Standardise every channel over the picture first."""
-    figure_only: bool = False
-    """Compare places inside the figure mask only; reads mask/."""
-    train_projection: bool = True
-    """Let the gradient of the misaligned branch reach the token projection."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.temperature <= 0:
-            raise ConfigError(f"gram.temperature is above 0, not {self.temperature}.")
-
-
-@dataclass(frozen=True)
-class Optimizer(Section):
-    kind: Literal["adamw", "adamw8bit"] = "adamw"
-    """adamw8bit keeps the moments in 8 bits, a quarter of the memory; needs the package bitsandbytes and a GPU."""
-    fused: bool = True
-    """One kernel for the whole update, where the device has it."""
-    lr: float = 1e-5
-    """Peak learning rate."""
-    betas: tuple[float, ...] = (0.9, 0.999)
-    """Decay rates of AdamW's moments."""
-    weight_decay: float = 0.01
-    """Decoupled weight decay of AdamW."""
-    warmup: int = 0
-    """Steps over which the learning rate rises from 0."""
-    decay: Literal["constant", "cosine"] = "constant"
-    """Shape of the learning rate after the warm-up; cosine ends at a hundredth of the peak."""
-    lowest_lr: float = -1.0
-    """Learning rate at which the warm-up starts and the cosine ends; negative: 0 and a hundredth of the peak."""
-    clip: float = 1.0
-    """Largest norm of the gradient; 0 switches clipping off."""
-    batch: Count = 8
-    """Samples of one process and micro step."""
-    accumulate: Count = 1
-    """Micro steps per optimiser step."""
-    ema: float = 0.0
-    """Decay of the moving average of the weights; 0 switches it off, 0.9999 is the usual value."""
-    ema_device: Literal["same", "cpu"] = "same"
-    """Where the moving average lives; cpu frees accelerator memory."""
-    freeze: tuple[str, ...] = ()
-    """Prefixes of parameter names that are not trained."""
-
-
-@dataclass(frozen=True)
 class System(Section):
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """Arithmetic of the forward pass; weights and optimiser stay fp32."""
@@ -355,7 +242,7 @@ class System(Section):
     compile: str = ""
     """Backend of torch.compile for the trained networks: "inductor", or "aot_eager" to look for faults; empty compiles
     nothing."""
-    peak_tflops: float = 0.0
+    peak_tflops: Weight = 0.0
     """Peak of the device in TFLOP/s at this precision, for the utilisation in the log; 0 takes it from a table of
     common GPUs."""
     deepspeed: str = ""
@@ -364,7 +251,7 @@ class System(Section):
     trust_checkpoint: bool = False
     """Whether a run with DeepSpeed may be resumed. DeepSpeed keeps its state in pickles, which can run any program when
     they are read: true only for runs of your own."""
-    threads: int = 0
+    threads: Amount = 0
     """CPU threads; 0 leaves torch's default."""
 
 
@@ -372,19 +259,19 @@ class System(Section):
 class Report(Section):
     log_every: Count = 10
     """Steps between two lines of log.jsonl."""
-    sample_every: int = 500
+    sample_every: Amount = 500
     """Steps between two sample sheets; 0 draws none."""
-    sample_count: int = 6
+    sample_count: Amount = 6
     """Rows of a sample sheet."""
-    sample_steps: int = 20
+    sample_steps: Annotated[int, Range(1, 999, "a number from 1 to 999")] = 20
     """Denoising steps of a sample."""
     guidance: float = 2.0
     """Reference guidance of a sample."""
     save_every: Count = 1000
     """Steps between two checkpoints; the last step is always saved."""
-    keep: int = 2
+    keep: Amount = 2
     """Newest checkpoints kept, 0 keeps all; older ones are deleted, except the best by validation."""
-    validate_every: int = 0
+    validate_every: Amount = 0
     """Steps between two validations on data.holdout; 0 never validates. The checkpoint with the lowest loss is kept."""
     validate_count: Count = 32
     """Samples of a validation: always the same ones, with the same draws."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +17,12 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-from .section import ConfigError
-from .tree import Config
+from trainer.text_file import read_text
 
+from .section import ConfigError
+from .tree import PATHS, Config
+
+BACKSLASHES = " A Windows path is written 'C:\\pictures\\new' in single quotes, or with / for every \\."
 PRESETS = Path(__file__).parents[1] / "presets"
 
 
@@ -88,11 +92,13 @@ def find_file(name: str) -> Path:
 
 def load(file: str, overrides: Sequence[str] = ()) -> Config:
     """Read a TOML file (or preset) and apply overrides of the form --section.key value or --section.key=value."""
-    path = find_file(file)
+    path, text = find_file(file), ""
     try:
-        values: dict[str, dict[str, Any]] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OverflowError, RecursionError) as error:  # of TOML, of UTF-8, of nesting
-        raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+        text = read_text(path)
+        values: dict[str, dict[str, Any]] = tomllib.loads(text)
+    except (ValueError, OverflowError, RecursionError) as error:  # of TOML, of UTF-16, of nesting
+        windows = isinstance(error, tomllib.TOMLDecodeError) and re.search(r'"[A-Za-z]:\\', text)
+        raise ConfigError(f"{path} is not valid TOML: {error}.{BACKSLASHES if windows else ''}") from None
     rest = list(overrides)
     while rest:
         option = rest.pop(0)
@@ -105,4 +111,14 @@ def load(file: str, overrides: Sequence[str] = ()) -> Config:
                 raise ConfigError(f"{option} needs a value.")
             value = rest.pop(0)
         values.setdefault(section, {})[key] = value
+    _check_paths(values, path)
     return build(values)
+
+
+def _check_paths(values: Mapping[str, Any], file: Path) -> None:
+    """ConfigError for paths with control characters: TOML reads "C:\\new" as a C:, a new line and ew."""
+    for section, key in PATHS:
+        content = values.get(section)
+        value = content.get(key) if isinstance(content, dict) else None
+        if isinstance(value, str) and any(letter < " " for letter in value):
+            raise ConfigError(f"{section}.{key} = {value!r} of {file} is no path.{BACKSLASHES}")

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .learning import Gram, Loss, Optimizer
 from .section import ConfigError
-from .sections import Augment, Data, Gram, Loss, Model, Optimizer, Report, RunSettings, System
+from .sections import Augment, Data, Model, Report, RunSettings, System
 
 # Keys that hold paths of this computer.
 PATHS = (

@@ -18,6 +18,7 @@ from trainer.models.frozen import autoencoder_file, encoder_sizes, tensor_shapes
 
 from .activations import colorizer_activations
 from .cost import Cost, cached, count
+from .sizes import v1_sizes
 from .v1_5 import new_background_encoder, region_ranks
 
 
@@ -26,12 +27,7 @@ def unet_config(config: Config, encoder: ReferenceEncoder) -> UNetConfig:
     model = config.model
     if model.init:
         return unet_of(*tensor_shapes(Path(model.init)))[0]
-    return UNetConfig(
-        model_channels=model.model_channels,
-        channel_mult=model.channel_mult,
-        num_head_channels=model.num_head_channels,
-        context_dim=encoder.output_dim,
-    )
+    return v1_sizes(config, encoder.output_dim)
 
 
 def v1_cost(config: Config, regions: bool = False) -> Cost:

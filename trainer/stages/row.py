@@ -48,5 +48,7 @@ class Row:
     """kinds of encodings (cache/recipes.py) that a run reads again and again"""
     warps: bool = False
     """whether it cuts pictures as the released AnimeDiffusion does, and warps references itself"""
+    sizes: Callable[[Config], object] | None = None
+    """sizes of its network where it starts from random weights; raises ValueError for those that do not go together"""
     check: Callable[[Config], None] = no_check
     """raises ConfigError for what else does not go together"""

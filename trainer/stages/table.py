@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import torch
 
+from colorize.unet.config import UNetConfig
 from trainer import config as configuration
 from trainer.config import Config, ConfigError
 
-from . import animediffusion, colorizer_cost, encoder, v1, v1_5, vae, xl, xl_cost, xl_regions
+from . import animediffusion, colorizer_cost, encoder, sizes, v1, v1_5, vae, xl, xl_cost, xl_regions
 from .row import Row
 from .stage import Stage
 
@@ -74,6 +75,7 @@ TABLE: dict[str, Row] = {
         ),
         bucket_cells=64,
         encodings=v1.encodings,
+        sizes=sizes.v1_sizes,
         check=v1.check,
     ),
     "v1_5": Row(
@@ -116,6 +118,7 @@ TABLE: dict[str, Row] = {
         also_reads=animediffusion.also_reads,
         options=frozenset({"model.init_from"}),
         warps=True,
+        sizes=animediffusion.network_config,
         check=animediffusion.check,
     ),
     "animediffusion_2": Row(
@@ -149,6 +152,7 @@ TABLE: dict[str, Row] = {
         ),
         bucket_cells=32,
         encodings=xl.encodings,
+        sizes=sizes.xl_sizes,
         check=xl.check,
     ),
     "xl_plugin": Row(
@@ -216,7 +220,21 @@ def checked(config: Config) -> Config:
         )
     _check_buckets(config)
     kind.check(config)
+    _check_sizes(config)
     return config
+
+
+def _check_sizes(config: Config) -> None:
+    """Sizes of [model], where they count: a file has its own."""
+    wanted = row(config).sizes
+    if wanted is None or config.model.init:
+        return
+    try:
+        found = wanted(config)
+    except ValueError as error:
+        raise ConfigError(f"[model]: {error}") from None
+    if isinstance(found, UNetConfig):
+        sizes.check_lowest_level(config, found)
 
 
 def _check_options(config: Config) -> None:

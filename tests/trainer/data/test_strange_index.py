@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from trainer.commands.prepare import read_table
 from trainer.config import ConfigError, Data
 from trainer.data import index_files, sources
 from trainer.data.folder import FolderDataset
+from trainer.prepare.tables import read_table
 
 DEEP = "[" * 100_000 + "]" * 100_000
 

@@ -1,0 +1,123 @@
+"""The sections of a configuration that say how is learned: losses and the optimiser, every key with its meaning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from .section import Amount, ConfigError, Count, Positive, Probability, Range, Section, Share, Weight
+
+
+@dataclass(frozen=True)
+class Loss(Section):
+    reference_drop: Probability = 0.5
+    """Probability that a sample trains without its reference."""
+    reference_drop_end: Annotated[
+        float, Range(high=1, what="a probability, or negative to keep loss.reference_drop")
+    ] = -1.0
+    """Where reference_drop arrives at the end of the run, linearly (v1.5: from 0.8 to 0.5); negative keeps it."""
+    dual_condition: Weight = 0.0
+    """Weight of the second error of dual-conditioned training (stage v1; paper: 4), which costs a second forward pass;
+    0 switches it off."""
+    background_bleach: Probability = 0.0
+    """Probability that picture, sketch and reference of a sample have a white background (stage v1_5)."""
+    latent_shuffle: Probability = 0.0
+    """Probability that a batch has its references shuffled (stage v1)."""
+    shuffle_variant: Literal["tokens", "patches"] = "tokens"
+    """What changes places. "tokens": the encoder's local tokens, as in the v1 paper; cross-attention does not see the
+    order of its tokens, so this trains the same model (see losses/latent_shuffle.py). "patches": the patches of the
+    reference before the encoder, which does change what the model is told (ours)."""
+    noisy_reference: Probability = 0.0
+    """Probability that a batch has noise added to its tokens (noisy training, eq. 3)."""
+    noisy_variant: Literal["paper", "released"] = "released"
+    """Which step's noise the tokens get: see losses/noisy_reference.py."""
+    offset_noise: Weight = 0.0
+    """Per-channel noise offset; the released configs use 0.05."""
+    min_snr_gamma: Weight = 0.0
+    """Clamp of the min-SNR weight; 0 switches the weights off, 5 is the usual value."""
+    sketch_drop: Probability = 0.0
+    """Probability that a level of the sketch's features is left out, drawn for every level and sample by itself (XL
+    stages; released: 0.1)."""
+    reference_inpaint: Probability = 0.0
+    """Probability that a sample's reference loses, to white, what lies inside another picture's figure mask (XL stages;
+    released: 0.1)."""
+    reduction: Literal["mean", "sum"] = "mean"
+    """Of the squared error of stage animediffusion; the released trainer sums over batch, channels and pixels."""
+    chain_steps: Annotated[int, Range(1, 999, "a number from 1 to 999")] = 10
+    """Sampling steps of the chain that stage animediffusion_2 trains."""
+    chain_eta: Share = 0.0
+    """Share 0..1 of fresh noise in the steps of that chain (paper: 0, released trainer: 1)."""
+    chain_start: Literal["picture", "reference", "noise"] = "picture"
+    """What that chain starts from: the picture made noise by forward_walk (paper), its warped reference made noise so
+    (what inference has), or plain noise."""
+    forward_walk: Literal["paper", "released"] = "paper"
+    """How stage animediffusion_2 makes noise of a picture: by the network at every step (paper), or starting with
+    random noise and leaving the time step out (released trainer)."""
+
+
+@dataclass(frozen=True)
+class Gram(Section):
+    """The loss that keeps the structure of the features free of the reference (stage xl; losses/gram.py)."""
+
+    weight: Weight = 0.0
+    """Weight of the loss (released: 1), which costs about half a forward and backward pass; 0 switches it off."""
+    start: Annotated[float, Range(0, 1, "a share of the run between 0 and 1")] = 0.33
+    """Share of the run after which it begins (paper: 0.33)."""
+    variant: Literal["mse", "frobenius", "kl", "ranking", "bce"] = "mse"
+    """How two Gram matrices are compared: mean squared difference of cosines (released), or the paper's squared
+    Frobenius norm of plain products, which is larger by orders of magnitude and wants a weight of its own."""
+    temperature: Positive = 1.0
+    """Of variant kl."""
+    blocks: Literal["last", "released", "levels"] = "last"
+    """Which transformer blocks are compared: the last of the lowest resolution (paper), those before them, or the last
+    of every resolution. The third leaves the reference no way around the loss, and costs more (docs/LOG.md)."""
+    other: Literal["dataset", "batch"] = "dataset"
+    """Where the other reference comes from: a picture of another group of the data set (paper), which is encoded too,
+    or the next sample of the batch (released), which needs optimizer.batch of at least 2."""
+    normalise_rows: bool = False
+    """Scale the rows of the matrices to length 1 as well."""
+    standardise: bool = False
+    """Standardise every channel over the picture first."""
+    figure_only: bool = False
+    """Compare places inside the figure mask only; reads mask/."""
+    train_projection: bool = True
+    """Let the gradient of the misaligned branch reach the token projection."""
+
+
+@dataclass(frozen=True)
+class Optimizer(Section):
+    kind: Literal["adamw", "adamw8bit"] = "adamw"
+    """adamw8bit keeps the moments in 8 bits, a quarter of the memory; needs the package bitsandbytes and a GPU."""
+    fused: bool = True
+    """One kernel for the whole update, where the device has it."""
+    lr: Weight = 1e-5
+    """Peak learning rate."""
+    betas: tuple[float, ...] = (0.9, 0.999)
+    """Decay rates of AdamW's moments."""
+    weight_decay: Weight = 0.01
+    """Decoupled weight decay of AdamW."""
+    warmup: Amount = 0
+    """Steps over which the learning rate rises from 0."""
+    decay: Literal["constant", "cosine"] = "constant"
+    """Shape of the learning rate after the warm-up; cosine ends at a hundredth of the peak."""
+    lowest_lr: float = -1.0
+    """Learning rate at which the warm-up starts and the cosine ends; negative: 0 and a hundredth of the peak."""
+    clip: Weight = 1.0
+    """Largest norm of the gradient; 0 switches clipping off."""
+    batch: Count = 8
+    """Samples of one process and micro step."""
+    accumulate: Count = 1
+    """Micro steps per optimiser step."""
+    ema: Annotated[float, Range(0, 1, "a decay from 0 up to 1, such as 0.9999")] = 0.0
+    """Decay of the moving average of the weights; 0 switches it off, 0.9999 is the usual value."""
+    ema_device: Literal["same", "cpu"] = "same"
+    """Where the moving average lives; cpu frees accelerator memory."""
+    freeze: tuple[str, ...] = ()
+    """Prefixes of parameter names that are not trained."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"optimizer.betas are two numbers from 0 up to, not including, 1, not {self.betas}.")
+        if self.ema == 1:
+            raise ConfigError("optimizer.ema = 1 keeps the first weights for ever: set 0.9999, or 0 for no average.")
