@@ -24,9 +24,9 @@ def _train(args: argparse.Namespace, rest: list[str]) -> None:
     resolved = table.load(args.config, rest)
     print(json.dumps(resolved.to_dict(), indent=1))
     if args.dry_run:
-        from trainer.commands.dry_run import report
+        from trainer.commands import dry_run
 
-        print(report(resolved))
+        dry_run.run(resolved)
         return
     from trainer.run.loop import train
 

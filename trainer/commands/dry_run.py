@@ -1,41 +1,73 @@
-"""`train --dry-run`: what a run will cost, before it costs anything. Networks are built on the meta device."""
+"""`train --dry-run`: what a run will cost, before it costs anything, and what it still lacks.
+
+Networks are built on the meta device. Files that are not there are counted by their known sizes, so that the memory of
+every preset is told on a fresh clone.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 
 from trainer.config import Config, ConfigError
 from trainer.run import memory
 from trainer.run.datasets import build_dataset
-from trainer.stages import table
+from trainer.stages import file_sizes, table
+
+
+def run(config: Config) -> None:
+    """Prints the report. ConfigError names everything that is missing, behind it."""
+    missing = file_sizes.missing(config)
+    if config.data.holdout and not Path(config.data.holdout).is_dir():
+        missing.append(f"data.holdout = {config.data.holdout!r} does not exist")
+    print("\n".join(["", *cost_lines(config)]))
+    try:
+        print("\n".join(data_lines(config, cached=not missing)))
+    except ConfigError as error:
+        missing.append(str(error).rstrip("."))
+    if missing:
+        told, are = "".join(f"\n  {line}." for line in missing), "thing is" if len(missing) == 1 else "things are"
+        raise ConfigError(f"the run cannot begin yet, {len(missing)} {are} missing:{told}")
 
 
 def report(config: Config) -> str:
-    """The text `--dry-run` prints. Problems of the configuration raise ConfigError as they would in training."""
-    for name in ("init", "init_from", "vae", "encoder", "tagger"):
-        if (path := getattr(config.model, name)) and not Path(path).is_file():
-            raise ConfigError(f"model.{name} = {path!r} does not exist.")
-    if config.data.holdout and not Path(config.data.holdout).is_dir():
-        raise ConfigError(f"data.holdout = {config.data.holdout!r} does not exist.")
-    dataset, batch = build_dataset(config), config.optimizer.batch
-    cost = table.row(config).cost(config)
-    total = sum(cost.trained.values())
+    """The whole text, of a run that lacks nothing. Problems of the configuration raise ConfigError as in training."""
+    return "\n".join(["", *cost_lines(config), *data_lines(config)])
+
+
+def _samples(config: Config) -> tuple[int, int]:
+    """Samples of a step, and processes."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
+    return config.optimizer.batch * config.optimizer.accumulate * processes, processes
+
+
+def cost_lines(config: Config) -> list[str]:
+    """Networks, memory and batches; files that are not there are counted by their known sizes."""
+    cost, (samples, processes) = table.row(config).cost(config), _samples(config)
+    total = sum(cost.trained.values())
     needed = memory.estimate(config, total, sum(cost.frozen.values()), cost.activations, processes)
-    samples = batch * config.optimizer.accumulate * processes
-    epochs = samples * config.run.steps / len(dataset)
-    lines = ["", f"stage     {config.run.stage}", *cost.shapes]
-    lines += [f"trained   {name}: {count / 1e6:.2f} M" for name, count in cost.trained.items()]
-    lines += [f"frozen    {name}: {count / 1e6:.2f} M" for name, count in cost.frozen.items()]
-    lines += [
+    return [
+        f"stage     {config.run.stage}",
+        *cost.shapes,
+        *(f"trained   {name}: {count / 1e6:.2f} M" for name, count in cost.trained.items()),
+        *(f"frozen    {name}: {count / 1e6:.2f} M" for name, count in cost.frozen.items()),
         f"exports   {', '.join(table.row(config).exports)}",
         f"trained   total: {total / 1e6:.2f} M",
         f"memory    {needed} ({config.system.precision})",
-        f"batch     {samples} samples per step: {batch} x {config.optimizer.accumulate} micro steps "
+        f"batch     {samples} samples per step: {config.optimizer.batch} x {config.optimizer.accumulate} micro steps "
         f"x {processes} processes",
+    ]
+
+
+def data_lines(config: Config, cached: bool = True) -> list[str]:
+    """The pictures and their problems. cached: False asks no cache of encodings, whose names follow from the files."""
+    if not cached:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, cache_folder=""))
+    dataset = build_dataset(config)
+    epochs = _samples(config)[0] * config.run.steps / len(dataset)
+    return [
         f"data      {len(dataset)} pictures; {epochs:.1f} epochs",
         f"groups    {dataset.groups.summary(dataset.items.names)}",
         *(f"problem   {problem}" for problem in dataset.problems),
     ]
-    return "\n".join(lines)

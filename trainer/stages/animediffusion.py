@@ -28,6 +28,7 @@ from trainer.models import checkpoint
 from trainer.pictures import Batch, contact_sheet, picture
 
 from .cost import Cost, count, pictures_line
+from .file_sizes import first_of
 from .stage import Stage
 
 RELEASED_P = 10.0
@@ -175,7 +176,8 @@ class ChainStage(AnimeDiffusionStage):
 
 def cost(config: Config) -> Cost:
     """Of both stages. A file does not say all of its network's sizes by shapes, so the network is built."""
-    return Cost({"networks": count(start_network(config).parameters())}, {}, (pictures_line(config),))
+    network = start_network(first_of(config))
+    return Cost({"networks": count(network.parameters())}, {}, (pictures_line(config),))
 
 
 def start_network(config: Config) -> AnimeUNet:

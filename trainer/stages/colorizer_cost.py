@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -13,35 +12,23 @@ from colorize.sketch.encoder import SketchEncoder
 from colorize.unet.config import UNetConfig
 from colorize.unet.unet import UNet
 from trainer.config import Config
-from trainer.models.colorizer import unet_of
-from trainer.models.frozen import autoencoder_file, encoder_sizes, tensor_shapes
 
 from .activations import colorizer_activations
 from .cost import Cost, cached, count
-from .sizes import v1_sizes
+from .file_sizes import autoencoder_size, reference_encoder, unet_config
 from .v1_5 import new_background_encoder, region_ranks
-
-
-def unet_config(config: Config, encoder: ReferenceEncoder) -> UNetConfig:
-    """Sizes of the U-Net of model.init, or of a new one."""
-    model = config.model
-    if model.init:
-        return unet_of(*tensor_shapes(Path(model.init)))[0]
-    return v1_sizes(config, encoder.output_dim)
 
 
 def v1_cost(config: Config, regions: bool = False) -> Cost:
     """Of stage v1; regions: of stage v1_5, which trains region weights on its frozen networks."""
-    encoder = encoder_sizes(config.model.encoder)
+    encoder = reference_encoder(config)
     sizes = unet_config(config, encoder)
     widths = [sizes.model_channels * mult for mult in sizes.channel_mult]
     backbone = {
         "U-Net": count(UNet(replace(sizes, region_ranks=None), device="meta").parameters()),
         "sketch encoder": count(SketchEncoder(widths, sizes.model_channels, device="meta").parameters()),
     }
-    vae, _ = tensor_shapes(Path(autoencoder_file(config)))
-    vae = {k: v for k, v in vae.items() if k.startswith(names.VAE)} or vae
-    encoders = {"reference encoder": count(encoder.parameters()), "autoencoder": count(vae.values())}
+    encoders = {"reference encoder": count(encoder.parameters()), "autoencoder": autoencoder_size(config)}
     trained = _region_parts(config, sizes, encoder) if regions else backbone
     frozen = backbone | encoders if regions else encoders
     tokens = 1 if config.model.tokens == "cls" else encoder.token_count - 1

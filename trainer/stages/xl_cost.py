@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,10 +12,11 @@ from colorize.background.reference_net import INPUT_CHANNELS, ReferenceNet
 from colorize.unet.config import UNetConfig
 from colorize.unet.unet import UNet
 from trainer.config import Config
-from trainer.models.frozen import autoencoder_file, encoder_sizes, tensor_shapes
-from trainer.models.xl_colorizer import tagger_width, unet_of
+from trainer.models.frozen import tensor_shapes
+from trainer.models.xl_colorizer import unet_of
 
 from .cost import Cost, cached, count
+from .file_sizes import autoencoder_size, first_of, reference_encoder, second_tower
 from .v1_5 import region_ranks
 from .xl import Y_WIDTH, new_networks
 
@@ -40,17 +40,14 @@ def xl_lora_cost(config: Config) -> Cost:
 
 def _cost(config: Config, regions: bool, plugin: bool) -> Cost:
     model, batch = config.model, config.optimizer.batch
-    encoder = encoder_sizes(model.encoder)
-    tagger, _ = tensor_shapes(Path(model.tagger))
-    vae, _ = tensor_shapes(Path(autoencoder_file(config)))
-    vae = {k: v for k, v in vae.items() if k.startswith(names.VAE)} or vae
+    encoder, (tower, tower_width) = reference_encoder(config), second_tower(config)
     encoders = {
         "reference encoder": count(encoder.parameters()),
-        "tagger" if model.second_tower == "tagger" else "second tower": count(tagger.values()),
-        "autoencoder": count(vae.values()),
+        "tagger" if model.second_tower == "tagger" else "second tower": tower,
+        "autoencoder": autoencoder_size(config),
     }
     with torch.device("meta"):
-        backbone, sizes = _backbone(config, encoder.output_dim, tagger)
+        backbone, sizes = _backbone(first_of(config), encoder.output_dim, tower_width)
         trained = _region_parts(config, sizes, plugin) if regions else backbone
     side = config.data.size // 8
     shapes = (
@@ -63,7 +60,7 @@ def _cost(config: Config, regions: bool, plugin: bool) -> Cost:
     return cached(Cost(trained, frozen, shapes), config, tuple(encoders))
 
 
-def _backbone(config: Config, clip_width: int, tagger: Mapping[str, torch.Tensor]) -> tuple[dict[str, int], UNetConfig]:
+def _backbone(config: Config, clip_width: int, tower_width: int) -> tuple[dict[str, int], UNetConfig]:
     """Parameters of the networks of model.init, or of new ones, and the U-Net's sizes."""
     model = config.model
     if model.init:
@@ -72,14 +69,8 @@ def _backbone(config: Config, clip_width: int, tagger: Mapping[str, torch.Tensor
         return {
             part: count(v for k, v in tensors.items() if k.startswith(prefix)) for part, prefix in PARTS.items()
         }, sizes
-    width = tagger_width(tagger, model.tagger) if model.second_tower == "tagger" else second_width(config)
-    networks = new_networks(config, clip_width, width)
+    networks = new_networks(config, clip_width, tower_width)
     return dict(zip(PARTS, (count(n.parameters()) for n in networks), strict=True)), networks[0].config
-
-
-def second_width(config: Config) -> int:
-    """Width of the tokens of the second CLIP tower."""
-    return encoder_sizes(config.model.tagger).output_dim
 
 
 def _region_parts(config: Config, sizes: UNetConfig, plugin: bool) -> dict[str, int]:
