@@ -24,7 +24,7 @@ from trainer.data import buckets, decode, deform, index
 from trainer.data.augment import border, lines, masks
 from trainer.data.decoded import DecodedStore
 from trainer.data.listing import LABEL_PARTS, Groups, Items, group_problems, list_pictures
-from trainer.data.reading import REFERENCE_PARTS, PartReader, Reading, source_part
+from trainer.data.reading import REFERENCE_PARTS, PartReader, PictureReading, source_part
 from trainer.data.sources import Unreadable, open_source, sketch_styles
 from trainer.failures import Failure
 
@@ -49,7 +49,7 @@ class FolderDataset(torch.utils.data.Dataset):
     other_reference and other_reference_mask are those of a picture of another group, numbered by other_index.
     """
 
-    how = Reading()
+    how = PictureReading()
     """How files become pixels; a kind of pictures that a released loader reads otherwise has its own."""
 
     def __init__(
@@ -310,4 +310,4 @@ class FaceDataset(FolderDataset):
     """Pictures for AnimeDiffusion, cut as its released loader does: the shorter side becomes `size` (Pillow's bilinear
     filter), then the middle square. No flips, no colour changes."""
 
-    how = Reading(decode.BILINEAR, centred=True, luma=True)
+    how = PictureReading(decode.BILINEAR, centred=True, luma=True)

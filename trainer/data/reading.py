@@ -30,7 +30,7 @@ def source_part(part: str, reference: str) -> str:
 
 
 @dataclass(frozen=True)
-class Reading:
+class PictureReading:
     """How a data set reads its pictures."""
 
     picture_filter: Image.Resampling = decode.LANCZOS
@@ -47,7 +47,7 @@ def resized(
     canvas: Canvas,
     size: int,  # side of references
     zoom: float,
-    how: Reading,
+    how: PictureReading,
 ) -> np.ndarray:
     """A file's pixels, covering the canvas `zoom` times, or squashed for references: (H, W) or (H, W, 3)."""
 
@@ -102,7 +102,7 @@ class PartReader:
         source: FolderSource | ShardSource,
         names: Sequence[str],
         data: Data,
-        how: Reading,
+        how: PictureReading,
         store: DecodedStore | None = None,
     ) -> None:
         self.source, self.names, self.how, self.size = source, names, how, data.size
