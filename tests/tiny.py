@@ -92,3 +92,15 @@ def drawing(height: int = 128, width: int = 128, batch: int = 1, seed: int = 0) 
     """Comfy picture of dark lines on white paper (B, H, W, 3)."""
     generator = torch.Generator().manual_seed(seed)
     return (torch.rand(batch, height, width, 1, generator=generator) > 0.1).float().expand(-1, -1, -1, 3).contiguous()
+
+
+def half_mask(left: bool = True, height: int = 64, width: int = 64) -> torch.Tensor:
+    """(1, H, W) mask of the left or the right half."""
+    mask = torch.zeros(1, height, width)
+    mask[:, :, slice(0, width // 2) if left else slice(width // 2, width)] = 1
+    return mask
+
+
+def picture(batch: int = 1, height: int = 40, width: int = 30, seed: int = 0) -> torch.Tensor:
+    """Random Comfy picture (B, H, W, 3)."""
+    return torch.rand(batch, height, width, 3, generator=torch.Generator().manual_seed(seed))

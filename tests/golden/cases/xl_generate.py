@@ -7,7 +7,7 @@ import torch
 from ..ours import ours
 from ..registry import Tolerance, case
 from .sampling import comfy_sampler, start_noise
-from .xl_comfy import Wrapper, loaded_patcher
+from .xl_wrapper import Wrapper, loaded_patcher
 
 STRENGTH = 0.9  # of the reference; the file's description has it
 CLIP_HEADS = 2  # of the tiny vision tower, as in `xl_clip_tokens`; neither tensors nor the file tell

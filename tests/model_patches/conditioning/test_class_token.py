@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from colorize.reference.edits import Edit, manipulate_global, manipulate_local
 from tests import tiny
+from tests.tiny import half_mask
 
 
 class Text:
@@ -34,12 +35,6 @@ def loaded_cls(pack, folders) -> SimpleNamespace:
 def load(pack, name) -> SimpleNamespace:
     names = ("model", "vae", "control_net", "colorizer")
     return SimpleNamespace(**dict(zip(names, pack.run("ColorizeLoadCheckpoint", ckpt_name=name), strict=True)))
-
-
-def half_mask():
-    mask = torch.zeros(1, 64, 64)
-    mask[:, :, :32] = 1
-    return mask
 
 
 def test_it_reads_the_class_token_alone(graph, loaded_cls, loaded):

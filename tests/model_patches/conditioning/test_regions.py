@@ -12,14 +12,9 @@ from colorize.reference.recovery import BackgroundEncoder
 from colorize.unet.split_attention import Split, SplitOptions, to_latent_size
 from colorize.unet.unet import UNet
 from tests import tiny
+from tests.tiny import half_mask
 
 MODES = ("masked vanilla", "bg2fig", "fig2fig")
-
-
-def half_mask(batch: int = 1, height: int = 64, width: int = 64) -> torch.Tensor:
-    mask = torch.zeros(batch, height, width)
-    mask[:, :, : width // 2] = 1
-    return mask
 
 
 def with_background(reference, seed: int = 9):
@@ -203,7 +198,7 @@ def test_guided_rows_run_in_one_call(graph, loaded_v1_5, monkeypatch):
 def test_any_aspect_ratio_and_mask_size(graph, loaded_v1_5):
     reference = with_background(graph.reference())
     for size in ((3, 5), (640, 200), (64, 192)):
-        parts = graph.conditioned(loaded_v1_5, reference, mode="fig2fig", figure_mask=half_mask(1, *size))
+        parts = graph.conditioned(loaded_v1_5, reference, mode="fig2fig", figure_mask=half_mask(True, *size))
         latent = {"samples": torch.zeros(1, 4, 8, 24)}
         assert torch.isfinite(graph.sample(*parts, latent=latent)).all()
 
@@ -247,7 +242,7 @@ def test_plans_are_kept_for_the_same_masks_and_options_only(pack):
     """A cache may outlive a run (Attention Injection keeps its reference): the next run may compose otherwise."""
     cache = pack.module("model_patches.payload").PlanCache()
     options = pack.module("colorize.unet.split_attention").SplitOptions
-    masks, tokens = half_mask(1, 8, 8)[:, None], [torch.zeros(1, 3, 4)] * 2
+    masks, tokens = half_mask(True, 8, 8)[:, None], [torch.zeros(1, 3, 4)] * 2
     first = cache.split(tokens, masks, options(("fg", "bg"), (1.0, 1.0)), [(8, 8)])
     again = cache.split(tokens, masks.clone(), options(("fg", "bg"), (1.0, 1.0)), [(8, 8)])
     assert again.plan(8, 8) is first.plan(8, 8)

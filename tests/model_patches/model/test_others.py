@@ -11,14 +11,9 @@ import pytest
 import torch
 
 from conftest import ROOT
+from tests.tiny import half_mask
 
 MODES = ("masked vanilla", "bg2fig", "fig2fig")
-
-
-def half_mask(size: int = 64) -> torch.Tensor:
-    mask = torch.zeros(1, size, size)
-    mask[:, :, : size // 2] = 1
-    return mask
 
 
 def with_background(reference, seed: int = 9):

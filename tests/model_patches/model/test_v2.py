@@ -11,8 +11,8 @@ from colorize.unet.decoder_guide import DecoderGuide, figure_split
 from colorize.unet.split_attention import Split, SplitOptions
 from colorize.unet.unet import UNet
 from tests import tiny
-from tests.model_patches.conditioning.test_xl_reference import half_mask
 from tests.model_patches.model.test_xl_model import random, recorded_calls
+from tests.tiny import half_mask
 
 LATENT = {"samples": torch.zeros(1, 4, 8, 8)}
 

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.model_patches.conditioning.test_regions import half_mask, with_background
+from tests.model_patches.conditioning.test_regions import with_background
 from tests.model_patches.model.test_guidance import rows_of, sample, with_area
+from tests.tiny import half_mask
 
 
 def latent(seed: int = 7, batch: int = 1, height: int = 8, width: int = 8) -> dict:

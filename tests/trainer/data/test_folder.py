@@ -1,4 +1,4 @@
-"""The folder data set: order, pairing, polarity and what it says of incomplete data."""
+"""The folder data set: order, pairing, polarity, styles, and what it says of incomplete data."""
 
 import json
 import shutil
@@ -15,6 +15,24 @@ from trainer.data.buckets import PositionSampler
 from trainer.data.decode import cover, read_rgb
 from trainer.data.folder import FolderDataset
 from trainer.pictures import model_sketch
+
+import io
+import json
+import multiprocessing
+import pickle
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from trainer.config import ConfigError, Data
+from trainer.data import index, index_files, sources
+from trainer.data.buckets import PositionSampler
+from trainer.data.folder import FolderDataset
+from trainer.data.sources import Unreadable
 
 
 def test_every_epoch_is_another_permutation(pictures):
@@ -199,3 +217,21 @@ def test_the_index_names_groups_across_folders(tmp_path):
     (tmp_path / "data_index" / "all.json").write_text(json.dumps(entries))
     dataset = FolderDataset(Data(folder=folder, size=64, reference="group", index=("all",)))
     assert members(dataset) == {("x/1", "y/2"), ("y/3",), ("4",)}
+
+
+def test_one_style_is_drawn_per_picture(pictures, tmp_path):
+    shutil.copytree(pictures / "color", tmp_path / "color")
+    for number, style in enumerate(("sketch/pencil", "sketch/clean", "sketch_trace")):
+        (tmp_path / style).mkdir(parents=True)
+        for file in list((pictures / "color").iterdir())[: 8 if number else 4]:
+            Image.new("L", (64, 64), 50 * number).save(tmp_path / style / file.name)
+    dataset = FolderDataset(Data(folder=str(tmp_path), size=64, reference="self"))
+    assert dataset.styles == ["sketch/clean", "sketch/pencil", "sketch_trace"] and len(dataset) == 8
+    drawn = {dataset[position]["sketch"][0, 0, 0].item() for position in range(64)}
+    assert drawn == {0, 50, 100}
+    only = FolderDataset(Data(folder=str(tmp_path), size=64, reference="self", sketch_styles=("pencil",)))
+    assert len(only) == 4 and {only[p]["sketch"][0, 0, 0].item() for p in range(8)} == {0}
+    both = FolderDataset(Data(folder=str(tmp_path), size=64, reference="self", sketch_styles=("pencil", "trace")))
+    assert len(both) == 8 and {both[p]["sketch"][0, 0, 0].item() for p in range(64)} == {0, 100}
+    with pytest.raises(ConfigError, match="has the styles clean, pencil, trace"):
+        FolderDataset(Data(folder=str(tmp_path), size=64, reference="self", sketch_styles=("ink",)))
