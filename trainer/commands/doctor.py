@@ -159,7 +159,7 @@ def _counterparts(
             lacking = [key for key in lacking if data.has("reference", pictures[key])]
         fix = f"Add them, or remove {part}/; a run that reads it leaves these pictures out."
         if part.endswith("mask"):
-            fix = "`prepare --mask isnet --weights ...` makes them; stage v1_5 leaves these pictures out."
+            fix = "`prepare --mask drawing` makes them, or `--mask isnet`; stage v1_5 leaves these pictures out."
         diagnosis.add("warning", part, lacking, f"pictures have no file in {part}/", fix)
     if isinstance(data.source, FolderSource):
         for part in parts:
@@ -322,7 +322,7 @@ def _masks(part: str, found: Sequence[Measure], diagnosis: Diagnosis) -> None:
     fix = "Make them again, or delete them: with no figure, or nothing but figure, there is nothing to split."
     diagnosis.add(level, part, empty, "masks are empty", fix)
     diagnosis.add(level, part, [key for key in full if key not in inverted], "masks cover everything", fix)
-    fix = "Nothing, unless encodings shall be cached: `prepare --mask isnet --mask-threshold 0.5` makes them 0 and 255."
+    fix = "Nothing, unless encodings shall be cached: `prepare --mask-threshold 0.5` makes them 0 and 255."
     diagnosis.add("note", part, _with("grey", found), "masks have soft areas", fix)
 
 

@@ -295,7 +295,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"one or more of {', '.join(methods.SKETCHES)} (default standard; nothing after it: none). With several, "
         "training draws one per picture and step",
     )
-    parser.add_argument("--mask", choices=("none", *methods.MASKS), default="none", help="figure masks (default none)")
+    parser.add_argument(
+        "--mask",
+        choices=("none", *methods.MASKS),
+        default="none",
+        help="figure masks: by a network (isnet), or by the lines of pictures with a plain background (drawing); "
+        "default none",
+    )
     parser.add_argument(
         "--weights", nargs="+", default=[], metavar="PATH", help="weight files of the networks, or folders with them"
     )

@@ -6,8 +6,10 @@ into a callable. The networks are those of the nodes (colorize/sketch/extractors
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +20,7 @@ import torch
 from PIL import Image
 
 from colorize.pictures import images, masks
+from colorize.pictures.drawn_figure import drawn_figures
 from colorize.pictures.isnet import ISNet, character_mask
 from colorize.pictures.ranges import levels_to_model, model_to_unit
 from colorize.public_files import LINE_EXTRACTORS, SEGMENTERS, line_extractor_addresses
@@ -34,7 +37,12 @@ NETWORK_FILES = {
 }
 """Method -> the public name of its weights; as .safetensors under the same stem they are found too."""
 SKETCHES = (*WITHOUT_NETWORK, *NETWORK_FILES)
-MASKS = {"isnet": "isnetis.safetensors"}
+DRAWING = "drawing"
+"""The mask method that needs no file: the figure as the picture's own lines enclose it."""
+MASKS = {"isnet": "isnetis.safetensors", DRAWING: ""}
+"""Method -> the public name of its weights."""
+DRAWING_SIDE = 512
+"""Pictures of more pixels than this square's are made smaller to look for the figure."""
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 VERSION = 1
 """Part of every fingerprint: goes up when the same options make other pixels."""
@@ -55,7 +63,7 @@ class Method:
     """Of that file's bytes."""
     options: dict[str, Any] = field(default_factory=dict)
     """Of a sketch: side, in pixels of the square whose area is worked on, 0 = the method's own; of xdog: sigma. Of a
-    mask: size, side in pixels of the square the network reads, and threshold, 0..1, 0 = soft masks."""
+    mask by a network: size, side in pixels of the square it reads, and threshold, 0..1, 0 = soft masks."""
 
     @property
     def fingerprint(self) -> str:
@@ -85,6 +93,8 @@ def mask_method(name: str, weights: Sequence[str] = (), **options: Any) -> Metho
     """The method of a name in MASKS, likewise."""
     if name not in MASKS:
         raise ConfigError(f"Unknown mask method {name!r}; choose none or {', '.join(MASKS)}.")
+    if name == DRAWING:  # always 0 and 255
+        return Method(name, options={"side": DRAWING_SIDE})
     path = find_weights(MASKS[name], weights, _is_segmenter)
     if path is None:
         raise ConfigError(
@@ -152,6 +162,8 @@ def _file_hash(path: Path) -> str:
 
 def load(method: Method, device: torch.device) -> Apply:
     """The method, ready to run on a device. Raises ConfigError when its file holds another network."""
+    if method.name == DRAWING:
+        return functools.partial(_drawn_mask, method.options["side"])
     if method.name in MASKS:
         return _load_mask(method, device)
     options = dict(method.options)
@@ -177,6 +189,19 @@ def _load_mask(method: Method, device: torch.device) -> Apply:
         return _bytes(masks.binary(mask, threshold) if threshold else mask)
 
     return apply
+
+
+def _drawn_mask(side: int, image: Image.Image) -> np.ndarray:
+    """The figure that the lines of a picture enclose, (H, W) of 0 and 255. ValueError where there are no lines.
+
+    The lines are XDoG's, which lead to better figures than standard line art's (docs/LOG.md).
+    """
+    scale = min(1.0, side / math.sqrt(image.width * image.height))
+    small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+    lines = without_network(_picture(small, torch.device("cpu")), "xdog")
+    drawing = model_to_unit(images.invert(lines))
+    figure = drawn_figures(drawing.movedim(1, -1).expand(-1, -1, -1, 3))[:, None]
+    return _bytes((images.resize(figure, image.height, image.width) > 0.5).float())
 
 
 def _picture(image: Image.Image, device: torch.device) -> torch.Tensor:
