@@ -12,12 +12,13 @@ from pathlib import Path
 
 from trainer.config import Config, ConfigError
 from trainer.run import memory
+from trainer.run.checks import check_machine, check_run
 from trainer.run.datasets import build_dataset
 from trainer.stages import file_sizes, table
 
 
 def run(config: Config) -> None:
-    """Prints the report. ConfigError names everything that is missing, behind it."""
+    """Prints the report. Behind it, ConfigError names all that is missing, or else what training would refuse."""
     missing = file_sizes.missing(config)
     if config.data.holdout and not Path(config.data.holdout).is_dir():
         missing.append(f"data.holdout = {config.data.holdout!r} does not exist")
@@ -29,6 +30,8 @@ def run(config: Config) -> None:
     if missing:
         told, are = "".join(f"\n  {line}." for line in missing), "thing is" if len(missing) == 1 else "things are"
         raise ConfigError(f"the run cannot begin yet, {len(missing)} {are} missing:{told}")
+    check_run(config)
+    check_machine(config)  # last: the numbers are wanted on a computer that could not train, too
 
 
 def report(config: Config) -> str:

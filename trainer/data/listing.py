@@ -194,7 +194,8 @@ def list_pictures(
     if not len(rows) or empty:
         counts = ", ".join(f"{part}/ {sum(map(source.count, folders))}" for part, folders in parts.items())
         masks_text = (
-            " A mask is white on the figure, black elsewhere; the demo-data command adds those of its own sets."
+            f" `python -m trainer prepare {root} --mask drawing` makes them of the sketches, `--mask isnet` of the "
+            "pictures; a mask is white on the figure, black elsewhere."
             if any(part.endswith("mask") for part in empty)
             else ""
         )

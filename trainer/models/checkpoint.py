@@ -12,11 +12,14 @@ is swept up by the next start.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import json
+import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -37,9 +40,38 @@ UNFINISHED = ".colorize-part"
 """End of the names of what is being written or deleted: nobody else's (browsers call their downloads *.part)."""
 
 
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+"""Kinds of numbers of networks, as safetensors calls them."""
 OLD_UNFINISHED = re.compile(r"\.step-\d{8,18}(\.old)?\.part")
 """Folders that a run of an earlier version left behind when it was killed."""
 DAMAGED = "delete this checkpoint's folder: the run goes on from the one before it"
+
+
+VALUES_OF = 64
+"""Tensors of so many values are read with them, also where shapes are enough: they are markers."""
+_headers_only = contextvars.ContextVar("headers_only", default=False)
+
+
+@contextlib.contextmanager
+def headers_only() -> Iterator[None]:
+    """A context in which `read_tensors` gives tensors without values (on the device "meta"), but for small ones: what a
+    network of a file would be can be told without its memory."""
+    before = _headers_only.set(True)
+    try:
+        yield
+    finally:
+        _headers_only.reset(before)
+
+
+def _read(file: Any, name: str) -> torch.Tensor:
+    """One tensor of an open safetensors file."""
+    if not _headers_only.get():
+        return file.get_tensor(name)
+    part = file.get_slice(name)
+    shape, kind = part.get_shape(), DTYPES.get(part.get_dtype())
+    if math.prod(shape) <= VALUES_OF or kind is None:
+        return file.get_tensor(name)
+    return torch.empty(shape, dtype=kind, device="meta")
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -50,7 +82,7 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         return _plain_tensors(load_pickle(path), path), {}
     try:
         with safe_open(path, framework="pt") as file:
-            tensors, metadata = {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}
+            tensors, metadata = {k: _read(file, k) for k in file.keys()}, file.metadata() or {}
     except (SafetensorError, OSError, ValueError, OverflowError, MemoryError) as error:
         raise ConfigError(f"{path} is not a whole safetensors file ({error}); download or export it again.") from None
     return _plain_tensors(tensors, path), metadata
@@ -79,7 +111,8 @@ def _plain_tensors(loaded: Any, path: Path) -> dict[str, torch.Tensor]:
         raise ConfigError(f"{path} holds a {type(loaded).__name__}, not named tensors; choose a file of weights.")
     tensors = {str(key): value for key, value in loaded.items() if isinstance(value, torch.Tensor)}
     try:
-        weight_files.check_tensors(tensors, path.stat().st_size, path.name)
+        read = {key: value for key, value in tensors.items() if not value.is_meta}  # others: see headers_only
+        weight_files.check_tensors(read, path.stat().st_size, path.name)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     return tensors

@@ -189,6 +189,34 @@ class Origins:
         return "\n".join(lines)
 
 
+def _matched(model: nn.Module, source: str) -> tuple[dict[str, nn.Parameter], dict[str, torch.Tensor]]:
+    """The parameters that are trained, and the tensors of a file under our names."""
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return parameters, same_levels(our_names(checkpoint.read_tensors(Path(source))[0]), parameters)
+
+
+def _nothing_to_take(source: str, tensors: Mapping[str, torch.Tensor]) -> ConfigError:
+    names = ", ".join(sorted(tensors)[:10])
+    return ConfigError(
+        f"{source} has no tensor this model could take: it is no U-Net in the layout of Stable Diffusion or "
+        f"diffusers. Its first names: {names}."
+    )
+
+
+def check(model: nn.Module, source: str) -> None:
+    """ConfigError when a file has not one tensor for the model; values are not looked at."""
+    parameters, tensors = _matched(model, source)
+    if not any(_fits(as_many_axes(tensors[name], p.ndim), p) for name, p in parameters.items() if name in tensors):
+        raise _nothing_to_take(source, tensors)
+
+
+def _fits(weight: torch.Tensor, parameter: torch.Tensor) -> bool:
+    """Whether `fit` takes a weight for a parameter."""
+    if weight.shape == parameter.shape:
+        return True
+    return 0 < weight.ndim == parameter.ndim and weight.shape[2:] == parameter.shape[2:]
+
+
 @torch.no_grad()
 def start(model: nn.Module, source: str, output: Path | None = None) -> Origins:
     """Fill the parameters of a stage that are trained from a checkpoint of another model.
@@ -196,8 +224,7 @@ def start(model: nn.Module, source: str, output: Path | None = None) -> Origins:
     output: folder of the run, where the whole report is kept as init-from.json. ConfigError when the file has not one
     tensor for the model, or values that are not finite.
     """
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    tensors = same_levels(our_names(checkpoint.read_tensors(Path(source))[0]), parameters)
+    parameters, tensors = _matched(model, source)
     report, used = Origins(source=Path(source).name), set()
     for name, parameter in parameters.items():
         if name not in tensors:
@@ -219,11 +246,7 @@ def start(model: nn.Module, source: str, output: Path | None = None) -> Origins:
             report.fitted[name] = f"{tuple(found.shape)} -> {tuple(parameter.shape)}"
     report.unused = len(tensors.keys() - used)
     if not used:
-        names = ", ".join(sorted(tensors)[:10])
-        raise ConfigError(
-            f"{source} has no tensor this model could take: it is no U-Net in the layout of Stable Diffusion or "
-            f"diffusers. Its first names: {names}."
-        )
+        raise _nothing_to_take(source, tensors)
     log.info("%s", report)
     if output is not None:
         checkpoint.write_text(output / REPORT, json.dumps(asdict(report), indent=1))

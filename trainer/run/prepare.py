@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 
-from trainer.config import Config, ConfigError
+from trainer.config import Config
 from trainer.data.folder import FolderDataset
 from trainer.models import checkpoint
 from trainer.run import init_from, resume, throughput, zero
+from trainer.run.checks import check_machine
 from trainer.run.datasets import batches_from, build_dataset, held_out_samples
 from trainer.run.ema import EMA
 from trainer.run.report import Reporter
@@ -29,12 +30,15 @@ log = logging.getLogger("trainer")
 
 def prepare(config: Config) -> Run:
     """The parts of a run where its last checkpoint left it, or at its beginning."""
+    check_machine(config)
     if config.system.threads:
         torch.set_num_threads(config.system.threads)
     accelerator = make_accelerator(config)
     device, rank, processes = accelerator.device, accelerator.process_index, accelerator.num_processes
     saved, damaged = resume.newest_whole(_checkpoints(config, accelerator))
-    start = checkpoint.step_of(saved) if saved else 0
+    start, files = checkpoint.step_of(saved) if saved else 0, resume.file_digests(config.model)
+    if saved:
+        resume.check_same_run(config, files, saved, checkpoint.read_state(saved))
     torch.manual_seed(config.run.seed)  # random initialisation
     dataset = build_dataset(config)
     for problem in dataset.problems:
@@ -71,7 +75,7 @@ def prepare(config: Config) -> Run:
         start,
         _reporter(config, accelerator, start, utilisation),
         *_shown(config, dataset, rank, processes),
-        files=resume.file_digests(config.model),
+        files=files,
     )
     _continue(run, saved, damaged)
     return run
@@ -81,8 +85,6 @@ def make_accelerator(config: Config) -> Accelerator:
     """Accelerate for one process or many; with DeepSpeed when the configuration names it."""
     plugin = zero.plugin(config) if config.system.deepspeed else None
     precision = {"fp32": "no"}.get(config.system.precision, config.system.precision)
-    if precision == "fp16" and not torch.cuda.is_available():
-        raise ConfigError("system.precision = 'fp16' needs a GPU; use bf16 or fp32 here.")
     return Accelerator(
         mixed_precision=precision,
         gradient_accumulation_steps=config.optimizer.accumulate,

@@ -26,7 +26,6 @@ from trainer.pictures import Batch
 from trainer.run.datasets import positions_of
 from trainer.run.ema import EMA
 from trainer.run.report import Reporter
-from trainer.run.resume import check_same_run
 from trainer.run.validation import Validation
 from trainer.stages.stage import Stage
 
@@ -69,9 +68,8 @@ class Run:
         return Path(self.config.run.output)
 
     def resume(self, folder: Path) -> None:
-        """Go on from a checkpoint. ConfigError when it belongs to another run."""
+        """Go on from a checkpoint of this run (resume.check_same_run)."""
         config, accelerator, state = self.config, self.accelerator, checkpoint.read_state(folder)
-        check_same_run(config, self.files, folder, state)
         self.best, self.done, self.saved = state.get("best"), state["step"], state["step"]
         log.info("resuming %s after step %d", folder.parent, state["step"])
         if config.system.deepspeed:

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from trainer.config import ConfigError, Optimizer, System
+from trainer.packages import present
 
 log = logging.getLogger("trainer")
 
@@ -108,11 +109,16 @@ def count_model_flops(step: Callable[[], torch.Tensor]) -> int:
     return counter.total
 
 
-def compile_networks(stage: nn.Module, backend: str) -> None:
-    """torch.compile every network of a stage in place; names of parameters stay as they are."""
+def check_backend(backend: str) -> None:
+    """ConfigError where torch.compile has no such backend."""
     known = torch._dynamo.list_backends(exclude_tags=()) if hasattr(torch, "_dynamo") else [backend]
     if backend not in known:
         raise ConfigError(f"system.compile = {backend!r} is no backend of torch.compile; known: {', '.join(known)}.")
+
+
+def compile_networks(stage: nn.Module, backend: str) -> None:
+    """torch.compile every network of a stage in place; names of parameters stay as they are."""
+    check_backend(backend)
     for network in _networks(stage.children()):
         network.compile(backend=backend)
 
@@ -126,21 +132,26 @@ def _networks(modules: Iterable[nn.Module]) -> Iterable[nn.Module]:
             yield module
 
 
+def check_8bit(device: str) -> None:
+    """ConfigError where AdamW in 8 bits cannot run."""
+    if not present("bitsandbytes"):
+        raise ConfigError(
+            'optimizer.kind = "adamw8bit" needs the package bitsandbytes: pip install bitsandbytes, '
+            'or set optimizer.kind = "adamw".'
+        )
+    if device == "cpu":
+        raise ConfigError('optimizer.kind = "adamw8bit" needs a GPU; set optimizer.kind = "adamw" here.')
+
+
 def new_optimizer(
     parameters: Iterable[nn.Parameter], settings: Optimizer, device: torch.device
 ) -> torch.optim.Optimizer:
     """AdamW of the configured kind. ConfigError where it cannot run here."""
     options: dict[str, Any] = {"lr": settings.lr, "betas": tuple(settings.betas), "weight_decay": settings.weight_decay}
     if settings.kind == "adamw8bit":
-        try:
-            from bitsandbytes.optim import AdamW8bit
-        except ImportError:
-            raise ConfigError(
-                'optimizer.kind = "adamw8bit" needs the package bitsandbytes: pip install bitsandbytes, '
-                'or set optimizer.kind = "adamw".'
-            ) from None
-        if device.type == "cpu":
-            raise ConfigError('optimizer.kind = "adamw8bit" needs a GPU; set optimizer.kind = "adamw" here.')
+        check_8bit(device.type)
+        from bitsandbytes.optim import AdamW8bit
+
         return AdamW8bit(parameters, **options)
     parameters = list(parameters)
     if settings.fused:

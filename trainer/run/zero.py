@@ -62,14 +62,19 @@ def _autos(values: dict[str, Any], prefix: str = "") -> list[str]:
     return out
 
 
-def plugin(config: Config) -> Any:
-    """Accelerate's plugin with the run's settings. ConfigError where deepspeed is not installed."""
-    values = settings(config)
+def check_package() -> None:
+    """ConfigError where deepspeed is not installed."""
     if importlib.util.find_spec("deepspeed") is None:
         raise ConfigError(
             "system.deepspeed needs the package deepspeed (Linux only): pip install deepspeed, or clear "
             "system.deepspeed and start the same run with `accelerate launch` alone."
         )
+
+
+def plugin(config: Config) -> Any:
+    """Accelerate's plugin with the run's settings. ConfigError where deepspeed is not installed."""
+    values = settings(config)
+    check_package()
     from accelerate import DeepSpeedPlugin
 
     return DeepSpeedPlugin(hf_ds_config=values)

@@ -117,7 +117,8 @@ XL = COLOURISER.replace("1,1,1,2", "1,2,2") + " --model.transformer_depth 0,1,2 
 START = "--model.init_from ''"
 TINY = {
     "v1": f"{COLOURISER} {START} --model.vae vae --model.encoder clip",
-    "v1_5": "--model.init v1 --model.encoder clip --model.recovery_layers 2 --system.deepspeed ''",
+    "v1_5": "--model.init v1 --model.prediction_type v --model.encoder clip --model.recovery_layers 2 "
+    "--system.deepspeed ''",
     "xl-p": f"{XL} {START} --model.vae vae --model.encoder wide --model.tagger tagger",
     "xl-plugin": "--model.init backbone --model.encoder wide --model.tagger tagger --system.deepspeed ''",
     "xl-clip": f"{XL} {START} --model.vae vae --model.encoder square --model.tagger square",

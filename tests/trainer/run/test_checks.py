@@ -1,0 +1,99 @@
+"""The dry run passes nothing that training refuses, and needs no memory for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer import config as configuration
+from trainer.__main__ import main
+from trainer.config import ConfigError
+from trainer.models import checkpoint
+from trainer.run import checks, loop
+
+
+@pytest.fixture
+def wrong(values, frozen, pictures, v1_file, tmp_path):
+    """wrong(name) -> the values with one thing that training refuses."""
+
+    def change(name: str) -> dict:
+        report, data, model = values["report"], values["data"], values["model"]
+        if name == "an autoencoder that is none":
+            model["vae"] = frozen["encoder"]
+        elif name == "a model that reads other tokens":
+            model |= {"init": v1_file, "tokens": "cls", "vae": ""}
+            values["loss"]["latent_shuffle"] = 0.0
+        elif name == "a source with nothing to take":
+            model["init_from"] = frozen["encoder"]
+        elif name == "held-out pictures that are none":
+            (tmp_path / "empty" / "color").mkdir(parents=True)
+            report["validate_every"], data["holdout"] = 1, str(tmp_path / "empty")
+        elif name == "a precision":
+            values["system"]["precision"] = "fp16"
+        elif name == "a compiler":
+            values["system"]["compile"] = "nothing"
+        elif name == "an optimiser":
+            values["optimizer"]["kind"] = "adamw8bit"
+        elif name == "another run":
+            loop.train(configuration.build(values | {"run": values["run"] | {"steps": 1}}))
+            model["prediction_type"] = "eps"
+        return values
+
+    return change
+
+
+WRONG = {
+    "an autoencoder that is none": "holds no autoencoder",
+    "a model that reads other tokens": "reads local tokens of a reference, not cls",
+    "a source with nothing to take": "has no tensor this model could take",
+    "held-out pictures that are none": "holds no usable pictures",
+    "a precision": "needs a GPU",
+    "a compiler": "is no backend of torch.compile",
+    "an optimiser": 'optimizer.kind = "adamw8bit" needs',
+    "another run": "another [model] section",
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_training_refuses(wrong, write_toml, capsys, name):
+    if name == "a precision" and torch.cuda.is_available():
+        pytest.skip("fp16 is possible here")
+    config = write_toml(wrong(name))
+    refusals = []
+    for how in (["--dry-run"], []):
+        assert main(["train", "--config", config, *how]) == 2
+        refusals.append(capsys.readouterr().err.splitlines()[-1])
+    assert refusals[0] == refusals[1] and WRONG[name] in refusals[0]
+
+
+def test_no_values_are_read(values, monkeypatch):
+    """A model of gigabytes is checked by its headers."""
+    read = []
+
+    real = checkpoint.read_tensors
+
+    def spied(path: Path) -> tuple:
+        tensors, metadata = real(path)
+        read.extend(tensor.numel() for tensor in tensors.values() if not tensor.is_meta)
+        return tensors, metadata
+
+    monkeypatch.setattr(checkpoint, "read_tensors", spied)
+    checks.check_run(configuration.build(values))
+    assert max(read, default=0) <= checkpoint.VALUES_OF
+
+
+def test_missing_masks_are_made_by_prepare(values, v1_file, pictures, tmp_path):
+    """Regression: the advice was to draw demo data."""
+    for part in ("color", "sketch"):
+        (tmp_path / "set" / part).mkdir(parents=True)
+        for file in (pictures / part).iterdir():
+            (tmp_path / "set" / part / file.name).write_bytes(file.read_bytes())
+    values["run"]["stage"], values["loss"] = "v1_5", {}
+    values["model"] = {"encoder": values["model"]["encoder"], "init": v1_file, "recovery_layers": 2}
+    values["data"]["folder"] = str(tmp_path / "set")
+    with pytest.raises(
+        ConfigError, match=r"mask/ 0 files.*`python -m trainer prepare .*set --mask drawing` makes them"
+    ):
+        loop.train(configuration.build(values))
