@@ -52,6 +52,10 @@ COMMANDS = {
     "evaluate-faces": ("trainer.commands.evaluate_faces", "measure AnimeDiffusion models on held-out pictures"),
     "evaluate-flats": ("trainer.commands.evaluate_flats", "measure flats of a model's results on held-out characters"),
     "demo-shots": ("trainer.commands.demo_shots", "draw shots of procedural characters with their true colours"),
+    "evaluate-shots": (
+        "trainer.commands.evaluate_shots",
+        "measure colours carried from a key through procedural shots",
+    ),
     "demo-faces": ("trainer.commands.demo_faces", "draw a training set of procedural faces (AnimeDiffusion)"),
 }
 

@@ -1,0 +1,1 @@
+"""Shots: colours that stay on the same thing from drawing to drawing."""

@@ -1,0 +1,78 @@
+"""Colours of a key drawing carried through a shot, from frame to frame outwards.
+
+What a piece of a frame may be is a belief over the key's colours; a piece takes it from the frame before, from the one
+three before, which bridges a blink, and from the key itself: from whichever is surest. What is new has no belief, and
+gives none to the next frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .matching import match
+from .shapes import Shapes
+
+SURE = 0.8
+"""Belief from which a colour is carried; below, the model says which."""
+CERTAIN = 2.0  # how much more a sure belief of a correction counts than any other
+STEPS = (1, 3)
+"""Frames back that are asked, besides the key."""
+
+
+@dataclass
+class Carrier:
+    """One walk through a shot, away from a frame whose colours are known."""
+
+    key: Shapes
+    belief: np.ndarray
+    """(n, k) the key's colours: rows of one 1, or of zeros where none is known"""
+    walked: list[tuple[Shapes, np.ndarray]] = field(default_factory=list)
+    """the last frames with what is believed of them, the newest last"""
+
+    def next(self, frame: Shapes) -> np.ndarray:
+        """(n, k) float32: how likely every piece of the next frame has every colour; rows sum to 1 or less."""
+        asked = [self.walked[-back] for back in STEPS if back <= len(self.walked)]
+        found = [match(shapes, frame).likelihood @ belief for shapes, belief in [*asked, (self.key, self.belief)]]
+        belief = surest(found)
+        self.walked = [*self.walked, (frame, belief)][-max(STEPS) :]
+        return belief
+
+
+def known(entry: np.ndarray, colours: int) -> np.ndarray:
+    """(n, k) belief of pieces whose colour (n,) is known, -1 = not."""
+    belief = np.zeros((len(entry), colours), np.float32)
+    belief[entry >= 0, entry[entry >= 0]] = 1
+    return belief
+
+
+def surest(beliefs: Sequence[np.ndarray]) -> np.ndarray:
+    """(n, k) for every piece that row of several beliefs (n, k) that is surest; of equals the first."""
+    stacked = np.stack(beliefs)
+    return stacked[stacked.max(axis=2).argmax(axis=0), np.arange(stacked.shape[1])]
+
+
+def carried(
+    frames: Sequence[Shapes], keys: Mapping[int, np.ndarray], colours: int, certain: Collection[int] = ()
+) -> list[np.ndarray]:
+    """(n, k) belief of every frame of a shot, from the entries (n,) of one or more key frames, -1 where not known.
+
+    Every piece believes the key that is surest. certain: those of the keys that win wherever they are sure, as a
+    person's corrections, which may know a few pieces only.
+    """
+    if not keys or not all(0 <= number < len(frames) for number in keys):
+        raise ValueError(f"Key frames are {sorted(keys)} of {len(frames)}; give at least one, counted from 0.")
+    beliefs: list[list[np.ndarray]] = [[] for _ in frames]
+    for number, entry in keys.items():
+        belief = known(entry, colours)
+        weight = CERTAIN if number in certain else 1
+        beliefs[number].append(2 * CERTAIN * belief)  # what was given for a frame stands there
+        for direction in (range(number + 1, len(frames)), range(number - 1, -1, -1)):
+            carrier = Carrier(frames[number], belief)
+            for frame in direction:
+                found = carrier.next(frames[frame])
+                sure = found.max(axis=1, keepdims=True) >= SURE
+                beliefs[frame].append(np.where(sure, weight * found, found) if weight > 1 else found)
+    return [np.minimum(surest(found), 1) for found in beliefs]

@@ -1,0 +1,88 @@
+"""Colours of a key carried through shots that are drawn here."""
+
+import numpy as np
+import pytest
+
+from colorize.pictures.regions import find_regions
+from colorize.shots.carrying import SURE, carried, known, surest
+from colorize.shots.shapes import shapes_of
+from tests.drawings import box, drawing
+
+
+def frames(*drawings):
+    return [find_regions(drawing(shapes)).maps[0] for shapes in drawings]
+
+
+def at(maps, beliefs, frame, x, y) -> tuple[int, float]:
+    """(entry, how sure) of the piece at a place of a frame."""
+    row = beliefs[frame][maps[frame].pieces[y, x]]
+    return int(row.argmax()), float(row.max())
+
+
+def walk(step: int):
+    """A box that goes to the right in front of a horizon."""
+    return [[(0, 150), (240, 150)], box(30 + step, 60, 80 + step, 130)]
+
+
+def entries(found, places) -> np.ndarray:
+    """Colour 1, 2, ... for the pieces at some places, 0 elsewhere."""
+    entry = np.zeros(len(found.region_of), int)
+    for number, (x, y) in enumerate(places, 1):
+        entry[found.pieces[y, x]] = number
+    return entry
+
+
+def test_colours_follow_a_moving_box():
+    maps = frames(*(walk(step) for step in (0, 8, 16, 24, 32)))
+    key = entries(maps[0], [(50, 90), (120, 170)])
+    beliefs = carried([shapes_of(one) for one in maps], {0: key}, 3)
+    for frame in range(5):
+        assert at(maps, beliefs, frame, 55 + 8 * frame, 90)[0] == 1
+        assert at(maps, beliefs, frame, 120, 170)[0] == 2 and at(maps, beliefs, frame, 8, 30)[0] == 0
+        assert at(maps, beliefs, frame, 55 + 8 * frame, 90)[1] > SURE
+
+
+def test_a_key_in_the_middle_serves_both_sides():
+    maps = frames(*(walk(step) for step in (0, 8, 16)))
+    beliefs = carried([shapes_of(one) for one in maps], {1: entries(maps[1], [(63, 90)])}, 2)
+    assert at(maps, beliefs, 0, 55, 90)[0] == at(maps, beliefs, 2, 71, 90)[0] == 1
+
+
+def test_what_was_hidden_for_a_frame_is_known_again():
+    """A blink: the box is not there in the second frame."""
+    ground = [(0, 150), (240, 150)]
+    maps = frames(walk(0), [ground], walk(4))
+    beliefs = carried([shapes_of(one) for one in maps], {0: entries(maps[0], [(50, 90)])}, 2)
+    entry, sure = at(maps, beliefs, 2, 58, 90)
+    assert entry == 1 and sure > SURE
+
+
+def test_what_comes_into_a_shot_is_not_sure():
+    ground = [(0, 150), (240, 150)]
+    maps = frames([ground], [ground, box(100, 60, 140, 110)])
+    beliefs = carried([shapes_of(one) for one in maps], {0: entries(maps[0], [(120, 170)])}, 2)
+    assert at(maps, beliefs, 1, 120, 85)[1] < SURE < at(maps, beliefs, 1, 20, 30)[1]
+
+
+def test_a_hint_says_only_what_it_says():
+    """A second key that knows one piece: that piece is certain, and the rest still follows the first key."""
+    maps = frames(*(walk(step) for step in (0, 8, 16)))
+    hint = np.full(len(maps[1].region_of), -1)
+    hint[maps[1].pieces[170, 120]] = 3
+    keys = {0: entries(maps[0], [(50, 90), (120, 170)]), 1: hint}
+    beliefs = carried([shapes_of(one) for one in maps], keys, 4, certain=(1,))
+    assert at(maps, beliefs, 1, 120, 170)[0] == at(maps, beliefs, 2, 120, 170)[0] == 3
+    assert at(maps, beliefs, 0, 120, 170)[0] == 2 and at(maps, beliefs, 2, 71, 90)[0] == 1
+
+
+def test_beliefs():
+    assert np.array_equal(known(np.array([1, -1, 0]), 2), [[0, 1], [0, 0], [1, 0]])
+    first, second = np.array([[0.2, 0.1], [0.5, 0]]), np.array([[0, 0.3], [0, 0.5]])
+    assert np.array_equal(surest([first, second]), [[0, 0.3], [0.5, 0]])
+
+
+def test_a_shot_needs_a_key_of_its_own():
+    shapes = [shapes_of(one) for one in frames(walk(0))]
+    for keys in ({}, {1: np.zeros(3, int)}):
+        with pytest.raises(ValueError, match="at least one, counted from 0"):
+            carried(shapes, keys, 2)
