@@ -134,12 +134,6 @@ def named(text: str) -> Mode:
     return MODES[text]
 
 
-def supported(weights: Weights) -> tuple[str, ...]:
-    """The modes a model runs when everything they read is given."""
-    everything = Given(figure=True, background=True)
-    return tuple(name for name in MODES if refusal(name, weights, everything) is None)
-
-
 def refusal(mode: str, weights: Weights, given: Given) -> Refusal | None:
     """Why a mode does not run with a model and what was given; None when it does. The first reason in this order."""
     if (reason := _lack(named(mode), weights, given)) is None:

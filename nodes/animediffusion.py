@@ -7,6 +7,7 @@ from typing import Any
 import comfy.model_management
 import comfy.utils
 import folder_paths
+import latent_preview
 import torch
 from comfy_api.v0_0_2 import io
 
@@ -15,6 +16,7 @@ from ..model_patches.animediffusion import inputs
 from ..model_patches.animediffusion.inputs import LINE_KINDS
 from ..model_patches.animediffusion.model import load_animediffusion
 from ..model_patches.animediffusion.sampling import METHODS, NOISES, STARTS, Walk, sample
+from ..model_patches.checkpoint.choices import animediffusion_checkpoints
 from .known_before import offered
 from .sockets import CATEGORY, FrameSocket, Node, transparency_input
 
@@ -31,8 +33,6 @@ def _placed(picture: torch.Tensor) -> torch.Tensor:
 class ColorizeLoadAnimeDiffusion(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        from ..model_patches.checkpoint.choices import animediffusion_checkpoints
-
         return io.Schema(
             node_id="ColorizeLoadAnimeDiffusion",
             display_name="Load AnimeDiffusion",
@@ -61,8 +61,6 @@ class ColorizeLoadAnimeDiffusion(Node):
 
     @classmethod
     def validate_inputs(cls, ckpt_name: str) -> bool | str:
-        from ..model_patches.checkpoint.choices import animediffusion_checkpoints
-
         names = animediffusion_checkpoints()
         elsewhere = "ColorizeDiffusion's load with Load ColorizeDiffusion Checkpoint."
         return offered(ckpt_name, names, ("checkpoints",), "an AnimeDiffusion model", elsewhere)
@@ -269,8 +267,6 @@ class ColorizeAnimeDiffusionSampler(Node):
         batch_noise: str = "same",
         at_once: int = 8,
     ) -> io.NodeOutput:
-        import latent_preview
-
         walk = Walk(method, steps, eta, start, seed, batch_noise, at_once)
         samples = latent["samples"]
         show = latent_preview.prepare_callback(model, len(samples) * walk.calls)

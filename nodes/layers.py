@@ -7,6 +7,7 @@ import os
 import torch
 from comfy_api.v0_0_2 import io, ui
 
+from ..colorize.counts import check_count
 from ..colorize.pictures import images, layer_files, layers
 from ..colorize.pictures.flat_batch import FlatBatch
 from .sockets import CATEGORY, FlatsSocket, Node, output_place
@@ -27,12 +28,10 @@ def documents(
     images.check_image(lines, "lines")
     rows = images.line_layer(lines.cpu(), None if lines_mask is None else lines_mask.cpu(), polarity)
     masks = None if figure is None else figure.reshape(-1, *figure.shape[-2:]).float().cpu()
-    counts = {"flats": len(flats.flats), "drawings": len(rows)} | (
-        {} if masks is None else {"figure masks": len(masks)}
-    )
-    if any(count not in (1, len(flats.flats)) for count in counts.values()):
-        found = ", ".join(f"{count} {name}" for name, count in counts.items())
-        raise ValueError(f"There are {found}. Use one drawing and mask, or as many as flats.")
+    for name, rows_of in (("drawings", rows), ("figure masks", masks)):
+        if rows_of is not None:
+            advice = "Use one drawing and mask, or as many as flats."
+            check_count(name, len(rows_of), len(flats.flats), "flats", advice)
     picture = None if reference is None else images.on_white(*images.rgb_and_alpha(reference[:1], name="reference"))
     hidden = None if picture is None else picture[0].movedim(0, -1).cpu().numpy()
     made = []

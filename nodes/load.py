@@ -5,6 +5,7 @@ from __future__ import annotations
 import folder_paths
 from comfy_api.v0_0_2 import io
 
+from ..model_patches.checkpoint.choices import colorize_checkpoints
 from ..model_patches.checkpoint.loading import load_checkpoint
 from .known_before import offered
 from .sockets import CATEGORY, ColorizerSocket, Node
@@ -13,8 +14,6 @@ from .sockets import CATEGORY, ColorizerSocket, Node
 class ColorizeLoadCheckpoint(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        from ..model_patches.checkpoint.choices import colorize_checkpoints
-
         return io.Schema(
             node_id="ColorizeLoadCheckpoint",
             display_name="Load ColorizeDiffusion Checkpoint",
@@ -59,8 +58,6 @@ class ColorizeLoadCheckpoint(Node):
 
     @classmethod
     def validate_inputs(cls, ckpt_name: str) -> bool | str:
-        from ..model_patches.checkpoint.choices import colorize_checkpoints
-
         return offered(
             ckpt_name,
             colorize_checkpoints(),

@@ -21,7 +21,7 @@ from .sockets import CATEGORY, Node, ReferenceSocket
 TextEncoderSocket = io.Custom("REFERENCE_TEXT_ENCODER")  # model_patches.reference.text.LoadedTextEncoder
 ThresholdsSocket = io.Custom("COLORIZE_THRESHOLDS")  # four floats
 
-TEXT_FOLDERS = ("text_encoders", "clip_vision")
+TEXT_FOLDERS = ("text_encoders", "clip_vision")  # in which CLIP files may lie; the first one wins
 THRESHOLD_NAMES = ("threshold_away", "threshold_start", "threshold_half", "threshold_full")
 """Ids of the paper's thresholds 0 to 3. They keep these words, which fit badly, because saved graphs name them."""
 THRESHOLD_TITLES = ("most related up to", "related up to", "unrelated from", "most unrelated from")

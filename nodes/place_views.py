@@ -8,6 +8,8 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..colorize.pictures import images
+from ..colorize.pictures.place_sheet import sheet
+from ..model_patches.model.place_views import views
 from .sockets import CATEGORY, Node
 
 
@@ -74,9 +76,6 @@ class ColorizePlaceViews(Node):
         seed: int = 0,
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        from ..colorize.pictures.place_sheet import sheet
-        from ..model_patches.model.place_views import views
-
         pictures = None if image is None else images.comfy_image_to_model(image, name="image")
         count = len(samples["samples"])
         if pictures is not None and len(pictures) != count:

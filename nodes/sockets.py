@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..model_patches.checkpoint.onnx_session import PROVIDERS
@@ -74,8 +75,6 @@ def output_place(
     prefix: what the user gave, with subfolders and variables such as %date%; an empty one means `default`. folder: in
     the output folder, out of which no prefix leads. width, height: of the picture, for variables. Raises ValueError.
     """
-    import folder_paths
-
     parts = (prefix.strip().replace("\\", "/") or default).split("/")
     odd = any(letter < " " or letter in '<>:"|?*\x7f' for letter in prefix)
     if odd or any(part.strip(". ") == "" or len(part.encode(errors="replace")) > LONGEST_PREFIX for part in parts):

@@ -55,7 +55,7 @@ class ServerDied(Exception):
         self.there = there
 
 
-class Progress(job.Progress):
+class ShotProgress(job.Progress):
     """A drawing's progress, with its place among all and the time left."""
 
     def __init__(self, workflow: job.Workflow, status: Status, where: str):
@@ -116,7 +116,7 @@ class Shot:
             self.status.show(where)
         entry: dict[str, Any] = {}
         try:
-            entry = job.follow(server, events, first.prompt, Progress(first.workflow, self.status, where))
+            entry = job.follow(server, events, first.prompt, ShotProgress(first.workflow, self.status, where))
             result = job.result_of(server, first.workflow, entry)
         except ServerGone as error:
             raise ServerDied(str(error), [each.task for each in queued]) from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from ..counts import check_count, check_counts
 from .flatten import ONE_COLOUR, Flats, flatten
 from .hints import Hints
 from .palette import Palette
@@ -55,11 +56,9 @@ def flat_batch(
     """Flats of comfy pictures (B, h, w, C) in 0..1 over the regions of one drawing, or of as many; hints likewise."""
     if shading not in SHADING:
         raise ValueError(f"Shading {shading!r} is unknown; choose one of {', '.join(SHADING)}.")
-    counts = {"results": len(images), "drawings with regions": len(regions.maps), "hint pictures": len(hints)}
-    count = max(len(images), len(regions.maps))
-    if any(number not in (1, count) for number in counts.values()):
-        found = ", ".join(f"{number} {name}" for name, number in counts.items())
-        raise ValueError(f"There are {found}. Use one of each, or as many as results.")
+    count, advice = max(len(images), len(regions.maps)), "Use one of each, or as many as results."
+    check_counts({"results": len(images), "drawings with regions": len(regions.maps)}, advice)
+    check_count("hint pictures", len(hints), count, "results", advice)
     pictures = [picture[..., :3].float().cpu().nan_to_num(0.0).clamp(0, 1).numpy() for picture in images]
     pictures = [np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture for picture in pictures]
     rows = range(count)

@@ -7,6 +7,7 @@ Studio and Krita for the three blend modes used here, on unlinear sRGB values.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from . import images
 from .flatten import Flats
 from .shade import Shade
 
-BLENDS = ("normal", "multiply", "screen")
 SPLITS = ("one layer", "palette colours", "regions")
 MOST_LAYERS = 400  # of regions; more make a document that no program likes
 
@@ -28,7 +28,7 @@ class Layer:
     name: str
     pixels: np.ndarray
     """(H, W, 4) uint8: straight sRGB and opacity"""
-    blend: str = "normal"
+    blend: Literal["normal", "multiply", "screen"] = "normal"
     group: str = ""
     """name of the group it lies in; layers of a group follow each other"""
     visible: bool = True

@@ -17,8 +17,6 @@ from ...colorize.reference.text import load_text_encoder as build
 from ..checkpoint.files import check_finite, read_weights
 from ..checkpoint.managed import managed
 
-FOLDERS = ("text_encoders", "clip_vision")
-"""Model folders in which CLIP files with a text tower may lie; the first one wins."""
 ADVICE = "Official models need OpenCLIP ViT-H/14 (laion2b_s32b_b79k), the whole file with both towers."
 
 

@@ -28,7 +28,7 @@ def weights(name: str, figure: bool = False, recovery: bool = True) -> Weights:
     ],
 )
 def test_what_a_model_runs(model, runs):
-    assert modes.supported(model) == runs
+    assert tuple(name for name in modes.MODES if modes.refusal(name, model, ALL) is None) == runs
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_batches_and_counts(pack, lines, soft):
     batch, image, _, _ = pack.run("ColorizeFlattenColors", image=soft.expand(2, -1, -1, -1), regions=regions)
     assert len(batch.flats) == len(image) == 2
     two, _ = pack.run("ColorizeFindRegions", lines=lines.expand(2, -1, -1, -1))
-    with pytest.raises(ValueError, match="3 results, 2 drawings.*as many as results"):
+    with pytest.raises(ValueError, match="3 results and 2 drawings.*as many as results"):
         pack.run("ColorizeFlattenColors", image=soft.expand(3, -1, -1, -1), regions=two)
     with pytest.raises(ValueError, match="3 drawings.*as many as flats"):
         pack.run("ColorizeSaveLayers", flats=batch, lines=lines.expand(3, -1, -1, -1))
