@@ -52,11 +52,11 @@ def stages(tmp_path):
     return build
 
 
-def colours():
+def colours(side=SIDE):
     """Two uint8 pictures with edges and grain."""
     generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(2, 3, 4, 4, generator=generator).repeat_interleave(4, 2).repeat_interleave(4, 3)
-    grain = torch.rand(2, 3, SIDE, SIDE, generator=generator)
+    coarse = torch.rand(2, 3, 4, 4, generator=generator).repeat_interleave(side // 4, 2).repeat_interleave(side // 4, 3)
+    grain = torch.rand(2, 3, side, side, generator=generator)
     return ((0.8 * coarse + 0.2 * grain) * 255).round().byte()
 
 
@@ -96,6 +96,22 @@ def test_lines_and_references_are_the_papers(stages):
     assert torch.equal(found[:, :1], expected[:, :1]) and len(found[:, 0].unique()) == 2
     assert (found[:, 1:] - expected[:, 1:]).abs().max() < 1.5 / 127.5  # one level, where the two round differently
     assert (found[:, 1:] - (colours().float() / 127.5 - 1)).abs().mean() > 0.05
+
+
+@torch.no_grad()
+def test_every_number_of_the_lines_is_the_papers(stages, monkeypatch):
+    """Pictures with enough grain that other numbers draw other lines: 10 for p, as the released code has, in 1 of 100.
+
+    On the small pictures above 512 pixels were the same with either.
+    """
+    answers, _ = drawn()
+    pictures, widths = colours(64), [SIGMAS[number] for number in CHOSEN]
+    found = stages("animediffusion").condition({"color": pictures}, Scripted(answers))[:, :1]
+    assert (found != faces.xdog_lines(pictures, widths)).float().mean() < 5e-4  # roundings at the threshold
+    for name, other in (("P", 10.0), ("P", 8.5), ("K", 3.4), ("EPSILON", 0.02)):
+        with monkeypatch.context() as patch:
+            patch.setattr(faces, name, other)
+            assert (found != faces.xdog_lines(pictures, widths)).float().mean() > 2e-3, name
 
 
 @torch.no_grad()
