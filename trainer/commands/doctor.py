@@ -108,7 +108,11 @@ def examine(
     data, diagnosis = open_set(root), Diagnosis()
     pictures = {picture.key: picture for picture in data.pictures("color")}
     for file, reason in data.damaged("color").items():
-        diagnosis.add("problem", "color", [file], f"shard cannot be used ({reason})", "Pack or download it again.")
+        shards = isinstance(data.source, ShardSource)
+        level, fix = (
+            ("problem", "Pack or download it again.") if shards else ("warning", "Bring it back, or convert it.")
+        )
+        diagnosis.add(level, "color", [file], f"{'shard' if shards else 'file'} cannot be used ({reason})", fix)
     if not pictures:
         raise ConfigError(f"{root / 'color'} holds no pictures that can be listed.")
     styles = sketch_styles(root)

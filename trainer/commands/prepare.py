@@ -35,8 +35,9 @@ from trainer.config import ConfigError
 from trainer.data.index import cache_folder
 from trainer.data.sources import sketch_styles
 from trainer.prepare import methods
+from trainer.prepare.adoption import adopt
 from trainer.prepare.journal import NAME, Journal
-from trainer.prepare.layout import Picture, Set, adopt, open_set
+from trainer.prepare.layout import Picture, Set, open_set
 from trainer.prepare.methods import Method
 from trainer.prepare.tables import read_table
 from trainer.prepare.work import Job, Pool, Result
@@ -70,6 +71,12 @@ class Prepared:
     """Files that `prepare` did not make."""
     unreadable: dict[str, str] = field(default_factory=dict)
     """File -> why."""
+    gone: list[str] = field(default_factory=list)
+    """Pictures that left the folder they came from and were taken out of color/."""
+    deleted: dict[str, int] = field(default_factory=dict)
+    """By folder: results whose pictures are gone."""
+    orphans: dict[str, int] = field(default_factory=dict)
+    """By folder: somebody else's files that belong to no picture."""
     complete: bool = True
     """False after an interruption."""
 
@@ -80,6 +87,16 @@ class Prepared:
             if self.kept[folder]:
                 line += f", {self.kept[folder]} not made by prepare and kept (--overwrite replaces them)"
             lines.append(line)
+        if self.gone:
+            lines.append(
+                f"{len(self.gone)} pictures are no longer where they came from (e.g. {self.gone[0]}); color/ has them "
+                "no more, .colorize/removed/ does"
+            )
+        lines += [f"{folder}/: {count} of pictures that are gone deleted" for folder, count in self.deleted.items()]
+        lines += [
+            f"{folder}/: {count} files belong to no picture and were not made by prepare; they are kept"
+            for folder, count in self.orphans.items()
+        ]
         if self.unreadable:
             lines.append(f"{len(self.unreadable)} files cannot be used and are left out; {REPORT} lists them:")
             lines += [f"  {file}: {reason}" for file, reason in list(self.unreadable.items())[:5]]
@@ -107,13 +124,15 @@ def prepare(
     if workers < 1:
         raise ConfigError(f"--workers is {workers}; choose 1 or more.")
     report = Prepared()
-    root = adopt(Path(dataset), Path(output) if output else None, report.unreadable)
+    adopted = adopt(Path(dataset), Path(output) if output else None, report.unreadable)
+    root, report.gone = adopted.root, list(adopted.gone)
     data = open_set(root)
     with Journal(cache_folder(root) / NAME) as journal:
         targets = plan(data, journal, sketches, mask)
         try:
             for part in data.parts():
                 _make_part(data, part, targets, journal, report, workers, device, overwrite, progress)
+                _orphans(data, part, targets, journal, report)
         except KeyboardInterrupt:
             report.complete = False
             log.warning("stopped; what is done is kept, and the same command continues")
@@ -186,6 +205,18 @@ def _make_part(
                 last_commit = time.monotonic()
     for file, reason in data.damaged(part).items():
         report.unreadable[file] = reason
+
+
+def _orphans(data: Set, part: str, targets: list[Target], journal: Journal, report: Prepared) -> None:
+    """Delete results whose pictures are gone; count others' files that belong to none."""
+    for folder in dict.fromkeys(target.folder for target in targets if target.part == part):
+        for key in data.orphans(folder, part):
+            if journal.result(folder, key) is not None:
+                data.delete(folder, key)
+                journal.forget(folder, key)
+                report.deleted[folder] = report.deleted.get(folder, 0) + 1
+            elif "/" not in key or (data.root / part / key.partition("/")[0]).is_dir():  # else of another style
+                report.orphans[folder] = report.orphans.get(folder, 0) + 1
 
 
 def _jobs(
@@ -347,4 +378,6 @@ def run(args: argparse.Namespace) -> int:
     tags = read_table(args.tags, "tags") if args.tags else {}
     report = prepare(args.dataset, tuple(sketches), mask, args.output, workers, device, args.overwrite, scores, tags)
     print("\n".join(report.lines()))
-    return 0 if report.complete else 130
+    if not report.complete:
+        return 130
+    return 0 if report.pictures["color"] else 1  # nothing that could be trained on

@@ -17,7 +17,7 @@ import numpy as np
 
 from trainer.config import ConfigError
 from trainer.data import decode, index, index_files
-from trainer.data.sources import FolderSource, ShardSource, Unreadable
+from trainer.data.sources import FolderSource, ShardSource, Unreadable, not_read
 
 log = logging.getLogger("trainer")
 
@@ -225,6 +225,8 @@ def _list_folder(source: FolderSource, parts: Mapping[str, Sequence[str]], measu
     missing = _Missing()
     keep = missing.keep(keys, parts, lambda folder: source.has(folder, hashes))
     problems = missing.problems(source.root)
+    if other := not_read(source.root / "color"):
+        problems.append(f"{len(other)} files in color/ are of kinds that are not read, e.g. {other[0]}; save them as PNG")
     kept = [key for key, kept in zip(keys, keep) if kept]
     if not measure:
         writer = index.Writer()

@@ -35,6 +35,8 @@ from trainer.data.index import FORMAT, cache_folder, hash64, is_text, item_key, 
 log = logging.getLogger("trainer")
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+OTHER_SUFFIXES = (".tif", ".tiff", ".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".psd", ".svg", ".tga", ".ico")
+"""Pictures of kinds that are not read: they are told, not passed over."""
 OPEN_SHARDS = 64  # per process: files and directories that are kept open
 MAX_MEMBER = 2**28
 """Largest unpacked file in a shard, bytes: no picture of decode.MAX_PIXELS needs more, and a lie costs no more."""
@@ -56,6 +58,26 @@ class Unreadable(OSError):
 
     def __reduce__(self) -> tuple:  # from a worker process
         return Unreadable, (self.file, self.reason)
+
+
+def walk(top: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As os.walk, also into folders that are links, but into each real folder once; hidden ones are left out."""
+    seen = set()
+    for folder, inner, names in os.walk(top, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder above, or to one that was there
+            inner.clear()
+            continue
+        seen.add(real)
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        yield folder, inner, names
+
+
+def not_read(top: Path) -> list[str]:
+    """Pictures below a folder whose kinds are not read, by their paths in it."""
+    found = (os.path.join(folder, name) for folder, _, names in walk(top) for name in names
+             if name.lower().endswith(OTHER_SUFFIXES))  # fmt: skip
+    return sorted(Path(os.path.relpath(path, top)).as_posix() for path in found)
 
 
 def sketch_styles(root: Path, wanted: Sequence[str] = ()) -> list[str]:
@@ -114,8 +136,7 @@ class FolderSource:
     def _names(self, part: str) -> Iterator[str]:
         """Paths of a part's files in its folder and below, sorted; hidden folders are left out."""
         top = self.root / part
-        for folder, inner, names in os.walk(top):
-            inner[:] = sorted(name for name in inner if not name.startswith("."))
+        for folder, _, names in walk(top):
             prefix = "" if folder == str(top) else Path(folder).relative_to(top).as_posix() + "/"
             named = sorted(prefix + name for name in names if name.lower().endswith(SUFFIXES))
             for name in named:

@@ -75,6 +75,10 @@ class Journal:
             "SELECT signature, fingerprint FROM results WHERE folder = ? AND key = ?", (folder, key)
         ).fetchone()
 
+    def forget(self, folder: str, key: str) -> None:
+        """A result was deleted."""
+        self._database.execute("DELETE FROM results WHERE folder = ? AND key = ?", (folder, key))
+
     def note_result(self, folder: str, key: str, signature: str, fingerprint: str) -> None:
         self._database.execute(
             "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", (folder, key, signature, fingerprint)

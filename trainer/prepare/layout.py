@@ -21,7 +21,7 @@ from PIL import Image, PngImagePlugin
 
 from trainer.config import ConfigError
 from trainer.data.decode import PICTURE_ERRORS, open_picture, why
-from trainer.data.index import cache_folder, is_text, item_key
+from trainer.data.index import cache_folder, item_key
 from trainer.data.sources import (
     DIRECTORY_ERRORS,
     MAX_MEMBER,
@@ -30,6 +30,7 @@ from trainer.data.sources import (
     ShardSource,
     Unreadable,
     leads_outside,
+    not_read,
     open_source,
 )
 from trainer.text_file import read_text
@@ -37,15 +38,7 @@ from trainer.text_file import read_text
 log = logging.getLogger("trainer")
 
 MARK = "colorize-prepare"
-ADOPTED = "adopted.json"
-OWN_FOLDERS = (
-    "color",
-    "sketch",
-    "mask",
-    "reference",
-    "regions",
-    "data_index",
-)  # and what starts with one of them and _
+NOT_READ = "pictures of this kind are not read; save it as PNG or JPEG"
 
 
 @dataclass(frozen=True)
@@ -100,6 +93,11 @@ class PictureSet:
     def parts(self) -> list[str]:
         return [part for part in ("color", "reference") if (self.root / part).is_dir()]
 
+    def delete(self, folder: str, key: str) -> None:
+        """Delete a result that lies in a plain folder."""
+        for suffix in SUFFIXES:
+            (self.root / folder / f"{key}{suffix}").unlink(missing_ok=True)
+
     def caption(self, picture: Picture) -> str:
         """Tags in a text file beside the picture."""
         path = self.root / picture.part / f"{picture.key}.txt"
@@ -115,6 +113,7 @@ class FolderSet(PictureSet):
 
     def __init__(self, source: FolderSource) -> None:
         self.source, self.root = source, source.root
+        self._damaged: dict[str, dict[str, str]] = {}
 
     def count(self, part: str) -> int:
         """Pictures of a part."""
@@ -125,7 +124,9 @@ class FolderSet(PictureSet):
             path = self.source.path(part, key)
             try:
                 status = path.stat()
-            except OSError:  # deleted meanwhile
+            except OSError as error:  # a link to nothing, or deleted meanwhile
+                why = "it is a link to a file that is not there" if path.is_symlink() else error.strerror
+                self._damaged.setdefault(part, {})[str(path)] = str(why)
                 continue
             signature = f"{status.st_size} {status.st_mtime_ns}"
             yield Picture(part, key, key + path.suffix, str(path), signature)
@@ -162,8 +163,14 @@ class FolderSet(PictureSet):
         """No more results will come."""
 
     def damaged(self, part: str) -> dict[str, str]:
-        """Containers of pictures that cannot be read, with the reason."""
-        return {}
+        """Files that are no pictures for us, with the reason."""
+        other = {str(self.root / part / name): NOT_READ for name in not_read(self.root / part)}
+        return other | self._damaged.get(part, {})
+
+    def orphans(self, folder: str, part: str) -> list[str]:
+        """Keys of files of a folder and below that belong to no picture of a part."""
+        pictures = set(self.source.keys(part))
+        return [key for key in self.source.keys(folder) if key not in pictures]
 
 
 class ShardSet(PictureSet):
@@ -310,71 +317,13 @@ class ShardSet(PictureSet):
     def damaged(self, part: str) -> dict[str, str]:
         return self._damaged.get(part, {})
 
+    def orphans(self, folder: str, part: str) -> list[str]:
+        """Shards that belong to no shard of pictures; nobody's result alone, so they are never deleted."""
+        pictures = {file.name for file in self.source.files(part)}
+        return [file.name for file in self.source.files(folder) if file.name not in pictures]
+
     def caption(self, picture: Picture) -> str:
         return ""
 
 
 Set = FolderSet | ShardSet
-
-
-# -- plain folders -----------------------------------------------------------------------------------------------------
-
-
-def adopt(dataset: Path, output: Path | None, problems: dict[str, str]) -> Path:
-    """The folder with color/ to work on. Of a plain folder of pictures or zips, color/ is made by hard links or copies.
-
-    problems gets the files that cannot be taken, with the reason. Raises ConfigError when there is nothing to work on.
-    """
-    if not dataset.is_dir():
-        raise ConfigError(f"{dataset} is no folder; name the folder that holds your pictures, or color/ with them.")
-    root = output or dataset
-    known = cache_folder(root) / ADOPTED if (root / "color").is_dir() else None
-    if (dataset / "color").is_dir() and not (known and known.is_file()):
-        if output is not None and output.resolve() != dataset.resolve():
-            raise ConfigError(f"{dataset} is a training set already (it has color/), so --output is not needed.")
-        return dataset
-    pictures = [path for path in sorted(dataset.iterdir()) if path.suffix.lower() == ".zip"]
-    if not pictures:
-        pictures = list(_pictures_below(dataset, root))
-    if not pictures and not (root / "color").is_dir():
-        raise ConfigError(f"{dataset} holds no pictures ({', '.join(SUFFIXES)}) and no zip shards.")
-    (root / "color").mkdir(parents=True, exist_ok=True)
-    taken: dict[str, Path] = {}
-    for path in pictures:
-        name = path.relative_to(dataset).as_posix()
-        if (other := taken.setdefault(item_key(name), path)) != path:
-            problems[str(path)] = f"has the name of {other} in color/ ({name}); rename one of them"
-            continue
-        _link(path, root / "color" / name)
-        caption = path.with_suffix(".txt")
-        if caption.is_file():
-            _link(caption, root / "color" / f"{item_key(name)}.txt")
-    (cache_folder(root) / ADOPTED).write_text(json.dumps({"from": str(dataset.resolve())}))
-    return root
-
-
-def _pictures_below(dataset: Path, root: Path) -> Iterator[Path]:
-    """Pictures in a folder and its subfolders, but for those that this command writes."""
-    for folder, subfolders, names in os.walk(dataset):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        if Path(folder).resolve() == root.resolve():
-            subfolders[:] = [name for name in subfolders if name.partition("_")[0] not in OWN_FOLDERS]
-        for name in sorted(names):
-            if name.lower().endswith(SUFFIXES) and is_text(str(Path(folder, name))):
-                yield Path(folder) / name
-
-
-def _link(source: Path, target: Path) -> None:
-    """Make `target` the same file, or a copy where the file system has no links; nothing when it is that already."""
-    if target.exists():
-        ours, theirs = target.stat(), source.stat()
-        if os.path.samestat(ours, theirs) or (ours.st_size, ours.st_mtime_ns) == (theirs.st_size, theirs.st_mtime_ns):
-            return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    part.unlink(missing_ok=True)
-    try:
-        os.link(source, part)
-    except OSError:
-        shutil.copy2(source, part)
-    part.replace(target)
