@@ -3,7 +3,8 @@
 The drawing's regions (`regions.find_regions`, which closes gaps) are told apart by where they lie. What reaches the top
 or the sides of the picture is background, unless it lies where figures do; what the figure's outline encloses is
 figure. A figure may leave the picture at the bottom, its head at the top, and low at the sides.
-Parts that hang on nothing go, holes are filled. It is a rule of thumb for one figure, or several side by side, before a
+Parts that hang on nothing go, holes are filled. Every panel of a comic page (`panels.py`) is looked at for itself; what
+lies between them is background. It is a rule of thumb for one figure, or several side by side, before a
 plain background: closed shapes behind the figure (a tiled wall, furniture) look enclosed too. A rough mask, painted
 over the figure, decides where it errs.
 """
@@ -16,7 +17,8 @@ from scipy import ndimage
 
 from ..counts import check_count
 from .figure_masks import MASK_ADVICE
-from .regions import RegionMap, find_regions
+from .panels import find_panels
+from .regions import RegionMap, check_gap, inks_of, region_map
 
 # Where figures are, by experience with portraits and standing figures; widths are shares of the picture's width.
 HEAD_WIDTH, BODY_WIDTH, BODY_AT = 0.17, 0.44, 0.9  # half widths at the top and from this height on
@@ -93,16 +95,25 @@ def drawn_figures(
     are then the figure, and nothing else is.
     Raises ValueError for a drawing without lines, and for masks that do not fit in number.
     """
-    maps = find_regions(image, mask, polarity, gap, framed=gap is not None).maps
+    check_gap(gap)
+    inks = inks_of(image, mask, polarity)
     height, width = image.shape[1:3]
     if rough is not None:
-        check_count("rough masks", len(rough), len(maps), "drawings", MASK_ADVICE)
+        check_count("rough masks", len(rough), len(inks), "drawings", MASK_ADVICE)
         rough = torch.nn.functional.interpolate(rough[:, None].float(), (height, width), mode="area")[:, 0].cpu()
-    figures = []
-    for index, found in enumerate(maps):
-        if rough is not None:
-            chosen = painted_regions(found, rough[index % len(rough)].numpy())[found.labels]
-        else:
-            chosen = without_islands_and_holes(figure_regions(found)[found.labels])
-        figures.append(torch.from_numpy(chosen.astype(np.float32)))
-    return torch.stack(figures)
+    figures = np.zeros((len(inks), height, width), np.float32)
+    for index, ink in enumerate(inks):  # of a page every panel that holds lines, of a drawing all of it
+        painted = None if rough is None else rough[index % len(rough)].numpy()
+        for panel in find_panels(ink):
+            if ink[panel.place].any():
+                part = None if painted is None else painted[panel.place]
+                figures[index][panel.place] = _figure(ink[panel.place], gap, part)
+    return torch.from_numpy(figures)
+
+
+def _figure(ink: np.ndarray, gap: float | None, painted: np.ndarray | None) -> np.ndarray:
+    """(H, W) bool: the figure of one panel or drawing."""
+    found = region_map(ink, gap, framed=gap is not None)
+    if painted is not None:
+        return painted_regions(found, painted)[found.labels]
+    return without_islands_and_holes(figure_regions(found)[found.labels])

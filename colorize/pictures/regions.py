@@ -68,25 +68,32 @@ def find_regions(
     mask: torch.Tensor | None = None,
     polarity: str = "auto",
     gap: float | None = None,
-    framed: bool = False,
 ) -> Regions:
     """Regions of the drawings of a comfy batch (B, H, W, C) in 0..1; mask and polarity as in `images.line_layer`.
 
-    gap: widest gap in a line in pixels of the drawing; None chooses by the drawing's size and its lines. framed: the
-    picture's edge counts as a line, so that an outline which ends just before it encloses. Raises ValueError for a
-    blank drawing.
+    gap: widest gap in a line in pixels of the drawing; None chooses by the drawing's size and its lines. Raises
+    ValueError for a blank drawing.
     """
+    check_gap(gap)
+    return Regions(tuple(region_map(ink, gap) for ink in inks_of(image, mask, polarity)))
+
+
+def check_gap(gap: float | None) -> None:
+    """ValueError for a gap that is no width."""
     if gap is not None and not 0 <= gap < math.inf:
         raise ValueError(f"gap is {gap} pixels; give 0 or more, or none for the automatic choice.")
-    found = []
-    for number, ink in enumerate(ink_of(image, mask, polarity), 1):
+
+
+def inks_of(image: torch.Tensor, mask: torch.Tensor | None = None, polarity: str = "auto") -> list[np.ndarray]:
+    """As `ink.ink_of`. Raises ValueError for a blank drawing."""
+    inks = ink_of(image, mask, polarity)
+    for number, ink in enumerate(inks, 1):
         if not ink.any():
             raise ValueError(
                 f"Drawing {number} of {image.shape[0]} ({ink.shape[1]}x{ink.shape[0]} pixels) has no lines to find "
                 "regions between. Connect the line drawing itself, and its MASK where the lines are its transparency."
             )
-        found.append(region_map(_framed(ink) if framed else ink, gap))
-    return Regions(tuple(found))
+    return inks
 
 
 def _framed(ink: np.ndarray) -> np.ndarray:
@@ -97,8 +104,12 @@ def _framed(ink: np.ndarray) -> np.ndarray:
     return framed
 
 
-def region_map(ink: np.ndarray, gap: float | None = None) -> RegionMap:
-    """Regions of one drawing, from its ink (H, W) uint8 as `ink.ink_of` gives it."""
+def region_map(ink: np.ndarray, gap: float | None = None, framed: bool = False) -> RegionMap:
+    """Regions of one drawing, from its ink (H, W) uint8 as `ink.ink_of` gives it. gap: as for `find_regions`.
+
+    framed: the picture's edge counts as a line, so that an outline which ends just before it encloses.
+    """
+    ink = _framed(ink) if framed else ink
     copy = working_copy(ink)
     seeds, region_of = _rooms(copy, None if gap is None else gap / copy.factor)
     height, width = ink.shape
