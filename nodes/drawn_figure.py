@@ -32,8 +32,8 @@ class ColorizeFigureFromDrawing(Node):
             display_name="Figure from Drawing",
             category=CATEGORY + "/masks",
             description="The figure_mask of a drawing from its lines alone, without a network to download: for "
-            "drawings with a plain background, and pages of them, panel by panel. Look at its preview; paint a rough mask "
-            "where it errs.",
+            "drawings with a plain background, and pages of them, panel by panel. Look at its preview; paint a rough "
+            "mask where it errs.",
             has_intermediate_output=True,
             search_aliases=["figure mask", "drawing mask", "flood fill", "segment sketch", "mask without download"],
             inputs=[

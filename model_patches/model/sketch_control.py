@@ -28,6 +28,7 @@ from ...colorize.sketch.encoder import SketchEncoder
 from ...colorize.sketch.xl_encoder import XLSketchEncoder
 from ...colorize.unet.config import HINT_BLOCKS
 from . import sampled_part
+from .advanced_apply import TakesMask
 from .sampled_part import Part
 
 LIGHT, PAPER_SHARE = 0.85, 0.6  # a hint with more than this share of pixels lighter than that is paper
@@ -72,7 +73,7 @@ def check_is_sketch(hint: torch.Tensor) -> None:
         )
 
 
-class SketchControl(comfy.controlnet.ControlBase):
+class SketchControl(TakesMask, comfy.controlnet.ControlBase):
     """Adds the maps of a sketch encoder to the U-Net. Hints are BCHW in 0..1: white lines (1) on black (0)."""
 
     def __init__(
@@ -128,6 +129,11 @@ class SketchControl(comfy.controlnet.ControlBase):
         self._features = {}
         return super().set_cond_hint(cond_hint, *args, **kwargs)
 
+    def set_cond_hint_mask(self, mask: torch.Tensor) -> SketchControl:
+        self._features = {}
+        super().set_cond_hint_mask(mask)
+        return self
+
     def get_control(
         self,
         x_noisy: torch.Tensor,
@@ -182,6 +188,11 @@ class SketchControl(comfy.controlnet.ControlBase):
 
     def _handed(self, hint: torch.Tensor, device: torch.device) -> list[torch.Tensor]:
         """The maps of a hint that another node cropped, (rows, 3, H, W); the encoder runs once per hint."""
+        if self.mask is not None:
+            raise ValueError(
+                "A node that samples tiles cuts the sketch, but not the mask of Apply Advanced ControlNet: the two do "
+                "not go together. Remove the mask, or sample without tiles."
+            )
         for known, maps in self._tiles:
             if known is hint or (known.shape == hint.shape and torch.equal(known, hint)):
                 return [values.to(device) for values in maps]
@@ -223,10 +234,12 @@ class SketchControl(comfy.controlnet.ControlBase):
             hint = comfy.utils.common_upscale(hint, width, height, "bicubic", "disabled").clamp(0, 1)
         self._check_polarity(hint)
         if area is not None:
-            rows, columns, top, left = (side * PIXELS_PER_LATENT for side in area)
+            area = tuple(side * PIXELS_PER_LATENT for side in area)
+            rows, columns, top, left = area
             hint = hint[..., top : top + rows, left : left + columns]
         with torch.no_grad():
-            return self.encoder(unit_to_model(hint.to(device=device, dtype=self.compute_dtype)))
+            maps = self.encoder(unit_to_model(hint.to(device=device, dtype=self.compute_dtype)))
+        return self.masked(maps, height, width, area)
 
     def _check_polarity(self, hint: torch.Tensor) -> None:
         mean = hint.float().mean().item()
@@ -246,6 +259,7 @@ class SketchControl(comfy.controlnet.ControlBase):
     def copy(self) -> SketchControl:
         c = SketchControl(self.encoder, self.patcher, self.compute_dtype, self.map_strengths)
         self.copy_to(c)
+        c.mask = self.mask
         return c
 
     def with_level_strengths(
