@@ -40,6 +40,7 @@ from .reference import ColorizeEncodeReference, ColorizeLoadReferenceEncoder
 from .regions import ColorizeAddRegion
 from .restore import ColorizeRestoreSize
 from .segment import ColorizeLoadSegmenter, ColorizeSegmentCharacter
+from .shots import ColorizeCarryColors, ColorizeMatchRegions
 from .sketch import ColorizePrepareSketch
 from .sketch_strength import ColorizeSketchStrength
 from .strength import ColorizeReferenceStrength
@@ -99,6 +100,8 @@ class ColorizeDiffusionExtension(ComfyExtension):
             ColorizeFlattenColors,
             ColorizePaletteFromReference,
             ColorizeLockToPalette,
+            ColorizeMatchRegions,
+            ColorizeCarryColors,
             ColorizeSaveLayers,
             ColorizeEntanglementMeter,
             ColorizePlaceViews,

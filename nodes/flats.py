@@ -17,14 +17,18 @@ from .sockets import CATEGORY, FlatsSocket, Node, PaletteSocket, RegionsSocket
 PREVIEW_HUE = 0.618034  # golden ratio: neighbouring numbers get far hues
 
 
+def region_colours(count: int) -> np.ndarray:
+    """(count, 3) float32 sRGB 0..1: colours of chance that are far from each other."""
+    hues = (np.arange(count)[:, None] * PREVIEW_HUE + np.array([0, 1 / 3, 2 / 3])) % 1
+    return (0.62 + 0.33 * np.cos(2 * np.pi * hues)).astype(np.float32)
+
+
 def regions_preview(regions: Regions) -> torch.Tensor:
     """Comfy picture (B, H, W, 3) with a colour of its own for every region, under the lines."""
     pictures = []
     for found in regions.maps:
-        hues = (np.arange(found.count)[:, None] * PREVIEW_HUE + np.array([0, 1 / 3, 2 / 3])) % 1
-        colours = 0.62 + 0.33 * np.cos(2 * np.pi * hues)
         ink = 1 - found.ink[..., None].astype(np.float32) / 255
-        pictures.append(torch.from_numpy(colours.astype(np.float32)[found.labels] * ink))
+        pictures.append(torch.from_numpy(region_colours(found.count)[found.labels] * ink))
     return torch.stack(pictures)
 
 

@@ -7,7 +7,7 @@ gives none to the next frame.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,12 +55,17 @@ def surest(beliefs: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def carried(
-    frames: Sequence[Shapes], keys: Mapping[int, np.ndarray], colours: int, certain: Collection[int] = ()
+    frames: Sequence[Shapes],
+    keys: Mapping[int, np.ndarray],
+    colours: int,
+    certain: Collection[int] = (),
+    on_frame: Callable[[], None] = lambda: None,
 ) -> list[np.ndarray]:
     """(n, k) belief of every frame of a shot, from the entries (n,) of one or more key frames, -1 where not known.
 
     Every piece believes the key that is surest. certain: those of the keys that win wherever they are sure, as a
-    person's corrections, which may know a few pieces only.
+    person's corrections, which may know a few pieces only. on_frame is called at every step of every walk, that is, for
+    each key as often as there are other frames.
     """
     if not keys or not all(0 <= number < len(frames) for number in keys):
         raise ValueError(f"Key frames are {sorted(keys)} of {len(frames)}; give at least one, counted from 0.")
@@ -72,6 +77,7 @@ def carried(
         for direction in (range(number + 1, len(frames)), range(number - 1, -1, -1)):
             carrier = Carrier(frames[number], belief)
             for frame in direction:
+                on_frame()
                 found = carrier.next(frames[frame])
                 sure = found.max(axis=1, keepdims=True) >= SURE
                 beliefs[frame].append(np.where(sure, weight * found, found) if weight > 1 else found)

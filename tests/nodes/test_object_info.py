@@ -53,6 +53,8 @@ IDS = [
     "ColorizeFlattenColors",
     "ColorizePaletteFromReference",
     "ColorizeLockToPalette",
+    "ColorizeMatchRegions",
+    "ColorizeCarryColors",
     "ColorizeSaveLayers",
     "ColorizeEntanglementMeter",
     "ColorizePlaceViews",

@@ -1,0 +1,206 @@
+"""Flats of a shot: a coloured key's colours where a piece is surely one of its things, the model's where not.
+
+All frames share one palette: the key's colours, those that are given beside it and those of hints. So what is matched
+has the same colour in all frames to the bit, and what is not has one of the shot's colours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..pictures.flat_batch import FlatBatch
+from ..pictures.flatten import ONE_COLOUR, Flats, check_proportions, flatten
+from ..pictures.hints import Hints, fixed_entries
+from ..pictures.palette import MOST_ENTRIES, Entry, Palette, colour_name
+from ..pictures.region_colours import samples
+from ..pictures.region_labelling import choose, costs
+from ..pictures.regions import RegionMap
+from .carrying import SURE, carried
+from .matching import Matches, match
+from .shapes import Shapes, shapes_of
+
+FLAT = 0.5  # share of a piece's open paper that has one colour to the bit where a key is painted flat
+CLEAR_INK = 20  # 0..255; paper below
+SMALL = 5e-4  # share of the picture below which an unsure region is not worth a look
+FAR = 0.3  # OKLab; a change of colour that the flicker map shows white
+
+
+@dataclass(frozen=True)
+class Unsure:
+    """A region whose colour was not carried: the model chose it, and somebody should look."""
+
+    frame: int
+    """counted from 0"""
+    x: int
+    """a pixel in it"""
+    y: int
+    share: float
+    """of the picture, 0..1"""
+    colour: str
+    """"#rrggbb", what the model chose of the shot's palette"""
+
+
+@dataclass(frozen=True, eq=False)
+class ShotFlats:
+    """The flats of a shot and what to look at."""
+
+    batch: FlatBatch
+    unsure: tuple[Unsure, ...]
+    masks: np.ndarray
+    """(frames, H, W) float32, 1 where the colour was not carried"""
+    flicker: np.ndarray
+    """(frames, H, W) float32: how far, up to 1, a surely matched piece's colour is from the frame before"""
+
+
+def key_flats(regions: RegionMap, picture: np.ndarray, more: Palette | None = None) -> Flats:
+    """The colours of a key (h, w, 3) sRGB 0..1 over its drawing's regions; more: further colours of the shot.
+
+    Where a key is painted flat, its colours are taken to the bit; a soft one is flattened in its own colours.
+    """
+    check_proportions(regions, picture)
+    soft = flatten(regions, picture)
+    exact = _painted(regions, picture)
+    colours = soft.palette.srgb[soft.entry]
+    colours[exact >= 0] = np.stack([exact >> 16 & 255, exact >> 8 & 255, exact & 255], axis=1)[exact >= 0]
+    unique, entry = np.unique(colours, axis=0, return_inverse=True)
+    shares = np.bincount(entry.ravel(), regions.areas) / max(regions.areas.sum(), 1)
+    order = np.argsort(-shares, kind="stable")
+    rows = [_entry(unique[number], float(shares[number])) for number in order]
+    place = np.argsort(order)
+    known = {row.colour for row in rows}
+    extra = [row for row in more.entries if row.colour not in known] if more else []
+    if len(rows) > MOST_ENTRIES:
+        return soft
+    return Flats(regions, Palette(tuple([*rows, *extra][:MOST_ENTRIES])), place[entry.ravel()].astype(np.int32))
+
+
+def _painted(regions: RegionMap, picture: np.ndarray) -> np.ndarray:
+    """(n,) int: red, green, blue in one number of pieces that are painted flat, -1 of others."""
+    found = np.full(len(regions.region_of), -1)
+    if picture.shape[:2] != regions.pieces.shape:
+        return found
+    open_paper = regions.ink < CLEAR_INK
+    levels = np.rint(picture[open_paper] * 255).astype(np.int64)
+    code = levels[:, 0] << 16 | levels[:, 1] << 8 | levels[:, 2]
+    piece = regions.pieces[open_paper].astype(np.int64)
+    pairs, sizes = np.unique(piece << 24 | code, return_counts=True)
+    total = np.bincount(piece, minlength=len(found))
+    order = np.argsort(sizes, kind="stable")
+    owner, share = pairs[order] >> 24, sizes[order] / total[pairs[order] >> 24]
+    found[owner[share >= FLAT]] = (pairs[order] & 0xFFFFFF)[share >= FLAT]  # the commonest comes last
+    return found
+
+
+def _entry(colour: np.ndarray, share: float) -> Entry:
+    code = "#{:02x}{:02x}{:02x}".format(*colour.tolist())
+    return Entry(colour_name(code), code, round(share, 4))
+
+
+def settled(regions: RegionMap, picture: np.ndarray, palette: Palette, belief: np.ndarray) -> tuple[Flats, np.ndarray]:
+    """(flats of one frame, (n,) bool pieces whose colour was carried) from a belief (n, k) over the palette.
+
+    picture: the model's result (h, w, 3) sRGB 0..1, which decides what belief leaves open.
+    """
+    check_proportions(regions, picture)
+    sure = belief.max(axis=1) >= SURE
+    fixed = np.where(sure, belief.argmax(axis=1), -1).astype(np.int32)
+    table = costs(samples(regions, picture), palette.oklab, palette.shares)
+    return Flats(regions, palette, choose(table, regions, fixed)), sure
+
+
+def unsure_regions(flats: Flats, sure: np.ndarray, frame: int) -> list[Unsure]:
+    """The regions of a frame with pieces (n,) that are not sure, the largest first."""
+    regions, found = flats.regions, []
+    total = regions.pieces.size
+    for region in np.unique(regions.region_of[~sure]):
+        pieces = np.flatnonzero((regions.region_of == region) & ~sure)
+        share = float(regions.areas[pieces].sum()) / total
+        if share < SMALL:
+            continue
+        largest = int(pieces[regions.areas[pieces].argmax()])
+        places = np.argwhere(regions.pieces == largest)
+        y, x = places[np.abs(places - places.mean(axis=0)).sum(axis=1).argmin()].tolist()
+        found.append(Unsure(frame, x, y, round(share, 5), flats.palette.entries[flats.entry[largest]].colour))
+    return sorted(found, key=lambda one: -one.share)
+
+
+def flicker_map(before: Flats, now: Flats, matches: Matches) -> np.ndarray:
+    """(H, W) float32: where a surely matched piece has another colour than in the frame before, by how far, 0..1."""
+    best = matches.likelihood.argmax(axis=1)
+    apart = np.sqrt(((now.palette.oklab[now.entry] - before.palette.oklab[before.entry][best]) ** 2).sum(axis=1))
+    changed = (now.palette.srgb[now.entry] != before.palette.srgb[before.entry][best]).any(axis=1)
+    sure = matches.likelihood.max(axis=1) >= SURE
+    return (np.where(sure & changed, np.minimum(apart / FAR, 1), 0).astype(np.float32))[now.regions.pieces]
+
+
+def shot_flats(
+    batch: FlatBatch,
+    key: np.ndarray,
+    key_frame: int = 0,
+    key_regions: RegionMap | None = None,
+    more: Palette | None = None,
+    hints: Mapping[int, Hints] | None = None,
+    on_frame: Callable[[], None] = lambda: None,
+) -> ShotFlats:
+    """Carry the colours of a key (h, w, 3) sRGB 0..1 through the frames of a batch.
+
+    key_frame: the frame that the key colours; with key_regions, those of a drawing that is not among the frames, the
+    frame before which it stands. hints: corrections by the frames they were painted on; they are certain there, and
+    carried over the shot from there. The batch's own hints, which are for pictures by themselves, are not used.
+    on_frame is called at every step of a walk. Raises ValueError.
+    """
+    frames = [flats.regions for flats in batch.flats]
+    if not 0 <= key_frame < len(frames):
+        raise ValueError(f"key_frame is {key_frame}; the shot has frames 0 to {len(frames) - 1}.")
+    painted = key_flats(key_regions or frames[key_frame], key, more)
+    palette, keys = painted.palette, {key_frame: painted.entry}
+    walk = [*frames[:key_frame], key_regions, *frames[key_frame:]] if key_regions else frames
+    moved = [n + (key_regions is not None and n >= key_frame) for n in range(len(frames))]
+    corrected = []
+    for number, given in (hints or {}).items():
+        if not 0 <= number < len(frames):
+            raise ValueError(f"The hints are for frame {number}; the shot has frames 0 to {len(frames) - 1}.")
+        if given.colours.any():
+            palette, fixed = fixed_entries(given, frames[number], palette, ONE_COLOUR)
+            if fixed is not None:
+                keys[moved[number]] = _with_hints(keys.get(moved[number]), fixed)
+                corrected.append(moved[number])
+    shapes = [shapes_of(one) for one in walk]
+    beliefs = carried(shapes, keys, len(palette.entries), tuple(corrected), on_frame)
+    return _reviewed(batch, [shapes[n] for n in moved], [beliefs[n] for n in moved], palette)
+
+
+def _with_hints(painted: np.ndarray | None, fixed: np.ndarray) -> np.ndarray:
+    return fixed if painted is None else np.where(fixed >= 0, fixed, painted)
+
+
+def _reviewed(batch: FlatBatch, shapes: list[Shapes], beliefs: list[np.ndarray], palette: Palette) -> ShotFlats:
+    """Settle every frame, and gather what to look at."""
+    made: list[Flats] = []
+    unsure: list[Unsure] = []
+    masks, flicker = [], []
+    for number, (old, picture, belief) in enumerate(zip(batch.flats, batch.pictures, beliefs, strict=True)):
+        flats, sure = settled(old.regions, picture, palette, belief)
+        unsure += unsure_regions(flats, sure, number)
+        masks.append((~sure).astype(np.float32)[old.regions.pieces])
+        still = np.zeros(old.regions.pieces.shape, np.float32)
+        changed = flicker_map(made[-1], flats, match(shapes[number - 1], shapes[number])) if made else still
+        flicker.append(changed)
+        made.append(flats)
+    kept = replace(batch, flats=tuple(made), hints=(None,) * len(made))
+    return ShotFlats(kept, tuple(unsure), np.stack(masks), np.stack(flicker))
+
+
+def told(unsure: tuple[Unsure, ...], frames: int) -> str:
+    """What a person reads of the unsure regions: a line for every frame that has some."""
+    if not unsure:
+        return f"All regions of {frames} frames have the key's colours."
+    lines = []
+    for frame in sorted({one.frame for one in unsure}):
+        here = [one for one in unsure if one.frame == frame]
+        places = ", ".join(f"({one.x}, {one.y}) {one.colour} {100 * one.share:.1f} %" for one in here)
+        lines.append(f"frame {frame}: {places}")
+    return "\n".join(lines)
