@@ -261,6 +261,8 @@ class Report(Section):
     """Steps between two lines of log.jsonl."""
     sample_every: Amount = 500
     """Steps between two sample sheets; 0 draws none."""
+    sample_at_start: bool = False
+    """Whether a sheet, and a validation where there are any, also show the model before the first step."""
     sample_count: Amount = 6
     """Rows of a sample sheet."""
     sample_steps: Annotated[int, Range(1, 999, "a number from 1 to 999")] = 20

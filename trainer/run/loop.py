@@ -35,6 +35,8 @@ def _train(run: Run, config: Config) -> Path:
     adam, report = config.optimizer, config.report
     accelerator, optimizer, reporter = run.accelerator, run.optimizer, run.reporter
     with Interrupt(accelerator) as interrupt, contextlib.closing(reporter), run.rescued():
+        if run.start == 0 and report.sample_at_start:
+            run.show_start()
         for step in range(run.start, config.run.steps):
             rate = learning_rate(adam, step, config.run.steps)
             for group in optimizer.param_groups:

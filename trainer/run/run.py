@@ -122,15 +122,25 @@ class Run:
                 "or use system.precision = 'bf16' or 'fp32'."
             ) from None
 
-    def validate(self, step: int) -> bool:
-        """Measure and report the averaged weights, where samples are held out; whether they are the best so far."""
+    def show_start(self) -> None:
+        """The sheet and the validation of the model before the first step; what comes later is compared with them."""
+        self.measure(0)
+        self.sample(0)
+
+    def measure(self, step: int) -> float | None:
+        """Measure and report the averaged weights; their loss, or None where no samples are held out."""
         if self.validation is None:
-            return False
+            return None
         device = self.accelerator.device
         with averaged(self.stage, self.ema), arithmetic(self.config, device):
             values = self.validation.run(self.stage, device, functools.partial(combine, self.accelerator, how="sum"))
         self.reporter.validation(step, values)
-        loss = values["validation"]
+        return values["validation"]
+
+    def validate(self, step: int) -> bool:
+        """As `measure`; whether these weights are the best so far."""
+        if (loss := self.measure(step)) is None:
+            return False
         better = math.isfinite(loss) and (self.best is None or loss < self.best["validation"])
         if better:
             self.best = {"step": step, "validation": loss}
