@@ -101,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "--flats, --palette and --layers colour one drawing, and --sketch names many. Give one drawing, or "
                 "leave these options out."
             )
-        if frames.is_many(chosen.sketch):
+        if frames.is_many(chosen.sketch) or chosen.key is not None:
             return shots.colour(chosen, status)
         colour(chosen, status)
         return 0

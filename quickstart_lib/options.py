@@ -77,6 +77,13 @@ def _add_pictures(p: argparse.ArgumentParser) -> None:
         "many drawings a folder (default: colorized) or a video; the same command goes on after a stop",
     )
     p.add_argument(
+        "--key",
+        type=Path,
+        metavar="FILE",
+        help="for a shot: one of its frames, coloured, with the name of its drawing. Its colours are carried to the "
+        "others, which go to the folder keyed in the output folder; report.json says where that was not sure",
+    )
+    p.add_argument(
         "--flats",
         action="store_true",
         help="flat colours with one shadow tone and the drawing's own edges, all of them colours of the reference",

@@ -37,6 +37,12 @@ class Entry:
     findings: list[str] = field(default_factory=list)
     """What Preflight found wrong with the inputs."""
     seconds: float = 0.0
+    keyed: str = ""
+    """With --key: the picture in the key's colours, below the output folder."""
+    keyed_with: str = ""
+    """Names the key and all pictures it was made with."""
+    unsure: list[dict[str, Any]] = field(default_factory=list)
+    """Regions whose colour was not carried from the key: where, how large, and the colour they were given."""
 
 
 class Record:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import environment, frames, job, output, pictures, videos
+from . import environment, frames, job, keyed, output, pictures, videos
 from .errors import QuickstartError, ServerGone
 from .lock import locked
 from .plan import API_WORKFLOW, PACK, Models, check_size, look_at_models, picture, values_for
@@ -234,7 +234,10 @@ def colour(chosen: argparse.Namespace, status: Status) -> int:
     """Colour every drawing of --sketch into the folder --output; the exit status, 1 when a drawing failed."""
     cache = environment.cache_folder(os.environ, Path.home())
     reference = picture("reference", chosen.reference)
+    key = keyed.key_of(chosen)
     videos.check(chosen.sketch)
+    if key is not None and not frames.is_video(chosen.sketch):
+        keyed.frame_of(key, frames.listed(chosen.sketch))
     target = videos.Target.of(chosen.output)
     folder = output.output_folder(target.frames)
     with locked(cache / "locks" / digest(str(folder)), wait=False) as free:
@@ -242,12 +245,13 @@ def colour(chosen: argparse.Namespace, status: Status) -> int:
             raise QuickstartError(
                 f"Another quickstart is writing into {folder}. Wait for it, or choose another folder."
             )
-        return _colour(chosen, reference, folder, target, cache, status)
+        return _colour(chosen, reference, key, folder, target, cache, status)
 
 
 def _colour(
     chosen: argparse.Namespace,
     reference: pictures.Picture,
+    key: keyed.Key | None,
     folder: Path,
     target: videos.Target,
     cache: Path,
@@ -277,12 +281,17 @@ def _colour(
         status.line(f"Pictures: {len(entries) - len(failed)} of {len(entries)} in {folder}, {clock(watch.seconds())}")
         for entry in failed:
             status.line(f"  {entry.sketch}: {entry.why.splitlines()[0] if entry.why else 'failed'}")
-        if target.video and not failed:
-            made = [folder / entry.picture for entry in entries]
+        if failed:
+            for asked, what in ((key, "The key's colours are carried"), (target.video, "The video is written")):
+                if asked:
+                    status.line(f"{what} when every drawing has its picture.")
+            return 1
+        made = [folder / entry.picture for entry in entries]
+        if key:
+            made = keyed.carry(key, drawings, record, env, status)
+        if target.video:
             status.line(f"Video: {videos.join(made, target.video, speed, env, status)}")
-        elif target.video:
-            status.line(f"{target.video.name} is written when every drawing has its picture.")
-    return 1 if failed else 0
+    return 0
 
 
 def _serve(shot: Shot, server: Server, models: Models, reference: pictures.Picture) -> None:
