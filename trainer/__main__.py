@@ -38,6 +38,7 @@ def _train(args: argparse.Namespace, rest: list[str]) -> None:
 COMMANDS = {
     "sample": ("trainer.commands.sample", "colour one sketch with one reference"),
     "evaluate": ("trainer.commands.evaluate", "measure a model on held-out pairs"),
+    "show": ("trainer.commands.show", "write one page of a run, or of several side by side, to look at"),
     "convert": ("trainer.commands.convert", "turn a checkpoint into the file the nodes load"),
     "prepare": ("trainer.commands.prepare", "make sketches, masks and the index of a data set from its pictures"),
     "doctor": ("trainer.commands.doctor", "find what is wrong with a data set"),
