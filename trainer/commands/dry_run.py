@@ -14,6 +14,7 @@ from trainer.config import Config, ConfigError
 from trainer.run import memory
 from trainer.run.checks import check_machine, check_run
 from trainer.run.datasets import build_dataset
+from trainer.run.schedules import with_steps
 from trainer.stages import file_sizes, table
 
 
@@ -68,9 +69,10 @@ def data_lines(config: Config, cached: bool = True) -> list[str]:
     if not cached:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, cache_folder=""))
     dataset = build_dataset(config)
-    epochs = _samples(config)[0] * config.run.steps / len(dataset)
+    samples, processes = _samples(config)
+    steps = with_steps(config, len(dataset), processes).run.steps
     return [
-        f"data      {len(dataset)} pictures; {epochs:.1f} epochs",
+        f"data      {len(dataset)} pictures; {samples * steps / len(dataset):.1f} epochs, {steps} steps",
         f"groups    {dataset.groups.summary(dataset.items.names)}",
         *(f"problem   {problem}" for problem in dataset.problems),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -98,10 +99,18 @@ class Optimizer(Section):
     """Decoupled weight decay of AdamW."""
     warmup: Amount = 0
     """Steps over which the learning rate rises from 0."""
-    decay: Literal["constant", "cosine"] = "constant"
-    """Shape of the learning rate after the warm-up; cosine ends at a hundredth of the peak."""
+    decay: Literal["constant", "cosine", "cosine_restarts", "linear", "polynomial", "rex"] = "constant"
+    """Shape of the learning rate after the warm-up; all but constant end at a hundredth of the peak. See
+    run/schedules.py."""
+    cycles: Count = 2
+    """Cosines in a row, for decay = "cosine_restarts"."""
+    power: Positive = 2.0
+    """Exponent, for decay = "polynomial"; 1 is linear."""
     lowest_lr: float = -1.0
-    """Learning rate at which the warm-up starts and the cosine ends; negative: 0 and a hundredth of the peak."""
+    """Learning rate at which the warm-up starts and the decay ends; negative: 0 and a hundredth of the peak."""
+    rates: tuple[str, ...] = ()
+    """Learning rates of parts over `lr`: "control_encoder.=0.5" halves it for parameters whose names begin so. The
+    first that fits counts, the rest has `lr`."""
     clip: Weight = 1.0
     """Largest norm of the gradient; 0 switches clipping off."""
     batch: Count = 8
@@ -121,3 +130,17 @@ class Optimizer(Section):
             raise ConfigError(f"optimizer.betas are two numbers from 0 up to, not including, 1, not {self.betas}.")
         if self.ema == 1:
             raise ConfigError("optimizer.ema = 1 keeps the first weights for ever: set 0.9999, or 0 for no average.")
+        self.shares()
+
+    def shares(self) -> dict[str, float]:
+        """Beginning of parameter names -> learning rate over `lr`. ConfigError where `rates` says something else."""
+        found = {}
+        for rate in self.rates:
+            prefix, _, factor = rate.partition("=")
+            try:
+                found[prefix.strip()] = share = float(factor)
+            except ValueError:
+                share = -1.0
+            if not prefix.strip() or not 0 <= share < math.inf:
+                raise ConfigError(f'optimizer.rates holds {rate!r}; write "beginning of a name=factor", 0 or more.')
+        return found

@@ -21,6 +21,8 @@ class RunSettings(Section):
     """Folder of this run: checkpoints, log, sample sheets. Starting again with the same folder resumes."""
     steps: Count = 1000
     """Optimiser steps of the whole run."""
+    epochs: Weight = 0.0
+    """Length of the run in passes over the pictures, in the place of `steps`; 0 leaves it to them."""
     seed: Amount = 0
     """Every random choice is derived from this number and the step."""
 

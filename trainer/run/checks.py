@@ -6,6 +6,7 @@ finds wrong with a file is found here as well.
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 
@@ -13,8 +14,8 @@ import torch
 
 from trainer.config import Config, ConfigError
 from trainer.models import checkpoint
-from trainer.run import init_from, resume, throughput, zero
-from trainer.run.datasets import held_out_samples
+from trainer.run import init_from, resume, schedules, throughput, zero
+from trainer.run.datasets import build_dataset, held_out_samples
 from trainer.stages import table
 
 
@@ -30,7 +31,8 @@ def check_run(config: Config) -> None:
     if config.report.validate_every:
         held_out_samples(config, 0, 1)
     if saved:
-        state = checkpoint.read_state(saved)
+        state, pictures = checkpoint.read_state(saved), len(build_dataset(config)) if config.run.epochs else 0
+        config = schedules.with_steps(config, pictures, int(os.environ.get("WORLD_SIZE", 1)))
         resume.check_same_run(config, resume.file_digests(config.model), saved, state)
         resume.tell_when_done(config, state["step"])
 

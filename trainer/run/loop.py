@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from trainer.config import Config, Optimizer
+from trainer.config import Config
 from trainer.failures import Stopped
 from trainer.run import lock
 from trainer.run.interrupt import Interrupt
 from trainer.run.prepare import prepare
 from trainer.run.run import Run
+from trainer.run.schedules import SHARE, learning_rate
 
 
 def train(config: Config) -> Path:
@@ -28,10 +29,11 @@ def train(config: Config) -> Path:
     Whatever else ends it, steps that are done are saved where that is possible. Stopped when it was told to stop.
     """
     with lock.held(Path(config.run.output)):
-        return _train(prepare(config), config)
+        return _train(prepare(config))
 
 
-def _train(run: Run, config: Config) -> Path:
+def _train(run: Run) -> Path:
+    config = run.config
     adam, report = config.optimizer, config.report
     accelerator, optimizer, reporter = run.accelerator, run.optimizer, run.reporter
     with Interrupt(accelerator) as interrupt, contextlib.closing(reporter), run.rescued():
@@ -40,7 +42,7 @@ def _train(run: Run, config: Config) -> Path:
         for step in range(run.start, config.run.steps):
             rate = learning_rate(adam, step, config.run.steps)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get(SHARE, 1.0)
             totals: dict[str, torch.Tensor] = {}
             for part in range(adam.accumulate):
                 with reporter.waiting():
@@ -73,24 +75,6 @@ def _train(run: Run, config: Config) -> Path:
             if stopping and done < config.run.steps:
                 raise Stopped(run.stopped(done), 128 + interrupt.signal)
         return run.export()
-
-
-def learning_rate(optimizer: Optimizer, step: float, steps: int) -> float:
-    """Learning rate of step number `step` (from 0): linear warm-up, then constant or half a cosine wave.
-
-    Without optimizer.lowest_lr the warm-up's first step takes its share of the peak, and the cosine ends at a hundredth
-    of it; with one, both start and end there (AnimeDiffusion's schedule).
-    """
-    lowest = optimizer.lowest_lr
-    if step < optimizer.warmup:
-        if lowest >= 0:
-            return lowest + (optimizer.lr - lowest) * step / optimizer.warmup
-        return optimizer.lr * (step + 1) / optimizer.warmup
-    if optimizer.decay == "constant":
-        return optimizer.lr
-    end = lowest if lowest >= 0 else optimizer.lr * 0.01
-    progress = (step - optimizer.warmup) / max(1, steps - optimizer.warmup)
-    return end + (optimizer.lr - end) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def finite_or_skipped(norm: torch.Tensor | float | None, accelerator: Accelerator) -> torch.Tensor:

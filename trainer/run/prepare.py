@@ -15,7 +15,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from trainer.config import Config
 from trainer.data.folder import FolderDataset
 from trainer.models import checkpoint
-from trainer.run import init_from, resume, throughput, zero
+from trainer.run import init_from, resume, schedules, throughput, zero
 from trainer.run.checks import check_machine
 from trainer.run.datasets import batches_from, build_dataset, held_out_samples
 from trainer.run.ema import EMA
@@ -37,10 +37,11 @@ def prepare(config: Config) -> Run:
     device, rank, processes = accelerator.device, accelerator.process_index, accelerator.num_processes
     saved, damaged = resume.newest_whole(_checkpoints(config, accelerator))
     start, files = checkpoint.step_of(saved) if saved else 0, resume.file_digests(config.model)
+    dataset = build_dataset(config)
+    config = schedules.with_steps(config, len(dataset), processes)
     if saved:
         resume.check_same_run(config, files, saved, checkpoint.read_state(saved))
     torch.manual_seed(config.run.seed)  # random initialisation
-    dataset = build_dataset(config)
     for problem in dataset.problems:
         log.warning("data: %s", problem)
     stage = build_stage(config, device)
@@ -60,7 +61,7 @@ def prepare(config: Config) -> Run:
         throughput.compile_networks(stage, config.system.compile)
 
     adam = config.optimizer
-    optimizer = throughput.new_optimizer(parameters.values(), adam, device)
+    optimizer = throughput.new_optimizer(schedules.parameter_groups(parameters, adam), adam, device)
     accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=stage.rests)
     wrapped, optimizer = accelerator.prepare(stage, optimizer)
     run = Run(

@@ -24,6 +24,7 @@ FILES = tuple(key for section, key in PATHS if section == "model")
 FREE = {
     ("run", "output"),
     ("run", "steps"),
+    ("run", "epochs"),
     ("data", "decoded_folder"),
     ("data", "workers"),
     ("optimizer", "ema_device"),
@@ -64,8 +65,19 @@ def check_same_run(config: Config, files: Mapping[str, str], folder: Path, state
             f"{folder.parent} holds a run with optimizer.freeze = {before['optimizer']['freeze']}, not "
             f"{now['optimizer']['freeze']}: its optimiser owns other parameters. Set it back, {ELSEWHERE}."
         )
+    if _parts(before["optimizer"]["rates"]) != _parts(now["optimizer"]["rates"]):
+        raise ConfigError(
+            f"{folder.parent} holds a run with optimizer.rates = {before['optimizer']['rates']}, not "
+            f"{now['optimizer']['rates']}: its optimiser has other parts. Their rates may change, not the parts; "
+            f"{ELSEWHERE}."
+        )
     if changed := changes(before, now):
         log.warning("%s goes on with other settings than it began with: %s", folder.parent, "; ".join(changed))
+
+
+def _parts(rates: list[str]) -> list[str]:
+    """The beginnings of names in optimizer.rates."""
+    return [rate.partition("=")[0].strip() for rate in rates]
 
 
 def _check_model(config: Config, files: Mapping[str, str], folder: Path, model: Any, contents: Any) -> None:

@@ -26,6 +26,7 @@ from trainer.pictures import Batch
 from trainer.run.datasets import positions_of
 from trainer.run.ema import EMA
 from trainer.run.report import Reporter
+from trainer.run.schedules import SHARE
 from trainer.run.validation import Validation
 from trainer.stages.stage import Stage
 
@@ -94,10 +95,11 @@ class Run:
         config, accelerator = self.config, self.accelerator
         _, parts, _ = checkpoint.load(folder)
         self.stage.load_state_dict(parts["model"])
+        adam, shares = config.optimizer, [group.get(SHARE, 1.0) for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(parts["optimizer"])
-        adam = config.optimizer
-        for group in self.optimizer.param_groups:  # the file's settings came along; the configuration's count
-            group |= {"betas": tuple(adam.betas), "weight_decay": adam.weight_decay}
+        for group, share in zip(self.optimizer.param_groups, shares, strict=True):
+            # the file's settings came along; the configuration's count
+            group |= {"betas": tuple(adam.betas), "weight_decay": adam.weight_decay, SHARE: share}
         if self.ema is not None:
             if "ema" not in parts:
                 raise ConfigError(f"{folder} was saved without a moving average; set optimizer.ema = 0 to resume it.")

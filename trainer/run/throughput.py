@@ -144,7 +144,9 @@ def check_8bit(device: str) -> None:
 
 
 def new_optimizer(
-    parameters: Iterable[nn.Parameter], settings: Optimizer, device: torch.device
+    parameters: Iterable[nn.Parameter] | list[dict[str, Any]],  # or groups of schedules.parameter_groups
+    settings: Optimizer,
+    device: torch.device,
 ) -> torch.optim.Optimizer:
     """AdamW of the configured kind. ConfigError where it cannot run here."""
     options: dict[str, Any] = {"lr": settings.lr, "betas": tuple(settings.betas), "weight_decay": settings.weight_decay}
