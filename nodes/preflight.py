@@ -57,7 +57,12 @@ class ColorizePreflight(Node):
                     "reference_figure_mask",
                     "Where the figure is in the reference, as for Encode Reference: 1 = figure.",
                 ),
-                io.Model.Input("model", optional=True, tooltip="From Load ColorizeDiffusion Checkpoint."),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="From Load ColorizeDiffusion Checkpoint. From Tiled Diffusion, its tile size is looked at, "
+                    "too.",
+                ),
                 ColorizerSocket.Input(
                     "colorizer", optional=True, tooltip="From the same Load ColorizeDiffusion Checkpoint."
                 ),
@@ -133,6 +138,7 @@ class ColorizePreflight(Node):
             encoded=reference,
             core_remark=core.age_remark(),
             second_pass=_picture_size(second_pass),
+            tile=_tile_size(model),
         )
         findings = examine(inputs)
         text = report(findings)
@@ -152,3 +158,13 @@ def _picture_size(latent: dict | None) -> tuple[int, int] | None:
         return None
     height, width = latent["samples"].shape[-2:]
     return width * PIXELS_PER_LATENT, height * PIXELS_PER_LATENT
+
+
+def _tile_size(model: Any) -> tuple[int, int] | None:
+    """(width, height) in pixels of the tiles of the pack Tiled Diffusion, of a MODEL that has been through it."""
+    options = getattr(model, "model_options", None) or {}
+    if not options.get("tiled_diffusion"):
+        return None
+    sides = (getattr(options.get("model_function_wrapper"), side, None) for side in ("width", "height"))
+    tile = tuple(side for side in sides if isinstance(side, int) and side > 0)
+    return tile if len(tile) == 2 else None

@@ -95,6 +95,8 @@ class Inputs:
     height: int = 512
     second_pass: tuple[int, int] | None = None
     """(width, height) in pixels of a second pass, or of one tile of it."""
+    tile: tuple[int, int] | None = None
+    """(width, height) in pixels of the tiles in which the model is sampled."""
     mode: str = "vanilla"
     """Mode of Apply Reference."""
     mask_threshold: float = MASK_THRESHOLD

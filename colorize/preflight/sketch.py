@@ -208,10 +208,17 @@ def _size_findings(inputs: Inputs) -> list[Finding]:
     family = inputs.colorizer.family
     small = family.model_channels < SMALL_MODEL_WIDTH
     best, largest = TRAINED_SIDE["small" if small else "xl" if family.is_xl else "official"]
-    found = _against_trained((inputs.width, inputs.height), best, largest)
+    passes = [(_against_trained, (inputs.width, inputs.height))]
     if inputs.second_pass is not None:
-        found += _second_pass_findings(inputs.second_pass, best, largest)
-    return found
+        passes.append((_second_pass_findings, inputs.second_pass))
+    tiles: list[Finding] = []
+    if inputs.tile is not None:  # of the last pass, the large one
+        whole = passes[-1][1]
+        tile = min(whole[0], inputs.tile[0]), min(whole[1], inputs.tile[1])
+        if tile != whole:  # which is then not sampled at once
+            passes.pop()
+            tiles = _tile_findings(tile, whole, best, largest)
+    return [finding for judge, size in passes for finding in judge(size, best, largest)] + tiles
 
 
 def _against_trained(size: tuple[int, int], best: int, largest: int) -> list[Finding]:
@@ -225,6 +232,20 @@ def _against_trained(size: tuple[int, int], best: int, largest: int) -> list[Fin
         text = f"{words} is far below the size this model was trained at ({best}x{best})."
         return [Finding("warning", "sketch", text, f"Sample at about {best}x{best}.")]
     return []
+
+
+def _tile_findings(tile: tuple[int, int], whole: tuple[int, int], best: int, largest: int) -> list[Finding]:
+    """A picture that is sampled in tiles: the tile is what the model sees at once, and all that it knows of."""
+    words = f"tiles of {tile[0]}x{tile[1]}"
+    if tile[0] * tile[1] > largest**2 * 1.1:
+        text = (
+            f"The model is sampled in {words}, above its own size ({best}, at most {largest}): figures and colours "
+            "repeat in every tile."
+        )
+        return [Finding("warning", "sketch", text, f"Set the tiles' width and height to about {best}.")]
+    text = f"The model is sampled in {words} of {whole[0]}x{whole[1]}: each knows its own part of the drawing only."
+    fix = f"If colours change from tile to tile, sample at about {best}x{best} first, then its result at this size."
+    return [Finding("note", "sketch", text, fix)]
 
 
 def _second_pass_findings(size: tuple[int, int], best: int, largest: int) -> list[Finding]:

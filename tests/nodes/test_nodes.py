@@ -1,5 +1,7 @@
 """The nodes as a graph calls them: defaults, outputs, messages."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -54,6 +56,16 @@ def test_preflight_takes_the_frame_and_a_second_pass(pack, prepare):
         pack.run("ColorizePreflight", sketch=tall, width=256, height=256, **more)[0] for more in ({}, {"frame": frame})
     )
     assert 'Set size of Prepare Sketch to "follow the drawing": 128x512' in square and "blank margin" not in followed
+
+
+def test_preflight_reads_the_tiles_of_a_model(pack):
+    """As Tiled Diffusion leaves them in the options of its MODEL; another wrapper is none."""
+    tile = pack.module("nodes.preflight")._tile_size
+    wrapper = SimpleNamespace(width=512, height=384)
+    options = {"tiled_diffusion": True, "model_function_wrapper": wrapper}
+    assert tile(SimpleNamespace(model_options=options)) == (512, 384)
+    assert tile(SimpleNamespace(model_options={"model_function_wrapper": wrapper})) is None
+    assert tile(SimpleNamespace(model_options={"tiled_diffusion": True})) is None and tile(None) is None
 
 
 def test_prepare_sketch_options(prepare):

@@ -143,6 +143,19 @@ def test_sizes():
     assert not found("warning", "second pass", second_pass=(512, 512), **passes)
 
 
+def test_tiles_are_measured_instead_of_the_picture():
+    """A tile larger than the model knows is told, the picture around it is not; without tiles it is."""
+    given = {"sketch": drawing(), "width": 1024, "height": 768, "colorizer": colorizer("v1", channels=64)}
+    assert found("warning", "1024x768 is far above the size", **given)
+    assert found("warning", "sampled in tiles of 512x512, above its own size (256", tile=(512, 512), **given)
+    assert found("note", "tiles of 256x256 of 1024x768: each knows its own part", tile=(256, 256), **given)
+    assert not found("warning", "far above the size", tile=(256, 256), **given)
+    assert found("warning", "1024x768 is far above the size", tile=(2048, 2048), **given)  # one tile holds all of it
+    given |= {"width": 256, "height": 256, "second_pass": (1024, 1024)}  # the tiles are the second pass's
+    assert found("warning", "sampled in tiles of 768x512, above its own size", tile=(768, 512), **given)
+    assert not found("warning", "The second pass samples", tile=(768, 512), **given)
+
+
 @pytest.mark.parametrize("tone", ["hatching", "dots"])
 def test_hatching_and_screentone(tone):
     """A quarter of the drawing in strokes or dots of 5 pixels; lines alone, thick or thin, are no tone."""
