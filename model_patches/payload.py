@@ -121,8 +121,8 @@ class Payload:
             raise ValueError(
                 "A node between Apply Reference and the sampler changed the tokens of the conditioning (Conditioning "
                 "Average, Concat and their like). With figure masks they are the figure's alone, the background's ride "
-                "beside them, and half a change is no picture that anybody asked for. Connect positive and "
-                "negative of Apply Reference as they are, or use mode vanilla without a figure mask."
+                "beside them, and half a change is no picture that anybody asked for. Mix references with Blend "
+                "References instead, or use mode vanilla without a figure mask."
             )
         return list(self.region_tokens)
 

@@ -17,6 +17,7 @@ from .animediffusion import (
     ColorizeLoadAnimeDiffusion,
 )
 from .apply import ColorizeApplyReference
+from .blend import ColorizeBlendReferences
 from .card import ColorizeLoadReference, ColorizeSaveReference
 from .drawn_figure import ColorizeFigureFromDrawing
 from .enhance import ColorizeAdaIN, ColorizeAttentionInjection
@@ -88,6 +89,7 @@ class ColorizeDiffusionExtension(ComfyExtension):
             ColorizeLoadReference,
             ColorizeAddRegion,
             ColorizeReferenceStrength,
+            ColorizeBlendReferences,
             ColorizePreflight,
             ColorizeApplyReference,
             ColorizeApplyBackgroundPlugin,

@@ -41,6 +41,7 @@ IDS = [
     "ColorizeLoadReference",
     "ColorizeAddRegion",
     "ColorizeReferenceStrength",
+    "ColorizeBlendReferences",
     "ColorizePreflight",
     "ColorizeApplyReference",
     "ColorizeApplyBackgroundPlugin",
