@@ -36,6 +36,9 @@ class Loss(Section):
     """Per-channel noise offset; the released configs use 0.05."""
     min_snr_gamma: Weight = 0.0
     """Clamp of the min-SNR weight; 0 switches the weights off, 5 is the usual value."""
+    huber: Weight = 0.0
+    """Error from which on it counts linearly instead of squared (Huber's loss), so that single places weigh less; 0
+    switches it off. The colourisers' errors are mostly below 1."""
     sketch_drop: Probability = 0.0
     """Probability that a level of the sketch's features is left out, drawn for every level and sample by itself (XL
     stages; released: 0.1)."""

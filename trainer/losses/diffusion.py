@@ -47,14 +47,27 @@ def target_and_weight(
     return target(schedule, x0, noise, t, prediction), weight
 
 
+def huber_error(difference: torch.Tensor, delta: float) -> torch.Tensor:
+    """The square of each difference d up to delta, and 2 delta |d| - delta^2 beyond; delta 0: squares only.
+
+    Twice Huber's function (1964), so that small differences count as in a squared error.
+    """
+    if not delta:
+        return difference**2
+    size = difference.abs()
+    return torch.where(size <= delta, difference**2, delta * (2 * size - delta))
+
+
 def denoising_loss(
     answer: torch.Tensor,  # (B, C, H, W) of the network
     wanted: torch.Tensor,  # (B, C, H, W) from `target`
     weight: torch.Tensor | None = None,  # (B,) per sample, from `min_snr_weight`
     mask: torch.Tensor | None = None,  # (B, 1, H, W); the mean stays over all elements
+    huber: float = 0.0,  # difference from which on it counts linearly; 0: squared everywhere
 ) -> torch.Tensor:
-    """Mean squared error in float32. The released trainer ignores the mask when min-SNR weights are on; so do we."""
-    error = (answer.float() - wanted.float()) ** 2
+    """Mean squared error in float32, or Huber's. The released trainer ignores the mask when min-SNR weights are on; so
+    do we."""
+    error = huber_error(answer.float() - wanted.float(), huber)
     if weight is not None:
         return (error.mean(dim=(1, 2, 3)) * weight).mean()
     if mask is not None:

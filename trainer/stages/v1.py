@@ -159,8 +159,10 @@ class ColorizerStage(Stage):
             other = offset_noise(draws.randn(latents.shape), loss.offset_noise, draws).to(self.device)
             without = unet(self.schedule.add_noise(latents, other, t), t, torch.zeros_like(tokens), control)
             wanted_without, _ = target_and_weight(self.schedule, latents, other, t, prediction, 0.0)
-            return dual_conditioned_loss(answer, wanted, without, wanted_without, loss.dual_condition, weight)
-        return {"denoising": denoising_loss(answer, wanted, weight)}
+            return dual_conditioned_loss(
+                answer, wanted, without, wanted_without, loss.dual_condition, weight, loss.huber
+            )
+        return {"denoising": denoising_loss(answer, wanted, weight, huber=self.config.loss.huber)}
 
     @torch.no_grad()
     def sheet(self, batch: Batch, draws: Draws) -> np.ndarray:

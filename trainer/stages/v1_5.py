@@ -230,7 +230,7 @@ class RegionStage(Stage):
             split=Split(sets, latent_masks(masks), OPTIONS, ours),
         )
         wanted, weight = target_and_weight(self.schedule, latents, noise, t, prediction, loss.min_snr_gamma)
-        return {"denoising": denoising_loss(answer, wanted, weight)}
+        return {"denoising": denoising_loss(answer, wanted, weight, huber=self.config.loss.huber)}
 
     @torch.no_grad()
     def sheet(self, batch: Batch, draws: Draws) -> np.ndarray:

@@ -268,7 +268,7 @@ class XLBackboneStage(XLStage):
                     misaligned, aligned, gram.variant, gram.temperature, gram.normalise_rows, gram.standardise, figure
                 )
         wanted, weight = target_and_weight(self.schedule, latents, noise, t, prediction, loss.min_snr_gamma)
-        return {"denoising": denoising_loss(answer, wanted, weight)} | terms
+        return {"denoising": denoising_loss(answer, wanted, weight, huber=self.config.loss.huber)} | terms
 
     @torch.no_grad()
     def curves(self, batch: Batch, draws: Draws) -> dict[str, float]:

@@ -118,7 +118,7 @@ class XLRegionStage(XLStage):
         noisy = self.schedule.add_noise(latents, noise, t)
         answer = self.model["diffusion_model"](noisy, t, None, hints, split=split, y=self.y(batch), banks=banks)
         wanted, weight = target_and_weight(self.schedule, latents, noise, t, prediction, loss.min_snr_gamma)
-        return {"denoising": denoising_loss(answer, wanted, weight)}
+        return {"denoising": denoising_loss(answer, wanted, weight, huber=self.config.loss.huber)}
 
     def references(self, batch: Batch, draws: Draws) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         """References (B, 3, H, W) in [-1, 1], some of them inpainted (loss.reference_inpaint), and what is seen."""

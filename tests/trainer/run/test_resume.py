@@ -142,3 +142,13 @@ def test_a_run_goes_on_from_the_one_before_as_if_the_damaged_one_had_not_been(be
     assert (output / "step-00000003.damaged").is_dir()
     steps = [json.loads(line)["step"] for line in (output / "log.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))
+
+
+@pytest.mark.parametrize(
+    "name", [f".step-00000002{checkpoint.UNFINISHED}", ".step-00000002.part", "step-00000002.damaged"]
+)
+def test_what_is_no_finished_checkpoint_is_not_converted(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is no finished checkpoint.*Give the folder of the run"):
+        find_checkpoint(tmp_path / name)
