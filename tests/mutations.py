@@ -84,6 +84,34 @@ MUTATIONS = (
         "return drop_references(tokens, keep_mask(len(tokens), rate, draws) * 0 + 1)",
         DROP,
     ),
+    Mutation(
+        "v1: sketch of the next sample",
+        "trainer/stages/v1.py",
+        "control = self.control_encoder(model_sketch(sketches))",
+        "control = self.control_encoder(model_sketch(sketches).roll(1, dims=0))",
+        DROP,
+    ),
+    Mutation(
+        "v1_5: sketch black on white",
+        "trainer/stages/v1_5.py",
+        "control = colorizer.sketch_encoder(model_sketch(sketches))",
+        "control = colorizer.sketch_encoder(-model_sketch(sketches))",
+        V1_5,
+    ),
+    Mutation(
+        "v1_5: sketch keeps the whitened background's lines",
+        "trainer/stages/v1_5.py",
+        'torch.cat([whiten_background(batch["sketch"].float(), figure, bleached, 255.0), masks], dim=1)',
+        'torch.cat([batch["sketch"].float(), masks], dim=1)',
+        V1_5,
+    ),
+    Mutation(
+        "sketch encoder: the stem's last activation missing",
+        "colorize/sketch/encoder.py",
+        "return nn.Sequential(*layers, conv(width, model_channels))",
+        "return nn.Sequential(*layers[:-1], nn.Identity(), conv(width, model_channels))",
+        DROP,
+    ),
     *(
         Mutation(f"{stage}: drop schedule {how}", file, "loss.reference_drop_end, progress)", new, tests)
         for stage, file, tests in (

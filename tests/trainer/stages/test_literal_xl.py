@@ -36,7 +36,6 @@ SIZES = dict(
 TOLD = 16  # values per number of y
 LAST = (5, 13)  # the last transformer blocks of the lowest resolution, in encoder and decoder
 DECODER = 8  # the decoder's first
-STEM = "control_encoder.model."
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +51,7 @@ def files(tmp_path_factory) -> dict[str, str]:
         ("encoder", encoder.state_dict(), told),
         ("tagger", tiny_xl.tagger_weights(), tiny_xl.TAGGER_METADATA),
     ):
-        # Random convolutions in a row lose the drawing: a sketch must count for more than rounding.
-        stem = {key: 1.5 for key, value in tensors.items() if key.startswith(STEM) and value.ndim > 1}
-        weights = {key: (value * stem.get(key, 1.0)).contiguous() for key, value in tensors.items()}
-        save_file(weights, folder / f"{name}.safetensors", metadata=metadata)
+        save_file(tiny.with_louder_stem(tensors), folder / f"{name}.safetensors", metadata=metadata)
     return {file.stem: str(file) for file in folder.iterdir()}
 
 
