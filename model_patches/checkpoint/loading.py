@@ -80,7 +80,9 @@ def _read(path: str, prediction: str) -> tuple:
     if family.second_tower != "tagger":
         raise families.CheckpointError(
             f"The file {name!r} is an XL model that reads a second CLIP in the place of the tagger (the baseline of "
-            "the paper's Fig. 5), which only the trainer runs: `python -m trainer sample` or `evaluate`."
+            "the paper's Fig. 5), which only the trainer runs. Colour with `python -m trainer sample --checkpoint "
+            f"{name} --encoder CLIP --tagger SECOND_CLIP --sketch SKETCH --reference REFERENCE`, measure with "
+            "`evaluate`; or load an XL model that reads a tagger."
         )
     state_dict = {key: value for key, value in state_dict.items() if key.startswith(USED_PREFIXES)}
     check_finite(state_dict, name)

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--checkpoint", default="", help="exported v1, v1.5 or XL model (.safetensors)")
     add("--encoder", default="", help="its reference encoder (.safetensors)")
-    add("--tagger", default="", help="the WD tagger of an XL model (.safetensors)")
+    add("--tagger", default="", help="an XL model's WD tagger, or the second CLIP of one without (.safetensors)")
     add("--against", default="", metavar="CHECKPOINT", help="a second model with these encoders, compared pair by pair")
     add("--results", nargs="+", default=[], metavar="FOLDER", help="pictures that other methods made of the pairs")
     add("--results-without", nargs="+", default=[], metavar="FOLDER", help="what they make without reference, likewise")

@@ -21,7 +21,11 @@ from trainer.models.xl_colorizer import load
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, help="v1, v1.5, XL or AnimeDiffusion model (.safetensors)")
     parser.add_argument("--encoder", default="", help="its reference encoder (.safetensors); AnimeDiffusion has none")
-    parser.add_argument("--tagger", default="", help="the WD tagger of an XL model (.safetensors)")
+    parser.add_argument(
+        "--tagger",
+        default="",
+        help="an XL model's WD tagger, or the second CLIP of one without (.safetensors)",
+    )
     parser.add_argument("--sketch", required=True, help="picture with dark lines on white")
     parser.add_argument(
         "--reference", help="colour picture; without it the model colours as it likes (AnimeDiffusion needs one)"

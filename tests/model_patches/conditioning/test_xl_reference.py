@@ -385,10 +385,3 @@ def test_manipulated_references_stay_whole(xl_graph, loaded_xl, figure_reference
         one, _ = tokens_of(xl_graph, loaded_xl, edited)
     other, _ = tokens_of(xl_graph, loaded_xl, figure_reference)
     assert not torch.allclose(one[0][0], other[0][0])
-
-
-def test_a_model_of_two_clip_towers_is_for_the_trainer(pack, folders):
-    weights = tiny_xl.checkpoint() | {"clip_pair": torch.zeros(0)}
-    save_file(weights, folders.checkpoints / "clip_pair.safetensors", metadata=tiny_xl.METADATA)
-    with pytest.raises(ValueError, match="reads a second CLIP in the place of the tagger.*only the trainer runs"):
-        pack.run("ColorizeLoadCheckpoint", ckpt_name="clip_pair.safetensors")
