@@ -308,8 +308,8 @@ MUTATIONS = (
     Mutation(
         "evaluate-faces: FID of the truth with itself",
         "trainer/commands/evaluate_faces.py",
-        "ours = _features(extract, made, args.batch)",
-        "ours = _features(extract, picture(colours), args.batch)",
+        "_rows(extract, made)",
+        "_rows(extract, truth)",
         FID,
     ),
     *(

@@ -1,8 +1,9 @@
-"""JSON files that somebody else may have written: read whole or refused with a sentence."""
+"""JSON files: those that somebody else may have written are read whole or refused with a sentence, ours are valid."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -28,3 +29,16 @@ def read_object(path: Path, advice: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds a {type(values).__name__}, not a JSON object; {advice}.")
     return values
+
+
+def write_report(path: Path, values: dict[str, Any]) -> None:
+    """Write measurements as JSON that every reader takes: a number that is not finite becomes null."""
+    path.write_text(json.dumps(_finite(values), indent=1, allow_nan=False), encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value

@@ -11,7 +11,8 @@ All runs of one command use the same pairs and the same noise; further settings 
 pair, and so are a second model (`--against`), for example with and without the Gram loss, and pictures that other
 methods made of the same pairs (`--pairs` writes these, `--results` reads those).
 A command that was stopped goes on when it is given again; `accelerate launch --num_processes N --module trainer
-evaluate ...` shares the pairs among N processes.
+evaluate ...` shares the pairs among N processes. In report.json a number that is not finite is null: the PSNR of
+results that equal their pictures, a set of which nothing was measured.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,7 @@ from trainer.evaluate.protocols import NOBODY, Judges, Protocol, build
 from trainer.evaluate.report import INTERVALS, Against, report, table
 from trainer.evaluate.runs import FolderMaker, Maker, Measured, Measurement, ModelMaker, measure
 from trainer.evaluate.sample import CUT_OUT, NO_REFERENCE, Setting
+from trainer.json_file import write_report
 from trainer.models.colorizer import MODE_HELP, MODES, read_encoder
 from trainer.models.denoising import SAMPLERS, Denoising
 from trainer.models.xl_colorizer import load
@@ -267,7 +268,7 @@ def run(args: argparse.Namespace) -> None:
         "real": found_real,
         "notes": notes,
     }
-    (command.output / "report.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    write_report(command.output / "report.json", summary)
     (command.output / "report.txt").write_text(
         "\n\n".join([*texts, "\n".join(notes)]).rstrip() + "\n", encoding="utf-8"
     )

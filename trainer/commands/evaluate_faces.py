@@ -8,15 +8,19 @@ Every picture of a held-out folder is taken apart into lines (XDoG) and a refere
 For the first three: PSNR and MS-SSIM against the picture. For all: edge F1, how well the result's edges fall on the
 drawing's lines, and `copied`, the PSNR of the result against its reference, which is high where the network copies the
 reference whatever the lines say. With --inception, FID of the shuffled results against the pictures (the paper's).
-All models see the same references, lines and noise; intervals are 95 % bootstrap over the pictures.
+All models see the same references, lines and noise; intervals are 95 % bootstrap over the pictures (--intervals pairs:
+not of FID; none). Stopped, the same command goes on with the batch that was not done.
+
+report.json is JSON as the standard has it: a number that is not finite is null. The PSNR of a result that equals its
+picture to the bit is infinite, and so are a mean with one of these and its bounds.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +36,11 @@ from trainer.config import ConfigError
 from trainer.data import decode, diagonal_warp
 from trainer.data.sources import SUFFIXES
 from trainer.draws import Draws
+from trainer.evaluate.parts import Numbers, Parts, identity
+from trainer.evaluate.report import INTERVALS
+from trainer.json_file import write_report
 from trainer.metrics.edges import edge_f1
-from trainer.metrics.frechet import frechet_distance, frechet_interval, inception
+from trainer.metrics.frechet import Features, frechet_distance, frechet_interval, inception
 from trainer.metrics.intervals import interval
 from trainer.metrics.similarity import ms_ssim, psnr
 from trainer.models import checkpoint
@@ -111,14 +118,19 @@ def colour(
     return sample_ddim(predict, start, schedule, sampling.steps, sampling.eta, noise)
 
 
-def read_folder(folder: Path, count: int, size: int | None) -> tuple[list[str], torch.Tensor]:
-    """Names and pictures (N, 3, S, S) uint8 of the first `count` files; size None takes the first picture's."""
+def files_of(folder: Path, count: int) -> list[Path]:
+    """The first `count` pictures of a folder."""
     files = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)[:count]
     if len(files) < count:
         raise ConfigError(f"{folder} holds {len(files)} pictures, {count} are asked for; add some, or lower --count.")
+    return files
+
+
+def read_squares(files: Sequence[Path], size: int | None = None) -> torch.Tensor:
+    """Pictures (N, 3, S, S) uint8; size None takes the first picture's."""
     size = size or min(decode.read_given(files[0]).size)
     squares = [np.array(decode.read_given(file, size, decode.BILINEAR)) for file in files]
-    return [file.stem for file in files], torch.from_numpy(np.stack(squares)).movedim(-1, 1)
+    return torch.from_numpy(np.stack(squares)).movedim(-1, 1)
 
 
 def drawn_lines(truth: torch.Tensor) -> torch.Tensor:
@@ -126,22 +138,20 @@ def drawn_lines(truth: torch.Tensor) -> torch.Tensor:
     return -xdog(truth, XDoG(sigma=LINE_SIGMA))
 
 
-def references_of(protocol: str, colours: torch.Tensor, names: list[str], data: Path, draws: Draws) -> torch.Tensor:
-    """The references (N, 3, S, S) uint8 of a protocol."""
+def references_of(protocol: str, colours: torch.Tensor, files: Sequence[Path], draws: Draws) -> torch.Tensor:
+    """The references (N, 3, S, S) uint8 of a protocol. files: those that protocol other reads."""
     if protocol == "self":
         return colours
     if protocol == "warped":
         return diagonal_warp.warp(colours, *diagonal_warp.draw_points(len(colours), draws))
     if protocol == "shuffled":
         return colours.roll(1, dims=0)
-    files = [data / "reference" / f"{name}.png" for name in names]
     if missing := [file for file in files if not file.is_file()]:
         raise ConfigError(
             f"{missing[0]} does not exist: protocol other needs a reference for each picture "
             "(`python -m trainer demo-faces --references` draws them)."
         )
-    squares = [np.array(decode.read_given(file, colours.shape[-1], decode.BILINEAR)) for file in files]
-    return torch.from_numpy(np.stack(squares)).movedim(-1, 1)
+    return read_squares(files, colours.shape[-1])
 
 
 def scores(
@@ -156,37 +166,57 @@ def scores(
     return found
 
 
-def measure(
-    networks: dict[str, AnimeUNet],
-    colours: torch.Tensor,
-    references: torch.Tensor,
-    protocol: str,
-    sampling: Sampling,
-    batch: int,
-    seed: int,
-    precision: str,
-    device: torch.device,
-) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, torch.Tensor], np.ndarray]:
-    """-> numbers (N,) by network and name; results (N, 3, H, W) by network; a sheet of the first rows."""
-    values: dict[str, dict[str, list]] = {name: {} for name in networks}
-    results: dict[str, list] = {name: [] for name in networks}
-    rows: list[torch.Tensor] = []
-    for start in tqdm(range(0, len(colours), batch), unit="batch", desc=protocol, leave=False):
-        truth, shown = (picture(part[start : start + batch]).to(device) for part in (colours, references))
+@dataclass(frozen=True)
+class Faces:
+    """What is the same for all protocols."""
+
+    networks: Mapping[str, AnimeUNet]
+    """by the name of their file"""
+    colours: torch.Tensor
+    """(N, 3, S, S) uint8: the true pictures"""
+    sampling: Sampling
+    batch: int
+    seed: int
+    precision: str
+    device: torch.device
+    features: tuple[Features, str] | None = None
+    """Inception, and what its distance is called"""
+
+    def batch_of(
+        self, start: int, references: torch.Tensor, protocol: str
+    ) -> tuple[dict[str, dict[str, torch.Tensor]], dict[str, torch.Tensor], np.ndarray]:
+        """-> numbers by network and name; what the networks share; a sheet of the first rows."""
+        truth, shown = (
+            picture(part[start : start + self.batch]).to(self.device) for part in (self.colours, references)
+        )
         lines = drawn_lines(truth)
-        columns = [lines, shown]
-        for name, network in networks.items():
-            generator = torch.Generator().manual_seed(seed + start)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                made = colour(network, lines, shown, sampling, generator).float().clamp(-1, 1)
-            for kind, numbers in scores(made, truth, lines, shown, protocol).items():
-                values[name].setdefault(kind, []).append(numbers.cpu().numpy())
-            results[name].append(made.cpu())
+        extract, title = self.features if self.features and protocol == "shuffled" else (None, "")
+        values, columns = {}, [lines, shown]
+        for name, network in self.networks.items():
+            generator = torch.Generator().manual_seed(self.seed + start)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                made = colour(network, lines, shown, self.sampling, generator).float().clamp(-1, 1)
+            values[name] = {kind: each.cpu() for kind, each in scores(made, truth, lines, shown, protocol).items()}
+            if extract is not None:
+                values[name][f"{title}:result"] = _rows(extract, made)
             columns.append(made)
-        if start == 0:
-            rows = [column[:SHEET_ROWS] for column in [*columns, truth]]
-    joined = {name: {kind: np.concatenate(parts) for kind, parts in kinds.items()} for name, kinds in values.items()}
-    return joined, {name: torch.cat(parts) for name, parts in results.items()}, contact_sheet(rows)
+        common = {} if extract is None else {f"{title}:truth": _rows(extract, truth)}
+        return values, common, contact_sheet([column[:SHEET_ROWS] for column in [*columns, truth]])
+
+
+def measure(task: Faces, references: torch.Tensor, protocol: str, parts: Parts) -> dict[str, Numbers]:
+    """Numbers of all pictures by network. Batches that `parts` holds are not made again."""
+    starts = range(0, len(task.colours), task.batch)
+    left = [start for start in starts if not parts.holds(start)]
+    for start in tqdm(left, unit="batch", desc=protocol, leave=False):
+        values, common, sheet = task.batch_of(start, references, protocol)
+        parts.write(start, values, common, sheet if start == 0 else None)
+    return parts.read(starts)
+
+
+@torch.no_grad()
+def _rows(extract: Features, pictures: torch.Tensor) -> torch.Tensor:
+    return extract(pictures.cpu()).float().cpu()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -205,6 +235,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=128, help="pictures to measure (default 128)")
     parser.add_argument("--size", type=int, help="side in pixels (default: the first picture's shorter side)")
     parser.add_argument("--inception", help="Inception v3 file, for FID of the shuffled results")
+    parser.add_argument(
+        "--intervals",
+        choices=INTERVALS,
+        default="all",
+        help="pairs: not of FID, whose interval costs 100 FIDs",
+    )
     parser.add_argument("--output", default="evaluation", help="folder for report.json and a sheet per protocol")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=16)
@@ -220,43 +256,54 @@ def run(args: argparse.Namespace) -> None:
     networks = {Path(path).stem: load(path, device) for path in args.checkpoint}
     if len(networks) < len(args.checkpoint):
         raise ConfigError("Two of the checkpoints have the same file name; rename one, the table names them by it.")
-    names, colours = read_folder(Path(args.data, "color"), args.count, args.size)
+    data, output = Path(args.data), Path(args.output)
+    files = files_of(data / "color", args.count)
+    colours = read_squares(files, args.size)
     multiple = max(network.config.multiple for network in networks.values())
     if colours.shape[-1] % multiple:
         raise ConfigError(f"The pictures are {colours.shape[-1]} pixels wide; choose a --size divisible by {multiple}.")
     features = inception(args.inception, device) if args.inception else None
-    output = Path(args.output)
+    task = Faces(networks, colours, sampling, args.batch, args.seed, args.precision, device, features)
     output.mkdir(parents=True, exist_ok=True)
     report = {"settings": {k: v for k, v in vars(args).items() if k not in ("output", "command")}, "protocols": {}}
-    report["settings"]["steps"] = sampling.steps
-    report["settings"]["checkpoint"] = list(networks)
-    report["settings"]["data"] = Path(args.data).name
+    report["settings"] |= {"steps": sampling.steps, "checkpoint": list(networks), "data": data.name}
+    facts = {
+        **{key: getattr(args, key) for key in ("count", "seed", "batch", "precision")},
+        **{"size": colours.shape[-1], "sampling": asdict(sampling), "inception": identity(args.inception)},
+        "checkpoints": [identity(path) for path in args.checkpoint],
+    }
+    done = []
     for protocol in dict.fromkeys(args.protocol):
-        references = references_of(protocol, colours, names, Path(args.data), Draws.plain(args.seed))
-        values, results, sheet = measure(
-            networks, colours, references, protocol, sampling, args.batch, args.seed, args.precision, device
-        )
-        Image.fromarray(sheet).save(output / f"{protocol}.png")
-        found = {name: {kind: _mean(numbers) for kind, numbers in kinds.items()} for name, kinds in values.items()}
-        if protocol == "shuffled" and features is not None:
-            extract, title = features
-            theirs = _features(extract, picture(colours), args.batch)
-            for name, made in results.items():
-                ours = _features(extract, made, args.batch)
-                low, high = frechet_interval(ours, theirs)
-                found[name][title] = {"mean": frechet_distance(ours, theirs), "95": [low, high]}
+        shown = [data / "reference" / f"{file.stem}.png" for file in files]
+        references = references_of(protocol, colours, shown, Draws.plain(args.seed))
+        read = [identity(file) for file in (*files, *(shown if protocol == "other" else ()))]
+        parts = Parts(output / "parts", {**facts, "protocol": protocol, "data": read}, list(networks))
+        values = measure(task, references, protocol, parts)
+        Image.fromarray(parts.sheets([0])[0]).save(output / f"{protocol}.png")
+        found = {name: _summary(numbers, args.intervals) for name, numbers in values.items()}
         report["protocols"][protocol] = found
         print(table(protocol, found))
-    (output / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+        done.append(parts)
+    write_report(output / "report.json", report)
+    for parts in done:
+        parts.remove()
 
 
-def _mean(numbers: np.ndarray) -> dict:
-    return {"mean": float(np.mean(numbers)), "95": list(interval(numbers, np.mean))}
-
-
-def _features(extract: Callable[[torch.Tensor], torch.Tensor], pictures: torch.Tensor, batch: int) -> torch.Tensor:
-    with torch.no_grad():
-        return torch.cat([extract(part).float().cpu() for part in pictures.split(batch)])
+def _summary(numbers: Numbers, intervals: str) -> dict[str, dict]:
+    """{"mean": ..., "95": [low, high]} of every number per picture, and the distance between features of sets."""
+    found: dict[str, dict] = {}
+    for name, value in numbers.items():
+        kind, _, which = name.partition(":")
+        if which == "result":
+            found[kind] = {"mean": frechet_distance(value, numbers[f"{kind}:truth"])}
+            if intervals == "all":
+                found[kind]["95"] = list(frechet_interval(value, numbers[f"{kind}:truth"]))
+        elif isinstance(value, torch.Tensor):
+            own = value.double().numpy()
+            found[kind] = {"mean": float(own.mean())}
+            if intervals != "none":
+                found[kind]["95"] = list(interval(own, np.mean)) if np.isfinite(own).all() else [math.inf, math.inf]
+    return found
 
 
 def table(protocol: str, found: dict[str, dict]) -> str:
@@ -264,9 +311,9 @@ def table(protocol: str, found: dict[str, dict]) -> str:
     kinds = list(next(iter(found.values())))
     lines = [f"{protocol:30}" + "".join(f"{kind:>26}" for kind in kinds)]
     for name, numbers in found.items():
+        bounds = {kind: "{:.3f}..{:.3f}".format(*numbers[kind].get("95", (0.0, 0.0))) for kind in kinds}
         cells = (
-            f"{numbers[kind]['mean']:.3f} ({numbers[kind]['95'][0]:.3f}..{numbers[kind]['95'][1]:.3f})"
-            for kind in kinds
+            f"{numbers[kind]['mean']:.3f}" + (f" ({bounds[kind]})" if "95" in numbers[kind] else "") for kind in kinds
         )
         lines.append(f"{name:30}" + "".join(f"{cell:>26}" for cell in cells))
     return "\n".join(lines)

@@ -145,16 +145,12 @@ def test_phase_2(stages, start):
     assert terms["reconstruction"].item() == pytest.approx((made - x0).square().mean().item(), rel=2e-3)
 
 
-def test_fid_is_between_results_and_truth(tmp_path, monkeypatch):
-    """Paper, 4.3: the distance of the coloured pictures of shuffled references from the true ones."""
-    generator = np.random.default_rng(0)
+@pytest.fixture
+def measured(tmp_path, monkeypatch):
+    """measured(*arguments) -> report.json of six pictures, with a network and an Inception that are formulas."""
     (tmp_path / "color").mkdir()
-    pictures = generator.integers(0, 256, (6, SIDE, SIDE, 3), dtype=np.uint8)
-    for number, values in enumerate(pictures):
+    for number, values in enumerate(PICTURES):
         Image.fromarray(values).save(tmp_path / "color" / f"{number}.png")
-
-    def features(values):
-        return torch.stack([values.mean(dim=(1, 2, 3)), values[:, 0].mean(dim=(1, 2)), values.std(dim=(1, 2, 3))], 1)
 
     class Network:
         config = argparse.Namespace(multiple=1)
@@ -162,16 +158,65 @@ def test_fid_is_between_results_and_truth(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate_faces, "load", lambda path, device: Network())
     monkeypatch.setattr(evaluate_faces, "inception", lambda path, device: (features, "fid"))
     monkeypatch.setattr(evaluate_faces, "colour", lambda network, lines, references, *rest: 0.5 * references)
-    monkeypatch.setattr(evaluate_faces, "scores", lambda *rest: {"edges": torch.zeros(1)})
+    monkeypatch.setattr(evaluate_faces, "scores", lambda made, *rest: {"edges": made.mean(dim=(1, 2, 3))})
     parser = argparse.ArgumentParser()
     evaluate_faces.add_arguments(parser)
-    evaluate_faces.run(
-        parser.parse_args(
-            ["--checkpoint", "a.safetensors", "--data", str(tmp_path), "--protocol", "shuffled", "--count", "6"]
-            + ["--inception", "file", "--output", str(tmp_path / "out")]
-        )
-    )
-    truth = torch.from_numpy(pictures).movedim(-1, 1).float() / 127.5 - 1
+
+    def run(*arguments, output="out"):
+        given = ["--checkpoint", "a.safetensors", "--data", str(tmp_path), "--count", "6", *arguments]
+        evaluate_faces.run(parser.parse_args([*given, "--output", str(tmp_path / output)]))
+        refused = {"parse_constant": lambda name: pytest.fail(f"{name} is no JSON")}
+        return json.loads((tmp_path / output / "report.json").read_text(), **refused)["protocols"]
+
+    return run
+
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (6, SIDE, SIDE, 3), dtype=np.uint8)
+SHUFFLED = ("--protocol", "shuffled", "--inception", "file")
+
+
+def features(values):
+    return torch.stack([values.mean(dim=(1, 2, 3)), values[:, 0].mean(dim=(1, 2)), values.std(dim=(1, 2, 3))], 1)
+
+
+def test_fid_is_between_results_and_truth(measured):
+    """Paper, 4.3: the distance of the coloured pictures of shuffled references from the true ones."""
+    truth = torch.from_numpy(PICTURES).movedim(-1, 1).float() / 127.5 - 1
     expected = literal_distance(features(0.5 * truth), features(truth))
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["protocols"]["shuffled"]["a"]["fid"]["mean"] == pytest.approx(expected, rel=1e-4) and expected > 1e-3
+    found = measured(*SHUFFLED)["shuffled"]["a"]
+    assert found["fid"]["mean"] == pytest.approx(expected, rel=1e-4) and expected > 1e-3
+    assert len(found["fid"]["95"]) == len(found["edges"]["95"]) == 2
+    assert measured(*SHUFFLED, "--intervals", "pairs")["shuffled"]["a"] == found | {
+        "fid": {"mean": found["fid"]["mean"]}
+    }
+    bare = {kind: {"mean": numbers["mean"]} for kind, numbers in found.items()}
+    assert measured(*SHUFFLED, "--intervals", "none")["shuffled"]["a"] == bare
+
+
+def test_a_stopped_evaluation_goes_on_where_it_was(measured, tmp_path, monkeypatch):
+    whole, made = measured(*SHUFFLED, "--batch", "2", output="whole"), []
+
+    def colour(network, lines, references, *rest):
+        if len(made) == 1:
+            made.append(None)
+            raise KeyboardInterrupt
+        made.append(len(references))
+        return 0.5 * references
+
+    monkeypatch.setattr(evaluate_faces, "colour", colour)
+    with pytest.raises(KeyboardInterrupt):
+        measured(*SHUFFLED, "--batch", "2")
+    assert not (tmp_path / "out" / "report.json").exists()
+    assert measured(*SHUFFLED, "--batch", "2") == whole and made == [2, None, 2, 2]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.json", "shuffled.png"}
+    sheets = [np.array(Image.open(tmp_path / name / "shuffled.png")) for name in ("out", "whole")]
+    assert np.array_equal(*sheets)
+    with pytest.raises(KeyboardInterrupt):  # another seed is another evaluation
+        made[:] = [2]
+        measured(*SHUFFLED, "--batch", "2", "--seed", "1")
+
+
+def test_an_infinite_psnr_is_null(measured, monkeypatch):
+    """JSON knows no Infinity. Results that equal their pictures have that PSNR."""
+    monkeypatch.setattr(evaluate_faces, "scores", lambda made, *rest: {"psnr": torch.tensor([20.0, torch.inf] * 3)})
+    assert measured("--protocol", "self")["self"]["a"]["psnr"] == {"mean": None, "95": [None, None]}
