@@ -82,16 +82,17 @@ class Reporter:
         if main:
             for name in ("log.jsonl", "validation.jsonl"):
                 trim(output / name, start)
-        self.board: Any = self._tensorboard() if main else None
+        self.board: Any = self._tensorboard(start) if main else None
         self.bar = tqdm(total=steps, initial=start, disable=not main, unit="step", dynamic_ncols=True)
 
-    def _tensorboard(self) -> Any:
+    def _tensorboard(self, start: int) -> Any:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             log.info("tensorboard is not installed; log.jsonl is written all the same")
             return None
-        return SummaryWriter(self.output / "tensorboard")
+        # what was written after the checkpoint that a resumed run begins at is written again
+        return SummaryWriter(self.output / "tensorboard", purge_step=start + 1 if start else None)
 
     def step(
         self, step: int, terms: Mapping[str, torch.Tensor], lr: float, grad_norm: torch.Tensor, device: torch.device

@@ -16,6 +16,7 @@ from trainer.commands.convert import find_checkpoint
 from trainer.config import ConfigError
 from trainer.models import checkpoint
 from trainer.run import loop
+from trainer.run.report import Reporter
 
 
 def train(values: dict, **changes: dict) -> Path:
@@ -152,3 +153,16 @@ def test_what_is_no_finished_checkpoint_is_not_converted(tmp_path, name):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match="is no finished checkpoint.*Give the folder of the run"):
         find_checkpoint(tmp_path / name)
+
+
+def test_curves_of_tensorboard_go_on_where_the_run_does(tmp_path):
+    """What was logged after the checkpoint is not shown twice."""
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for start, last, value in ((0, 4, 1.0), (2, 4, 2.0)):
+        reporter = Reporter(tmp_path, start, 4, 1, 1, main=True)
+        for step in range(start + 1, last + 1):
+            reporter.step(step, {"loss": torch.tensor(value)}, 1e-3, torch.tensor(0.0), torch.device("cpu"))
+        reporter.close()
+    found = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    found.Reload()
+    assert [(event.step, event.value) for event in found.Scalars("loss")] == [(1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0)]
