@@ -36,6 +36,10 @@ def clip(file: Path) -> None:
     save_file(weights, file, metadata=metadata)
 
 
+def v2_checkpoint(file: Path) -> None:
+    save_file({k: v.contiguous() for k, v in tiny.checkpoint_v2().items()}, file, metadata=tiny.METADATA_V2)
+
+
 def xl_checkpoint(file: Path) -> None:
     save_file(tiny_xl.checkpoint(), file, metadata=tiny_xl.METADATA)
 
@@ -62,7 +66,11 @@ MAKERS = {
     "wd-v1-4-swinv2-tagger-v2.safetensors": tagger,
 }
 # Checkpoints of which only the page is known, not the name there: the workflow's note says where they are.
-BY_PAGE = {"sdxl.safetensors": xl_checkpoint, "xlv2.safetensors": xl_plugin_checkpoint}
+BY_PAGE = {
+    "sdxl.safetensors": xl_checkpoint,
+    "xlv2.safetensors": xl_plugin_checkpoint,
+    "v2.safetensors": v2_checkpoint,
+}
 
 
 def downloads(workflow: Path) -> list[dict]:

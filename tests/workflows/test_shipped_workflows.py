@@ -30,6 +30,13 @@ def small_files(folders, encoder) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
+def v2_files(folders, small_files) -> dict[str, str]:
+    """The same for v2 models."""
+    stand_ins.v2_checkpoint(folders.checkpoints / "workflow_v2.safetensors")
+    return small_files | {"ckpt_name": "workflow_v2.safetensors"}
+
+
+@pytest.fixture(scope="module")
 def xl_files(folders, pack) -> dict[str, str]:
     """The same for XL models: checkpoint with plugin, image encoder and tagger."""
     folder = Path(pack.base) / "models" / "colorize_taggers"
@@ -55,10 +62,10 @@ def run(pack, workflow: dict) -> dict[str, tuple]:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_runs(pack, small_files, xl_files, file):
+def test_runs(pack, small_files, v2_files, xl_files, file):
     import folder_paths
 
-    files = xl_files if file.stem.startswith("xl") else small_files
+    files = {"xl": xl_files, "v2": v2_files}.get(file.stem[:2], small_files)
     workflow = json.loads(file.read_text(encoding="utf-8"))
     Path(folder_paths.get_input_directory()).mkdir(exist_ok=True)
     by_type = {}
@@ -92,5 +99,14 @@ def test_runs(pack, small_files, xl_files, file):
         (_, data) = results[by_type["ColorizeApplyBackgroundPlugin"][0]][0][0]
         assert data["colorize"].features.count == 1 and data["colorize"].settings.split.kinds == ("bg", "bg")
         assert data["colorize"].settings.split.soft  # as the plugin is trained
+    if file.stem == "v2":
+        (_, data) = results[by_type["ColorizeApplyStyleBackground"][0]][0][0]
+        assert data["colorize"].features.tensors and data["colorize"].settings.split.kinds == ("fg", "bg")
+    if file.stem == "texture":
+        (node,) = by_type["ColorizeExtractSketch"]
+        lines = results[node][0]
+        assert lines.min() < 0.5 < lines.mean()  # of the reference: dark lines on white
+        injection = workflow[by_type["ColorizeAttentionInjection"][0]]["inputs"]
+        assert injection["sketch_scale"] == 1 and workflow[injection["reference_sketch"][0]]["inputs"]["image"][0] == node
     if file.stem == "xl_cast":
         assert len(data["colorize"].masks) == 2 and 0.1 < data["colorize"].masks[1].mean() < 0.4
