@@ -265,6 +265,8 @@ def _colour(
     about = about_run(chosen, reference, models, workflow)
     values_of.about = json.dumps({name: value for name, value in about.items() if name != "reference"}, sort_keys=True)
     with videos.drawings(chosen.sketch, env, status) as (drawings, speed):
+        if key:
+            keyed.frame_of(key, drawings)  # a video's are known from here on
         record = Record(folder, about)
         shot = Shot(record, make_tasks(drawings, record, values_of, status), len(drawings), status)
         introduce(shot, drawings, reference, models, status)

@@ -64,7 +64,9 @@ def key_flats(regions: RegionMap, picture: np.ndarray, more: Palette | None = No
     soft = flatten(regions, picture)
     exact = _painted(regions, picture)
     colours = soft.palette.srgb[soft.entry]
-    colours[exact >= 0] = np.stack([exact >> 16 & 255, exact >> 8 & 255, exact & 255], axis=1)[exact >= 0]
+    painted = np.where((exact >= 0)[:, None], np.stack([exact >> 16 & 255, exact >> 8 & 255, exact & 255], 1), colours)
+    if len(np.unique(painted, axis=0)) <= MOST_ENTRIES:
+        colours = painted
     unique, entry = np.unique(colours, axis=0, return_inverse=True)
     shares = np.bincount(entry.ravel(), regions.areas) / max(regions.areas.sum(), 1)
     order = np.argsort(-shares, kind="stable")
@@ -72,8 +74,6 @@ def key_flats(regions: RegionMap, picture: np.ndarray, more: Palette | None = No
     place = np.argsort(order)
     known = {row.colour for row in rows}
     extra = [row for row in more.entries if row.colour not in known] if more else []
-    if len(rows) > MOST_ENTRIES:
-        return soft
     return Flats(regions, Palette(tuple([*rows, *extra][:MOST_ENTRIES])), place[entry.ravel()].astype(np.int32))
 
 

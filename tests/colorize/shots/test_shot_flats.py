@@ -69,6 +69,13 @@ def test_a_soft_key_is_flattened(walked):
     assert len(soft.palette.entries) < 8 and np.abs(soft.picture / 255 - key).mean() < 0.02
 
 
+def test_a_key_of_more_colours_than_a_palette_has_is_flattened_too(monkeypatch, walked):
+    maps, key, _ = walked
+    monkeypatch.setattr(shots, "MOST_ENTRIES", 2)
+    monkeypatch.setattr(shots, "_painted", lambda regions, picture: np.arange(len(regions.region_of)))
+    assert {row.colour for row in key_flats(maps[0], key).palette.entries} <= {"#c8dcfa", "#b4283c", "#5a7828"}
+
+
 def test_all_frames_have_the_key_s_colours_and_nothing_flickers(walked):
     maps, key, batch = walked
     made = shot_flats(batch, key, more=from_text("#1e3cc8 ball"))
