@@ -69,7 +69,8 @@ def measured(labels: np.ndarray, ink: np.ndarray, count: int) -> Shapes:
     def mean(values: np.ndarray) -> np.ndarray:
         return np.bincount(flat, values.ravel(), count) / whole
 
-    rows, columns = (axis.astype(np.float64) for axis in np.indices(labels.shape))
+    grid = np.indices(labels.shape).astype(np.float64)
+    rows, columns = grid[0], grid[1]
     centres = np.stack([mean(rows), mean(columns)], axis=1)
     down, right = rows - centres[labels, 0], columns - centres[labels, 1]
     moments = np.stack([mean(down * down), mean(right * right), mean(down * right)], axis=1)
