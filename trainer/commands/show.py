@@ -105,8 +105,8 @@ def read_run(folder: Path) -> ShownRun:
     if (folder / "best.json").is_file():
         step = read_object(folder / "best.json", "delete it").get("step")
         best = step if isinstance(step, int) else None
-    logs = (read_lines(folder / name) for name in ("log.jsonl", "validation.jsonl"))
-    return ShownRun(folder.resolve().name, settings, *logs, dict(sorted(sheets.items())), best)
+    log, validation = read_lines(folder / "log.jsonl"), read_lines(folder / "validation.jsonl")
+    return ShownRun(folder.resolve().name, settings, log, validation, dict(sorted(sheets.items())), best)
 
 
 def page(runs: Sequence[ShownRun]) -> str:
@@ -230,8 +230,8 @@ def evenly(steps: Sequence[int], most: int = SHEETS) -> list[int]:
 
 def embedded(path: Path) -> str:
     """A picture as an address that holds it; WebP, not wider than WIDEST."""
-    with Image.open(path) as image:
-        image = image.convert("RGB")
+    with Image.open(path) as file:
+        image = file.convert("RGB")
         if image.width > WIDEST:
             image = image.resize((WIDEST, round(image.height * WIDEST / image.width)))
         content = io.BytesIO()

@@ -58,8 +58,8 @@ def adopt(dataset: Path, output: Path | None, problems: dict[str, str]) -> Adopt
         others = [name for name in not_read(dataset) if not _is_ours(name, dataset, root)]
         problems.update({str(dataset / name): NOT_READ for name in others})
     if not pictures and not (root / "color").is_dir():
-        others = f", but {len(problems)} files such as {min(problems)}: {NOT_READ}" if problems else ""
-        raise ConfigError(f"{dataset} holds no pictures ({', '.join(SUFFIXES)}) and no zip shards{others}.")
+        instead = f", but {len(problems)} files such as {min(problems)}: {NOT_READ}" if problems else ""
+        raise ConfigError(f"{dataset} holds no pictures ({', '.join(SUFFIXES)}) and no zip shards{instead}.")
     (root / "color").mkdir(parents=True, exist_ok=True)
     taken = _take(dataset, root, pictures, problems)
     state = cache_folder(root) / ADOPTED

@@ -105,8 +105,8 @@ def _check_model(config: Config, files: Mapping[str, str], folder: Path, model: 
 
 def with_defaults(written: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """A checkpoint's configuration, with the defaults of keys that are newer than it."""
-    now = json.loads(json.dumps({field.name: dataclasses.asdict(field.default_factory())
-                                 for field in dataclasses.fields(Config)}))  # fmt: skip
+    sections: dict[str, Any] = {field.name: field.default_factory for field in dataclasses.fields(Config)}
+    now = json.loads(json.dumps({name: dataclasses.asdict(section()) for name, section in sections.items()}))
     for section, content in written.items():
         if section in now and isinstance(content, dict):
             now[section] |= content

@@ -155,10 +155,10 @@ def new_optimizer(
         from bitsandbytes.optim import AdamW8bit
 
         return AdamW8bit(parameters, **options)
-    parameters = list(parameters)
+    groups: list[Any] = list(parameters)
     if settings.fused:
         try:
-            return torch.optim.AdamW(parameters, fused=True, **options)
+            return torch.optim.AdamW(groups, fused=True, **options)
         except (RuntimeError, ValueError) as error:
             log.info("no fused AdamW on %s (%s); the plain one is used", device, error)
-    return torch.optim.AdamW(parameters, **options)
+    return torch.optim.AdamW(groups, **options)
