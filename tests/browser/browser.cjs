@@ -8,7 +8,7 @@
      node browser.cjs browse URL WORDS TITLE [PICTURE]         searches the template browser for WORDS, opens the template TITLE
 
    PACKS is {"ours": {"cnr_id", "ver"}, "core": {...}}. A layout stacks the nodes of an API workflow, named by their titles, in
-   groups, and the groups in columns from left to right; its `app` lists what app mode shows: widgets and results. ["Title", height] asks for at least that height: room for a preview.
+   groups, and the groups in columns from left to right; its notes have a text in English, Japanese and Chinese; its `app` lists what app mode shows: widgets and results. ["Title", height] asks for at least that height: room for a preview.
    `optional` adds nodes that are switched off (muted) and the links that come from them; `models` says what
    ComfyUI may download for a node. Prints one JSON document. playwright-core is looked for on NODE_PATH; $CHROMIUM names the browser.
 */
@@ -66,7 +66,7 @@ async function make(url, apiFile, layoutFile, packs, out) {
       const node = window.LiteGraph.createNode("MarkdownNote");
       node.title = note.title;
       graph.add(node);
-      node.widgets[0].value = note.text;
+      node.widgets[0].value = [note.text, note.ja, note.zh].join("\n\n---\n\n"); // the frontend translates no notes
       node.color = "#432";
       node.bgcolor = "#653";
       titles[note.title] = node;

@@ -20,6 +20,7 @@ UPDATE = os.environ.get("COLORIZE_UPDATE_SNAPSHOTS") == "1"
 FILE_WIDGETS = {"ckpt_name", "encoder_name", "card_name", "extractor_name", "segmenter_name", "tagger_name"}
 
 SHELVES = ("basic", "masks", "reference", "editing", "guidance", "flats", "AnimeDiffusion", "tools")  # of the menu
+ABBREVIATIONS = {"v", "eps", "ddim", "ddpm", "psd", "ora"}  # choices that are the same in every language
 IDS = [
     "ColorizeLoadCheckpoint",
     "ColorizeLoadLineExtractor",
@@ -147,6 +148,15 @@ def test_translations_are_complete(info, language):
     translated = json.loads((LOCALES / language / "nodeDefs.json").read_text(encoding="utf-8"))
     main = json.loads((LOCALES / language / "main.json").read_text(encoding="utf-8"))
     assert {"Colorize Diffusion", *SHELVES} <= set(main["nodeCategories"])
+
+    options = {
+        (node_id, value): text
+        for node_id, node in translated.items()
+        for slot in node["inputs"].values()
+        for value, text in slot.get("options", {}).items()
+    }
+    same = {value for (_, value), text in options.items() if value == text}
+    assert same <= ABBREVIATIONS, f"{language}: {sorted(same - ABBREVIATIONS)} are not translated"
 
     def compare(ours, theirs, where):
         assert set(ours) == set(theirs), f"{language} {where}"
