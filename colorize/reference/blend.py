@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ def blend(reference: Reference, other: Reference, share: float) -> Reference:
     def mixed(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
         return torch.lerp(ours.float(), theirs.float(), share).to(ours.dtype)
 
-    both = {name: _both(getattr(reference, name), getattr(other, name), mixed) for name in TOKENS}
+    both: dict[str, Any] = {name: _both(getattr(reference, name), getattr(other, name), mixed) for name in TOKENS}
     ours, theirs = reference.background_threshold, other.background_threshold
     return replace(
         reference,

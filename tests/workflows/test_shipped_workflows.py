@@ -107,6 +107,8 @@ def test_runs(pack, small_files, v2_files, xl_files, file):
         lines = results[node][0]
         assert lines.min() < 0.5 < lines.mean()  # of the reference: dark lines on white
         injection = workflow[by_type["ColorizeAttentionInjection"][0]]["inputs"]
-        assert injection["sketch_scale"] == 1 and workflow[injection["reference_sketch"][0]]["inputs"]["image"][0] == node
+        assert (
+            injection["sketch_scale"] == 1 and workflow[injection["reference_sketch"][0]]["inputs"]["image"][0] == node
+        )
     if file.stem == "xl_cast":
         assert len(data["colorize"].masks) == 2 and 0.1 < data["colorize"].masks[1].mean() < 0.4
