@@ -165,7 +165,7 @@ def fetch(names: list[str], folder: Path) -> None:
             for child in (place / "package").iterdir():
                 shutil.move(child, place / child.name)
         else:
-            _run(["dpkg-deb", "-x", str(file.resolve()), str(place)], place)
+            _run(["dpkg-deb", "-x", str(file.resolve()), str(place.resolve())], place)
         (place / ".complete").write_text(package.version, encoding="utf-8")
 
 
@@ -195,7 +195,7 @@ def _run(command: list[str], folder: Path) -> None:
     except FileNotFoundError:
         raise ConfigError(
             f"`{command[0]}` is not installed. It brings drawings of its registry; install it, or leave out the "
-            "sources that need it (--sources)."
+            "sources that need it (--avatars 0, --figures 0)."
         ) from None
     except subprocess.CalledProcessError as error:
         raise ConfigError(f"`{' '.join(command)}` failed: {error.stderr.strip()[-400:]}") from None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -140,6 +142,25 @@ def test_a_package_is_unpacked_once_and_only_if_it_is_the_known_file(tmp_path, m
     (tmp_path / "x-y-1.0.tgz").unlink()
     packages.fetch(["@x/y"], tmp_path)  # there already
     assert "| Y | Z | https://y | CC0 1.0 |" in packages.attribution(["@x/y"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the client is a shell script")
+def test_a_debian_package_unpacks_into_a_relative_folder(tmp_path, monkeypatch):
+    """dpkg-deb runs inside the folder of the packages: both paths it is given must hold from there."""
+    content = b"a package"
+    known = packages.Package("x-data", "apt", "1.0", hashlib.sha256(content).hexdigest(), "X", "Z", "-", "Expat")
+    monkeypatch.setitem(packages.BY_NAME, "x-data", known)
+    client = tmp_path / "bin/dpkg-deb"
+    client.parent.mkdir()
+    client.write_text('#!/bin/sh\ncp "$2" "$3/unpacked"\n')
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{client.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    folder = Path("data/packages")
+    folder.mkdir(parents=True)
+    (folder / "x-data_1.0_all.deb").write_bytes(content)
+    packages.fetch(["x-data"], folder)
+    assert (tmp_path / "data/packages/x-data/unpacked").read_bytes() == content
 
 
 def test_a_missing_client_is_named(tmp_path, monkeypatch):
