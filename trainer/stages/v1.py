@@ -38,17 +38,12 @@ ENCODER_PARTS = ("visual.", "knowledge.")  # how the names of its trained tensor
 
 
 def encodings(config: Config) -> tuple[str, ...]:
-    """The kinds of encodings (cache/recipes.py) that a run reads again and again."""
-    return ("latents",) if config.data.deform else ("latents", "tokens")
+    """The kinds of encodings (cache/recipes.py) that a run reads again and again: no tokens that change meanwhile."""
+    return ("latents",) if config.data.deform or config.model.train_encoder else ("latents", "tokens")
 
 
 def check(config: Config) -> None:
     """ConfigError for what does not go together."""
-    if config.model.train_encoder and config.data.cache_folder:
-        raise ConfigError(
-            "model.train_encoder does not go with data.cache_folder, which keeps what the encoder said once: clear it "
-            "(data.cache keeps the pictures' latents only), or set model.train_encoder = false."
-        )
     if config.model.tokens == "cls" and config.loss.latent_shuffle and config.loss.shuffle_variant == "tokens":
         raise ConfigError(
             'loss.latent_shuffle has nothing to shuffle with model.tokens = "cls", which reads one token: set it to 0, '

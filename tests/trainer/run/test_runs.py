@@ -16,6 +16,7 @@ from colorize.reference.encoder_file import load_reference_encoder
 from colorize.reference.feature_vision import FeatureReferenceEncoder
 from trainer import config as configuration
 from trainer.__main__ import main
+from trainer.commands.cache import build_cache
 from trainer.config import ConfigError
 from trainer.models import checkpoint
 from trainer.models.colorizer import V1Colorizer
@@ -111,6 +112,23 @@ def test_the_reference_encoder_trains_along_and_is_exported(values, tmp_path):
     assert main(["convert", str(file.parent), "--output", str(tmp_path / "half.safetensors")]) == 0
     half = checkpoint.read_tensors(tmp_path / "half-encoder.safetensors")[0]
     assert half.keys() == after.keys() and all(value.dtype == torch.float16 for value in half.values())
+
+
+def test_a_trained_encoder_goes_with_kept_latents(values, tmp_path):
+    """What `cache` writes for it are the pictures' latents alone; the run with them is the run without."""
+    torch.manual_seed(0)
+    encoder = FeatureReferenceEncoder(16, 8, 32, 1, 16, 32)
+    save_file(encoder.state_dict(), tmp_path / "start.safetensors", metadata={"colorize.head_width": "16"})
+    values["model"] |= {"encoder": str(tmp_path / "start.safetensors"), "train_encoder": True}
+    plain = train(values, run={"output": str(tmp_path / "plain"), "steps": 3})
+    values["data"] |= {"cache_folder": str(tmp_path / "cache")}
+    summary = build_cache(configuration.build(values), progress=False)
+    assert summary.written.keys() == {"latents"} and summary.written["latents"]
+    kept = train(values, run={"output": str(tmp_path / "kept"), "steps": 3})
+    for one, other in ((plain, kept), (plain.with_stem("plain-encoder"), kept.with_stem("kept-encoder"))):
+        ours, theirs = checkpoint.read_tensors(one)[0], checkpoint.read_tensors(other)[0]
+        assert ours.keys() == theirs.keys()
+        assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in ours)
 
 
 def test_old_checkpoints_are_deleted(values):
