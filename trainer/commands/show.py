@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from trainer.config import PATHS, ConfigError
+from trainer.data.decode import PICTURE_ERRORS, open_picture, why
 from trainer.json_file import JSON_ERRORS, read_object
 from trainer.run.curves import COLOURS, Curve, chart, number
 
@@ -230,7 +229,7 @@ def evenly(steps: Sequence[int], most: int = SHEETS) -> list[int]:
 
 def embedded(path: Path) -> str:
     """A picture as an address that holds it; WebP, not wider than WIDEST."""
-    with Image.open(path) as file:
+    with open_picture(path) as file:
         image = file.convert("RGB")
         if image.width > WIDEST:
             image = image.resize((WIDEST, round(image.height * WIDEST / image.width)))
@@ -246,8 +245,11 @@ def sheets(runs: Sequence[ShownRun]) -> str:
         for run in runs:
             if step in run.sheets:
                 label = html.escape(f"{run.name}, step {step}" if step else f"{run.name}, before the first step")
-                source = embedded(run.sheets[step])
-                texts.append(f'<figure><figcaption>{label}</figcaption><img alt="{label}" src="{source}"></figure>')
+                try:
+                    shown = f'<img alt="{label}" src="{embedded(run.sheets[step])}">'
+                except PICTURE_ERRORS as error:
+                    shown = f"<p>{html.escape(f'{run.sheets[step].name}: {why(error)}')}</p>"
+                texts.append(f"<figure><figcaption>{label}</figcaption>{shown}</figure>")
     columns = f' style="grid-template-columns: repeat({len(runs)}, 1fr)"' if len(runs) > 1 else ""
     return f'<div class="sheets"{columns}>{"".join(texts)}</div>' if texts else ""
 

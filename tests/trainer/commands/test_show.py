@@ -25,7 +25,7 @@ def runs(tmp_path) -> list[Path]:
     for seed, name in enumerate(("first", "second <b>")):
         folder = tmp_path / name
         (folder / "samples").mkdir(parents=True)
-        config = {"run": {"stage": "v1", "steps": 40, "seed": seed}, "data": {"folder": "/home/somebody/pictures"}}
+        config = {"run": {"stage": "v1", "steps": 40, "seed": seed}, "data": {"folder": "/media/somebody/pictures"}}
         (folder / "config.json").write_text(json.dumps(config))
         speed = {"lr": 1e-4, "grad_norm": 0.5, "images_per_s": 3.0, "s_per_step": 1}
         lines = [{"step": step, "denoising": 1 / step} | speed for step in range(1, 41)]
@@ -84,7 +84,7 @@ def test_a_page_holds_everything(runs, capsys):
     ):
         assert word in text
     assert "first, step 0" in text and "first, step 20" in text  # by noise level: the first validation and the best
-    assert "/home/somebody" not in text and "http" not in text.replace("http-equiv", "")
+    assert "/media/somebody" not in text and "http" not in text.replace("http-equiv", "")
 
 
 def test_two_runs_are_compared(runs, tmp_path):
@@ -94,6 +94,14 @@ def test_two_runs_are_compared(runs, tmp_path):
     assert "<b>" not in re.sub(r"<figcaption><b>", "", text) and "second &lt;b&gt;" in text
     differ = text.partition("Those that differ:")[2].partition("</table>")[0]
     assert "run.seed" in differ and "run.stage" not in differ
+
+
+def test_a_sheet_that_cannot_be_read_is_named(runs):
+    sheet = sorted((runs[0] / "samples").iterdir())[0]
+    sheet.write_bytes(b"half a picture")
+    assert main(["show", str(runs[0])]) == 0
+    text = (runs[0] / "show.html").read_text(encoding="utf-8")
+    assert f"{sheet.name}: it is empty, or no picture" in text and len(Page(text).sources) == 2
 
 
 def test_a_run_that_has_just_begun_is_shown(tmp_path):

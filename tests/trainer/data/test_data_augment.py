@@ -252,7 +252,7 @@ def test_zoom_shows_a_part_of_the_picture(pictures):
         ({"augment": {"flip": 1.5}}, "probability"),
         ({"augment": {"zoom": 0.5}}, "at least 1"),
         ({"augment": {"mask_dilation": 4}}, "odd"),
-        ({"augment": {"sketch_border": -1}}, "number of pixels"),
+        ({"augment": {"sketch_border": -1}}, "at least 0"),
         ({"augment": {"flip": 0.5}, "data": {"cache": True}}, "cache_folder"),
         ({"augment": {"zoom": 1.5}, "data": {"cache": True}}, "decoded_folder"),
         ({"augment": {"zoom": 1.5}, "data": {"decoded_folder": "x"}}, "zoom = 1"),

@@ -272,7 +272,7 @@ def test_the_bundled_model_takes_colours_from_the_reference():
     found = {}
     for protocol in ("warped", "shuffled"):
         generator = torch.Generator().manual_seed(0)
-        shown = picture(evaluate_faces.references_of(protocol, truth, [], Path(), Draws.plain(0)))
+        shown = picture(evaluate_faces.references_of(protocol, truth, [], Draws.plain(0)))
         made = evaluate_faces.colour(network, lines, shown, evaluate_faces.Sampling(), generator)
         found[protocol] = psnr(made.clamp(-1, 1), picture(truth)).mean()
         assert edge_f1(made, lines).mean() > 0.5
