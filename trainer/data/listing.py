@@ -226,7 +226,8 @@ def _list_folder(source: FolderSource, parts: Mapping[str, Sequence[str]], measu
     keep = missing.keep(keys, parts, lambda folder: source.has(folder, hashes))
     problems = missing.problems(source.root)
     if other := not_read(source.root / "color"):
-        problems.append(f"{len(other)} files in color/ are of kinds that are not read, e.g. {other[0]}; save them as PNG")
+        first = f"e.g. {other[0]}; save them as PNG"
+        problems.append(f"{len(other)} files in color/ are of kinds that are not read, {first}")
     kept = [key for key, kept in zip(keys, keep) if kept]
     if not measure:
         writer = index.Writer()

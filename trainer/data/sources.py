@@ -35,7 +35,7 @@ from trainer.data.index import FORMAT, cache_folder, hash64, is_text, item_key, 
 log = logging.getLogger("trainer")
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-OTHER_SUFFIXES = (".tif", ".tiff", ".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".psd", ".svg", ".tga", ".ico")
+OTHER_SUFFIXES = tuple(f".{kind}" for kind in "tif tiff gif heic heif avif jxl jp2 jfif psd svg tga ico".split())
 """Pictures of kinds that are not read: they are told, not passed over."""
 OPEN_SHARDS = 64  # per process: files and directories that are kept open
 MAX_MEMBER = 2**28

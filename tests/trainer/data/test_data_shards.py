@@ -10,10 +10,9 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from trainer.config import ConfigError, Data
-from trainer.data import index, index_files, sources
+from trainer.data import index, sources
 from trainer.data.buckets import PositionSampler
 from trainer.data.folder import FolderDataset
 from trainer.data.sources import Unreadable

@@ -16,24 +16,6 @@ from trainer.data.decode import cover, read_rgb
 from trainer.data.folder import FolderDataset
 from trainer.pictures import model_sketch
 
-import io
-import json
-import multiprocessing
-import pickle
-import shutil
-import zipfile
-
-import numpy as np
-import pytest
-import torch
-from PIL import Image
-
-from trainer.config import ConfigError, Data
-from trainer.data import index, index_files, sources
-from trainer.data.buckets import PositionSampler
-from trainer.data.folder import FolderDataset
-from trainer.data.sources import Unreadable
-
 
 def test_every_epoch_is_another_permutation(pictures):
     dataset = FolderDataset(Data(folder=str(pictures), size=64))

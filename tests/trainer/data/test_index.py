@@ -1,22 +1,15 @@
 """Index files: what they give and how they are read, kept, filtered and refused."""
 
-import io
 import json
-import multiprocessing
 import pickle
 import shutil
-import zipfile
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 from trainer.config import ConfigError, Data
-from trainer.data import index, index_files, sources
-from trainer.data.buckets import PositionSampler
+from trainer.data import index, index_files
 from trainer.data.folder import FolderDataset
-from trainer.data.sources import Unreadable
 
 ENTRIES = {
     "0000/a_1.png": {
