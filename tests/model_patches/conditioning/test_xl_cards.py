@@ -67,9 +67,9 @@ def test_card_nodes(pack, card_file, xl_graph, loaded_xl, loaded):
     import folder_paths
 
     _, reference = card_file
-    pack.run("ColorizeSaveReference", reference=reference, encoder=xl_graph.encoder)
-    names = pack.module("nodes.card").card_files()
-    inputs = dict(card_name=names[-1], colorizer=loaded_xl.colorizer, encoder=xl_graph.encoder, tagger=xl_graph.tagger)
+    (name,) = pack.run("ColorizeSaveReference", reference=reference, encoder=xl_graph.encoder)
+    assert name in pack.module("nodes.card").card_files()
+    inputs = dict(card_name=name, colorizer=loaded_xl.colorizer, encoder=xl_graph.encoder, tagger=xl_graph.tagger)
     (again, text) = pack.run("ColorizeLoadReference", **inputs)
     assert torch.equal(again.tagger_tokens, reference.tagger_tokens) and "tagger" in text
     with pytest.raises(ValueError, match="made with another encoder"):
