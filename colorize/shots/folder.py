@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..pictures import images
 from ..pictures.flatten import Flats
@@ -28,10 +28,11 @@ from .shot_flats import Unsure, key_flats, settled, unsure_regions
 
 
 def comfy_picture(file: Path) -> torch.Tensor:
-    """(1, H, W, 3 or 4) in 0..1 of a picture file; four channels where it has transparency."""
+    """(1, H, W, 3 or 4) in 0..1 of a picture file, turned as ComfyUI's Load Image turns it, which made the model's
+    pictures; four channels where it has transparency."""
     with Image.open(file) as image:
         clear = "A" in image.getbands() or "transparency" in image.info
-        levels = np.array(image.convert("RGBA" if clear else "RGB"))
+        levels = np.array(ImageOps.exif_transpose(image).convert("RGBA" if clear else "RGB"))
     return torch.from_numpy(levels).float()[None] / 255
 
 

@@ -53,6 +53,17 @@ def test_transparent_drawings_keep_their_lines(job):
     assert tuple(made[95, 75]) == COAT and made[95, 40].max() < 80
 
 
+def test_a_drawing_photographed_sideways_stands_upright(job):
+    """As Load Image turns it: the model's picture is upright already."""
+    file = job["frames"][0]["sketch"]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise
+    Image.open(file).transpose(Image.Transpose.ROTATE_90).save(file, exif=exif)
+    list(carry_folder(job["key"], job["key_frame"], job["frames"]))
+    made = np.asarray(Image.open(job["frames"][0]["target"]))
+    assert tuple(made[95, 75]) == COAT and made[95, 40].max() < 80
+
+
 def test_frames_of_two_sizes_are_told(job):
     small = Image.open(job["frames"][2]["sketch"]).resize((120, 100))
     small.save(job["frames"][2]["sketch"])
