@@ -11,7 +11,7 @@ from ..colorize.pictures.flat_batch import FlatBatch
 from ..colorize.pictures.flatten import ONE_COLOUR
 from ..colorize.pictures.hints import Hints
 from ..colorize.pictures.palette import Palette
-from ..colorize.pictures.regions import Regions, find_regions
+from ..colorize.pictures.regions import RegionMap, Regions, find_regions
 from .sockets import CATEGORY, FlatsSocket, Node, PaletteSocket, RegionsSocket
 
 PREVIEW_HUE = 0.618034  # golden ratio: neighbouring numbers get far hues
@@ -23,13 +23,14 @@ def region_colours(count: int) -> np.ndarray:
     return (0.62 + 0.33 * np.cos(2 * np.pi * hues)).astype(np.float32)
 
 
+def under_lines(colours: np.ndarray, found: RegionMap) -> torch.Tensor:
+    """Colours (H, W, 3) sRGB 0..1 with the lines of their drawing on top."""
+    return torch.from_numpy(colours * (1 - found.ink[..., None].astype(np.float32) / 255))
+
+
 def regions_preview(regions: Regions) -> torch.Tensor:
     """Comfy picture (B, H, W, 3) with a colour of its own for every region, under the lines."""
-    pictures = []
-    for found in regions.maps:
-        ink = 1 - found.ink[..., None].astype(np.float32) / 255
-        pictures.append(torch.from_numpy(region_colours(found.count)[found.labels] * ink))
-    return torch.stack(pictures)
+    return torch.stack([under_lines(region_colours(found.count)[found.labels], found) for found in regions.maps])
 
 
 def pictures_of(batch: FlatBatch, shaded: bool) -> torch.Tensor:

@@ -17,7 +17,7 @@ from ..colorize.pictures.regions import Regions
 from ..colorize.shots.carrying import SURE, carried
 from ..colorize.shots.shapes import shapes_of
 from ..colorize.shots.shot_flats import shot_flats, told
-from .flats import hints_of, pictures_of, region_colours
+from .flats import hints_of, pictures_of, region_colours, under_lines
 from .sockets import CATEGORY, FlatsSocket, Node, PaletteSocket, RegionsSocket
 
 NO_MATCH = 0.5  # grey of what has no match
@@ -46,8 +46,7 @@ def matches_preview(regions: Regions, key_frame: int) -> torch.Tensor:
     pictures = []
     for one, belief in zip(regions.maps, beliefs):
         region = np.where(belief.max(axis=1) >= SURE, belief.argmax(axis=1), key.count)
-        ink = 1 - one.ink[..., None].astype(np.float32) / 255
-        pictures.append(torch.from_numpy(colours[region][one.pieces] * ink))
+        pictures.append(under_lines(colours[region][one.pieces], one))
     return torch.stack(pictures)
 
 

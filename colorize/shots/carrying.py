@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .matching import match
+from .matching import Matches, match
 from .shapes import Shapes
 
 SURE = 0.8
@@ -31,11 +31,13 @@ class Carrier:
     """(n, k) the key's colours: rows of one 1, or of zeros where none is known"""
     walked: list[tuple[Shapes, np.ndarray]] = field(default_factory=list)
     """the last frames with what is believed of them, the newest last"""
+    match: Callable[[Shapes, Shapes], Matches] = match
+    """`matching.match`, or one that remembers"""
 
     def next(self, frame: Shapes) -> np.ndarray:
         """(n, k) float32: how likely every piece of the next frame has every colour; rows sum to 1 or less."""
         asked = [self.walked[-back] for back in STEPS if back <= len(self.walked)]
-        found = [match(shapes, frame).likelihood @ belief for shapes, belief in [*asked, (self.key, self.belief)]]
+        found = [self.match(shapes, frame).likelihood @ belief for shapes, belief in [*asked, (self.key, self.belief)]]
         belief = surest(found)
         self.walked = [*self.walked, (frame, belief)][-max(STEPS) :]
         return belief
@@ -60,12 +62,14 @@ def carried(
     colours: int,
     certain: Collection[int] = (),
     on_frame: Callable[[], None] = lambda: None,
+    matched: Callable[[Shapes, Shapes], Matches] = match,
 ) -> list[np.ndarray]:
     """(n, k) belief of every frame of a shot, from the entries (n,) of one or more key frames, -1 where not known.
 
     Every piece believes the key that is surest. certain: those of the keys that win wherever they are sure, as a
     person's corrections, which may know a few pieces only. on_frame is called at every step of every walk, that is, for
-    each key as often as there are other frames.
+    each key as often as there are other frames. matched: `matching.match`, or one that remembers, for a caller who asks
+    for the same pairs.
     """
     if not keys or not all(0 <= number < len(frames) for number in keys):
         raise ValueError(f"Key frames are {sorted(keys)} of {len(frames)}; give at least one, counted from 0.")
@@ -75,7 +79,7 @@ def carried(
         weight = CERTAIN if number in certain else 1
         beliefs[number].append(2 * CERTAIN * belief)  # what was given for a frame stands there
         for direction in (range(number + 1, len(frames)), range(number - 1, -1, -1)):
-            carrier = Carrier(frames[number], belief)
+            carrier = Carrier(frames[number], belief, match=matched)
             for frame in direction:
                 on_frame()
                 found = carrier.next(frames[frame])

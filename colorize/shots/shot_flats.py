@@ -6,6 +6,7 @@ has the same colour in all frames to the bit, and what is not has one of the sho
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -169,15 +170,22 @@ def shot_flats(
                 keys[moved[number]] = _with_hints(keys.get(moved[number]), fixed)
                 corrected.append(moved[number])
     shapes = [shapes_of(one) for one in walk]
-    beliefs = carried(shapes, keys, len(palette.entries), tuple(corrected), on_frame)
-    return _reviewed(batch, [shapes[n] for n in moved], [beliefs[n] for n in moved], palette)
+    matched = functools.cache(match)  # walks from several keys, and the flicker map, ask for the same neighbours
+    beliefs = carried(shapes, keys, len(palette.entries), tuple(corrected), on_frame, matched)
+    return _reviewed(batch, [shapes[n] for n in moved], [beliefs[n] for n in moved], palette, matched)
 
 
 def _with_hints(painted: np.ndarray | None, fixed: np.ndarray) -> np.ndarray:
     return fixed if painted is None else np.where(fixed >= 0, fixed, painted)
 
 
-def _reviewed(batch: FlatBatch, shapes: list[Shapes], beliefs: list[np.ndarray], palette: Palette) -> ShotFlats:
+def _reviewed(
+    batch: FlatBatch,
+    shapes: list[Shapes],
+    beliefs: list[np.ndarray],
+    palette: Palette,
+    matched: Callable[[Shapes, Shapes], Matches],
+) -> ShotFlats:
     """Settle every frame, and gather what to look at."""
     made: list[Flats] = []
     unsure: list[Unsure] = []
@@ -187,7 +195,7 @@ def _reviewed(batch: FlatBatch, shapes: list[Shapes], beliefs: list[np.ndarray],
         unsure += unsure_regions(flats, sure, number)
         masks.append((~sure).astype(np.float32)[old.regions.pieces])
         still = np.zeros(old.regions.pieces.shape, np.float32)
-        changed = flicker_map(made[-1], flats, match(shapes[number - 1], shapes[number])) if made else still
+        changed = flicker_map(made[-1], flats, matched(shapes[number - 1], shapes[number])) if made else still
         flicker.append(changed)
         made.append(flats)
     kept = replace(batch, flats=tuple(made), hints=(None,) * len(made))

@@ -9,6 +9,7 @@ from colorize.pictures.hints import Hints
 from colorize.pictures.palette import from_text
 from colorize.pictures.regions import Regions, find_regions
 from colorize.shots import shot_flats as shots
+from colorize.shots.matching import match
 from colorize.shots.shot_flats import key_flats, shot_flats, told
 from tests.drawings import box, drawing
 
@@ -53,6 +54,22 @@ def test_a_painted_key_s_colours_are_kept_to_the_bit(walked):
     flats = key_flats(maps[0], key)
     assert np.abs(flats.picture / 255 - key).max() < 1e-6
     assert {row.colour for row in flats.palette.entries} == {"#c8dcfa", "#b4283c", "#5a7828"}
+
+
+def test_every_two_drawings_are_matched_once(walked, monkeypatch):
+    """The walk and the flicker map ask for the same neighbours, and get what `match` says of them."""
+    maps, key, batch = walked
+    asked = []
+
+    def counted(source, target):
+        asked.append((id(source), id(target)))
+        return match(source, target)
+
+    plain = shot_flats(batch, key)
+    monkeypatch.setattr(shots, "match", counted)
+    made = shot_flats(batch, key)
+    assert len(asked) == len(set(asked)) == 3  # 0 to 1, 0 to 2, 1 to 2
+    assert np.array_equal(made.flicker, plain.flicker) and np.array_equal(made.masks, plain.masks)
 
 
 def test_close_colours_of_a_key_stay_two_colours(walked):
