@@ -45,7 +45,7 @@ def find_checkpoint(source: Path, best: bool = False) -> Path:
         if (found := checkpoint.best(source)) is None:
             raise ConfigError(f"{source} has no validated checkpoint; leave --best out to take the newest.")
         return found
-    if source.name.endswith((checkpoint.UNFINISHED, ".part", ".damaged")):
+    if source.name.endswith((checkpoint.UNFINISHED, ".part", checkpoint.SET_ASIDE)):
         raise ConfigError(
             f"{source} is no finished checkpoint: its writing was interrupted, or it is damaged. Give the folder of "
             "the run, whose newest whole checkpoint is taken."

@@ -28,10 +28,10 @@ from trainer.config import ConfigError
 from trainer.json_file import read_object
 from trainer.workers import process_pool
 from trainer.world import WORLD_VERSION, shot_frame
+from trainer.world.shot import LINES
 
 KINDS = ("sketch", "flats", "color", "things", "mask")
 MOST_FRAMES = 1000
-LINES = ("drawn", "clean")
 
 
 def write_shots(

@@ -17,7 +17,6 @@ are brought to the key's colours one by one.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -33,11 +32,12 @@ from colorize.shots.carrying import SURE, carried
 from colorize.shots.shapes import shapes_of
 from trainer.config import ConfigError
 from trainer.data.decode import open_picture
-from trainer.json_file import read_object
+from trainer.json_file import read_object, write_report
 from trainer.metrics import shots as measures
 from trainer.metrics.intervals import interval
 from trainer.metrics.shots import FrameTruth
 from trainer.world import ShotFrame, shot_frame
+from trainer.world.shot import LINES
 
 INK = 180  # grey level of a drawing below which a pixel is line
 
@@ -113,7 +113,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=int, default=24, help="frames of a shot, the key among them (default 24)")
     parser.add_argument("--size", type=int, default=256, help="side of the drawings in pixels (default 256)")
     parser.add_argument("--split", choices=("train", "heldout"), default="heldout")
-    parser.add_argument("--lines", choices=("drawn", "clean"), default="drawn", help="see demo-shots (default drawn)")
+    parser.add_argument("--lines", choices=LINES, default="drawn", help="see demo-shots (default drawn)")
     parser.add_argument("--results", metavar="DIR", help="a model's pictures of the frames")
     parser.add_argument("--json", metavar="FILE", help="keep all rows there; shots that it has are not measured again")
 
@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> None:
             row |= per_frame(Path(args.results) / f"{index:05d}", drawn, maps, truths)
         rows.append(row)
         if args.json:
-            Path(args.json).write_text(json.dumps(settings | {"rows": rows}, indent=1), encoding="utf-8")
+            write_report(Path(args.json), settings | {"rows": rows})
     for name in rows[0]:
         values = np.array([row[name] for row in rows], np.float64)
         low, high = interval(values, np.mean)

@@ -44,6 +44,8 @@ DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F
 """Kinds of numbers of networks, as safetensors calls them."""
 OLD_UNFINISHED = re.compile(r"\.step-\d{8,18}(\.old)?\.part")
 """Folders that a run of an earlier version left behind when it was killed."""
+SET_ASIDE = ".damaged"
+"""End of the name of a checkpoint that cannot be read."""
 DAMAGED = "delete this checkpoint's folder: the run goes on from the one before it"
 
 
@@ -215,7 +217,7 @@ def _delete(folder: Path) -> None:
 
 def set_aside(folder: Path) -> Path:
     """Give a damaged checkpoint a name that is none of a checkpoint; what is there stays to be looked at."""
-    aside = folder.with_name(f"{folder.name}.damaged")
+    aside = folder.with_name(f"{folder.name}{SET_ASIDE}")
     _remove(aside)
     os.replace(folder, aside)
     return aside

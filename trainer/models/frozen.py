@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
-from safetensors import safe_open
 
 from colorize.reference.encoder_file import load_reference_encoder
 from colorize.reference.vision import ReferenceEncoder
@@ -156,15 +155,6 @@ def borrowed(*networks: OnDemand) -> Iterator[None]:
 
 def tensor_shapes(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """As `checkpoint.read_tensors`, with tensors of shapes without values; of safetensors only the header is read."""
-    if path.suffix != ".safetensors" or not path.is_file():
+    with checkpoint.headers_only():
         tensors, metadata = checkpoint.read_tensors(path)
-        return {name: tensor.to("meta") for name, tensor in tensors.items()}, metadata
-    try:
-        with safe_open(path, framework="pt") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}
-            metadata = file.metadata() or {}
-    except OSError:
-        raise
-    except Exception:
-        return checkpoint.read_tensors(path)  # whose errors name what is wrong
-    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, metadata
+    return {name: tensor.to("meta") for name, tensor in tensors.items()}, metadata

@@ -38,7 +38,7 @@ def fit(weight: torch.Tensor, shape: Iterable[int]) -> torch.Tensor:
     shape = tuple(shape)
     if weight.shape == shape:
         return weight
-    if len(shape) != weight.ndim or weight.ndim == 0 or weight.shape[2:] != shape[2:]:
+    if not fits(weight, shape):
         raise ValueError(f"{tuple(weight.shape)} cannot be fitted to {shape}: only the first two axes may differ.")
     rows = torch.arange(shape[0]) % weight.shape[0]
     if weight.ndim == 1:
@@ -46,6 +46,11 @@ def fit(weight: torch.Tensor, shape: Iterable[int]) -> torch.Tensor:
     columns = torch.arange(shape[1]) % weight.shape[1]
     repeats = torch.bincount(columns, minlength=weight.shape[1])[columns].to(weight.dtype)
     return weight[rows][:, columns] / repeats.view(-1, *[1] * (weight.ndim - 2))
+
+
+def fits(weight: torch.Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether `fit` can bring a weight to `shape`; its values are not looked at."""
+    return weight.shape == shape or 0 < weight.ndim == len(shape) and weight.shape[2:] == shape[2:]
 
 
 def as_many_axes(weight: torch.Tensor, axes: int) -> torch.Tensor:
@@ -206,15 +211,9 @@ def _nothing_to_take(source: str, tensors: Mapping[str, torch.Tensor]) -> Config
 def check(model: nn.Module, source: str) -> None:
     """ConfigError when a file has not one tensor for the model; values are not looked at."""
     parameters, tensors = _matched(model, source)
-    if not any(_fits(as_many_axes(tensors[name], p.ndim), p) for name, p in parameters.items() if name in tensors):
+    found = ((as_many_axes(tensors[name], p.ndim), p.shape) for name, p in parameters.items() if name in tensors)
+    if not any(fits(weight, shape) for weight, shape in found):
         raise _nothing_to_take(source, tensors)
-
-
-def _fits(weight: torch.Tensor, parameter: torch.Tensor) -> bool:
-    """Whether `fit` takes a weight for a parameter."""
-    if weight.shape == parameter.shape:
-        return True
-    return 0 < weight.ndim == parameter.ndim and weight.shape[2:] == parameter.shape[2:]
 
 
 @torch.no_grad()

@@ -172,22 +172,22 @@ class Run:
         except (Failure, Stopped, ConfigError):
             raise
         except Exception as error:
-            if self.done not in (None, self.saved) and self.accelerator.num_processes == 1:
-                self._save_after(error)
+            done = self.done
+            if done is not None and done != self.saved and self.accelerator.num_processes == 1:
+                self._save_after(done, error)
             if (words := explained(error)) is None:
                 log.error("%s", self.kept())
                 raise
             raise Failure(f"{words} {self.kept()}") from error
 
-    def _save_after(self, error: Exception) -> None:
+    def _save_after(self, done: int, error: Exception) -> None:
         """Save the step that is done, though something failed; a failure of that is only told."""
-        assert self.done is not None
-        log.warning("saving step %d after an error: %s", self.done, str(error).partition("\n")[0])
+        log.warning("saving step %d after an error: %s", done, str(error).partition("\n")[0])
         try:
             self.reporter.means()  # raises where they are not finite
-            self.save(self.done)
+            self.save(done)
         except Exception as second:  # the disk that was the first reason, say
-            log.warning("step %d could not be saved: %s", self.done, str(second).partition("\n")[0])
+            log.warning("step %d could not be saved: %s", done, str(second).partition("\n")[0])
 
     def save(self, step: int) -> None:
         """Write a checkpoint; every process must call it."""

@@ -28,6 +28,7 @@ from trainer.models.xl_colorizer import tagger_width
 from .cost import count
 from .encoder import new_tower
 from .sizes import v1_sizes
+from .v1 import ENCODER_FILE
 
 VIT_H: dict[str, Any] = {
     "image_size": 224,
@@ -57,7 +58,6 @@ RELEASED: dict[bool, dict[str, Any]] = {
     False: {"model_channels": AnimeUNetConfig.channels, "channel_mult": AnimeUNetConfig.channel_mult},
 }
 """Sizes in [model] of the released XL model, and of AnimeDiffusion's."""
-ENCODER_FILE = "-encoder"  # end of the name of what a run with model.train_encoder exports beside its model
 
 
 def is_there(path: str) -> bool:

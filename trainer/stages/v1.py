@@ -14,7 +14,6 @@ from torch import nn
 from colorize import names
 from colorize.sampling.schedule import NoiseSchedule
 from colorize.sketch.encoder import SketchEncoder
-from colorize.unet.config import UNetConfig
 from colorize.unet.unet import UNet
 from trainer.cache.encodings import build_encodings
 from trainer.config import Config, ConfigError
@@ -31,9 +30,12 @@ from trainer.models.frozen import borrowed, frozen_encoders
 from trainer.pictures import Batch, contact_sheet, model_sketch, picture
 
 from .shared import check_token_width, check_tokens, drawn_latents, entanglement_curves, model_header, model_markers
+from .sizes import v1_sizes
 from .stage import Stage
 
 FROZEN_PART = "features"  # of a reference encoder that is trained
+ENCODER_FILE = "-encoder"
+"""End of the name of the file with the reference encoder that was trained beside the model."""
 ENCODER_PARTS = ("visual.", "knowledge.")  # how the names of its trained tensors begin
 
 
@@ -203,7 +205,7 @@ class ColorizerStage(Stage):
             "colorize.head_width": str(encoder.head_width),
             "colorize.config": json.dumps(self.config.shareable()),
         }
-        return {"-encoder": (tensors, metadata)}
+        return {ENCODER_FILE: (tensors, metadata)}
 
 
 def random_crops(
@@ -220,16 +222,10 @@ def random_crops(
 
 def new_networks(config: Config, context_dim: int) -> tuple[UNet, SketchEncoder]:
     """Random U-Net and sketch encoder of the configured sizes; residual branches and sketch features start at zero."""
-    model = config.model
-    unet = UNet(
-        UNetConfig(
-            model_channels=model.model_channels,
-            channel_mult=model.channel_mult,
-            num_head_channels=model.num_head_channels,
-            context_dim=context_dim,
-        )
-    )
+    sizes = v1_sizes(config, context_dim)
+    unet = UNet(sizes)
     unet.zero_output_layers()
-    sketch_encoder = SketchEncoder([model.model_channels * m for m in model.channel_mult], model.model_channels)
+    widths = [sizes.model_channels * mult for mult in sizes.channel_mult]
+    sketch_encoder = SketchEncoder(widths, sizes.model_channels)
     sketch_encoder.zero_projections()
     return unet, sketch_encoder

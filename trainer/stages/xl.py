@@ -8,6 +8,7 @@ the released behaviour is an option (see [gram] of the configuration).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -23,7 +24,6 @@ from colorize.reference.token_projection import TokenProjection
 from colorize.sampling.schedule import NoiseSchedule
 from colorize.sketch.xl_encoder import XLSketchEncoder
 from colorize.unet import size_embedding
-from colorize.unet.config import UNetConfig
 from colorize.unet.unet import UNet
 from trainer.cache.encodings import KEY, build_encodings
 from trainer.config import Config, ConfigError
@@ -45,6 +45,7 @@ from trainer.models.xl_colorizer import XLColorizer, embedded, networks_from
 from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
 
 from .shared import drawn_latents, entanglement_curves, model_header, model_markers
+from .sizes import xl_sizes
 from .stage import Stage
 
 Y_WIDTH = 2 * size_embedding.WIDTH
@@ -318,21 +319,10 @@ def drop_levels(hints: Sequence[torch.Tensor], keep: torch.Tensor) -> list[torch
 
 def new_networks(config: Config, clip_width: int, tag_width: int) -> tuple[UNet, XLSketchEncoder, TokenProjection]:
     """Random networks of the configured sizes; residual branches and sketch features start at zero."""
-    model = config.model
-    unet = UNet(
-        UNetConfig(
-            model_channels=model.model_channels,
-            channel_mult=model.channel_mult,
-            attention_levels=tuple(level for level, depth in enumerate(model.transformer_depth) if depth),
-            num_head_channels=model.num_head_channels,
-            context_dim=model.token_width,
-            transformer_depth=model.transformer_depth,
-            linear_projections=True,
-            y_width=Y_WIDTH,
-        )
-    )
+    sizes = dataclasses.replace(xl_sizes(config), y_width=Y_WIDTH)
+    unet = UNet(sizes)
     unet.zero_output_layers()
-    widths = [model.model_channels * mult for mult in model.channel_mult]
-    sketch_encoder = XLSketchEncoder(widths, model.model_channels)
+    widths = [sizes.model_channels * mult for mult in sizes.channel_mult]
+    sketch_encoder = XLSketchEncoder(widths, sizes.model_channels)
     sketch_encoder.zero_projections()
-    return unet, sketch_encoder, TokenProjection(clip_width, tag_width, model.token_width)
+    return unet, sketch_encoder, TokenProjection(clip_width, tag_width, config.model.token_width)
