@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..colorize.pictures import images
-from ..colorize.pictures.place_sheet import sheet
+from ..colorize.pictures.place_sheet import NAMES, rows_of, sheet
 from ..model_patches.model.place_views import views
 from .sockets import CATEGORY, Node
 
@@ -84,17 +84,8 @@ class ColorizePlaceViews(Node):
                 "Decode makes of samples, or leave it open."
             )
         shown = [views(model, conditioning, samples, (x, y), progress, seed) for conditioning in (positive, negative)]
-        pairs = [(f"{view.part}, {name}", view) for name, found in zip(NAMES, shown) for view in found]
-        pairs.sort(key=lambda pair: pair[1].part == "decoder")
-        sheets = []
-        for row in range(count):
-            rows = [
-                [(f"{name}, {title}", getattr(view, name)[row]) for title, view in pairs]
-                for name in ("gram", "attention")
-            ]
-            sheets.append(sheet(None if pictures is None else pictures[row], rows, (x, y)))
-        out = torch.stack(sheets)
+        found = list(zip(NAMES, shown, strict=True))
+        out = torch.stack(
+            [sheet(None if pictures is None else pictures[row], rows_of(found, row), (x, y)) for row in range(count)]
+        )
         return io.NodeOutput(out, ui=ui.PreviewImage(out, cls=cls))
-
-
-NAMES = ("with reference", "without")

@@ -8,7 +8,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from ..unet.place_views import PARTS, View
 from .ranges import model_to_levels
+
+NAMES = ("with reference", "without")
+"""The two conditions of every view, in their order."""
+Maps = Sequence[tuple[str, torch.Tensor]]
+"""Titles and maps (h, w)."""
 
 SCALE = ("#08306b", "#2171b5", "#6baed6", "#fee090", "#f46d43", "#b2182b")
 """Colours from the lowest value to the highest."""
@@ -36,30 +42,42 @@ def mark(image: Image.Image, point: tuple[float, float]) -> Image.Image:
     return marked
 
 
+def rows_of(found: Sequence[tuple[str, Sequence[View]]], number: int) -> list[Maps]:
+    """The rows of a sheet for one picture of a batch: Gram matrix, attention; the parts beside each other.
+
+    found: names of the conditions ("with reference", "without") and their views.
+    """
+    shown = [(f"{view.part}, {name}", view) for name, views in found for view in views]
+    shown.sort(key=lambda pair: PARTS.index(pair[1].part))
+    kinds = ("gram", "attention")
+    return [[(f"{kind}, {title}", getattr(view, kind)[number]) for title, view in shown] for kind in kinds]
+
+
 def sheet(
     picture: torch.Tensor | None,  # (3, H, W) in -1..1
-    rows: Sequence[Sequence[tuple[str, torch.Tensor]]],  # titles and maps (h, w); those of a row share one scale
+    rows: Sequence[Maps],  # those of a row share one scale
     point: tuple[float, float],
+    title: str = "query point",
 ) -> torch.Tensor:
-    """(H', W', 3) in 0..1: the picture with the point, then the maps, a row below the other."""
+    """(H', W', 3) in 0..1: the picture with the point, then the maps, a row below the other. title: the picture's."""
     height, width = rows[0][0][1].shape
     size = round(SIDE * width / max(height, width)), round(SIDE * height / max(height, width))
     columns = max(map(len, rows)) + (picture is not None)
     canvas = Image.new("RGB", (GAP + columns * (size[0] + GAP), GAP + len(rows) * (size[1] + TITLE + GAP)), "white")
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default()
 
-    def put(row: int, column: int, title: str, image: Image.Image) -> None:
+    def put(row: int, column: int, text: str, image: Image.Image) -> None:
         left, top = GAP + column * (size[0] + GAP), GAP + row * (size[1] + TITLE + GAP)
-        pen.text((left, top + 6), title, fill="black", font=font)
+        pen.text((left, top + 6), text, fill="black", font=font)
         canvas.paste(mark(image, point), (left, top + TITLE))
 
     if picture is not None:
         pixels = model_to_levels(picture.float().cpu()).round().clamp(0, 255).to(torch.uint8).movedim(0, -1)
         shown = Image.fromarray(pixels.contiguous().numpy()).resize(size, Image.Resampling.LANCZOS)
-        put(0, 0, "query point", shown)
+        put(0, 0, title, shown)
     for number, maps in enumerate(rows):
         low = min(values.min().item() for _, values in maps)
         high = max(values.max().item() for _, values in maps)
-        for column, (title, values) in enumerate(maps):
-            put(number, column + (picture is not None), title, heat(values.cpu(), low, high, size))
+        for column, (name, values) in enumerate(maps):
+            put(number, column + (picture is not None), name, heat(values.cpu(), low, high, size))
     return torch.from_numpy(np.asarray(canvas).copy()).float() / 255

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,18 @@ import torch.nn.functional as F
 from .strengths import Place
 
 PARTS = ("encoder", "decoder")
+
+
+@dataclass(frozen=True)
+class View:
+    """What one block shows of one condition."""
+
+    part: str
+    """"encoder" or "decoder"."""
+    gram: torch.Tensor
+    """(B, h, w): cosines of the place's features with all others."""
+    attention: torch.Tensor
+    """(B, h, w): what the place's self-attention reads, sum 1 unless it also reads tokens of another picture."""
 
 
 def lowest_blocks(places: Sequence[Place]) -> tuple[int, int]:
@@ -45,3 +59,17 @@ def attention_row(q: torch.Tensor, k: torch.Tensor, heads: int, place: int) -> t
     query = q[:, place].float().view(batch, heads, 1, -1)
     keys = k.float().view(batch, k.shape[1], heads, -1).transpose(1, 2)
     return (query @ keys.transpose(-1, -2) / math.sqrt(width // heads)).softmax(-1).mean(1)[:, 0]
+
+
+def view_of(
+    part: str,
+    attention: Any,  # the block's self-attention: to_q, to_k, heads
+    output: torch.Tensor,  # (B, N, C), the block's answer
+    x: torch.Tensor,  # (B, N, C), what the self-attention asks with
+    context: torch.Tensor,  # (B, M, C), what it reads; the first N are the picture's own places
+    place: int,
+    size: tuple[int, int],  # h, w with h * w = N
+) -> View:
+    """The view of one place in one block, on the CPU."""
+    row = attention_row(attention.to_q(x), attention.to_k(context), attention.heads, place)[:, : x.shape[1]]
+    return View(part, gram_row(output, place).view(-1, *size).cpu(), row.view(-1, *size).cpu())

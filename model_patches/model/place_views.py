@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import comfy.sample
@@ -16,19 +15,7 @@ import comfy.samplers
 import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 
-from ...colorize.unet.place_views import PARTS, attention_row, gram_row, lowest_blocks, place_of
-
-
-@dataclass(frozen=True)
-class View:
-    """What one block shows of one conditioning."""
-
-    part: str
-    """"encoder" or "decoder"."""
-    gram: torch.Tensor
-    """(B, h, w): cosines of the place's features with all others."""
-    attention: torch.Tensor
-    """(B, h, w): what the place's self-attention reads, sum 1 unless it also reads tokens of another picture."""
+from ...colorize.unet.place_views import PARTS, View, lowest_blocks, place_of, view_of
 
 
 def views(
@@ -64,7 +51,8 @@ def views(
             kept = [stack.enter_context(_listening(blocks[number])) for number in numbers]
             wrapped(x, sigmas[:1].expand(len(x)), **(extra_args or {}))
             for part, number, heard in zip(PARTS, numbers, kept, strict=True):
-                found.append(_view(part, blocks[number], heard, place, size))
+                attention = blocks[number].attn1
+                found.append(view_of(part, attention, heard["output"], heard["x"], heard["context"], place, size))
         return x
 
     sigma = model.get_model_object("model_sampling").percent_to_sigma(progress)
@@ -98,11 +86,3 @@ def _listening(block: BasicTransformerBlock) -> Iterator[dict[str, torch.Tensor]
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _view(part: str, block: BasicTransformerBlock, heard: dict, place: int, size: tuple[int, int]) -> View:
-    q, k = block.attn1.to_q(heard["x"]), block.attn1.to_k(heard["context"])
-    count = heard["x"].shape[1]
-    attention = attention_row(q, k, block.attn1.heads, place)[:, :count]
-    gram = gram_row(heard["output"], place)
-    return View(part, gram.view(-1, *size).cpu(), attention.view(-1, *size).cpu())

@@ -37,6 +37,7 @@ from trainer.evaluate.protocols import NOBODY, Judges, Protocol, build
 from trainer.evaluate.report import INTERVALS, Against, report, table
 from trainer.evaluate.runs import FolderMaker, Maker, Measured, Measurement, ModelMaker, measure
 from trainer.evaluate.sample import CUT_OUT, NO_REFERENCE, Setting
+from trainer.evaluate.views import Look, Views
 from trainer.json_file import write_report
 from trainer.models.colorizer import MODE_HELP, MODES, read_encoder
 from trainer.models.denoising import SAMPLERS, Denoising
@@ -99,6 +100,15 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     add("--noise-level", nargs="+", type=float, default=[0.0], help="share of noisy sampling's steps, 0..1 (default 0)")
     add("--sampler", nargs="+", choices=SAMPLERS, default=[PLAIN_SAMPLER], help=f"default {PLAIN_SAMPLER}")
     add("--steps", type=int, default=20, help="denoising steps (default 20)")
+    add(
+        "--views",
+        nargs=2,
+        type=float,
+        metavar=("X", "Y"),
+        help="also draw what this point, shares 0..1 of the picture, is alike to (Gram matrix) and looks at "
+        "(self-attention) inside the U-Net, of the first batch's pairs",
+    )
+    add("--views-at", type=float, default=0.5, help="at which moment of sampling, 0..1 (default 0.5)")
 
 
 def settings_of(args: argparse.Namespace) -> tuple[Setting, ...]:
@@ -128,6 +138,8 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError("--checkpoint needs its reference encoder: --encoder FILE.")
     if not (args.checkpoint or args.pairs or (args.results and not args.set)):
         raise ConfigError("There is nothing to measure: give --checkpoint and --encoder, or --results FOLDER.")
+    if args.views and not args.checkpoint:
+        raise ConfigError("--views looks inside a model: name it with --checkpoint and --encoder.")
     if args.against and not args.checkpoint:
         raise ConfigError("--against compares with --checkpoint: name that, too.")
     if args.results_without and len(args.results_without) != len(args.results):
@@ -148,6 +160,12 @@ def check(args: argparse.Namespace) -> None:
             "entanglement tells leakage from chance by the other pairs of a batch, so change --count or --batch."
         )
     settings_of(args)
+    look_of(args)
+
+
+def look_of(args: argparse.Namespace) -> Look | None:
+    """What --views asks for. ConfigError for a point outside the picture."""
+    return Look(*args.views, args.views_at) if args.views else None
 
 
 @dataclass
@@ -163,13 +181,14 @@ class _Evaluation:
     """what a reader of the numbers must know"""
     measured: list[Measured] = field(default_factory=list)
 
-    def model(self, checkpoint: str) -> ModelMaker:
-        args = self.args
+    def model(self, checkpoint: str, suffix: str = "") -> ModelMaker:
+        args, look = self.args, look_of(self.args)
         files = {name: identity(getattr(args, name)) for name in ("encoder", "tagger", "inception", "clip", "features")}
         colorizer = load(checkpoint, args.encoder, args.tagger, self.device)
         self.notes += [f"{Path(checkpoint).name}: {note}" for note in colorizer.notes(list(dict.fromkeys(args.mode)))]
         files["checkpoint"] = identity(checkpoint)
-        return ModelMaker(colorizer, settings_of(args), args.seed, args.precision, self.device, files)
+        views = None if look is None else Views(look, self.output / "views", suffix)
+        return ModelMaker(colorizer, settings_of(args), args.seed, args.precision, self.device, files, views)
 
     def folder(self, number: int) -> FolderMaker:
         args = self.args
@@ -201,7 +220,7 @@ class _Evaluation:
         """By protocol: what is compared with the first method. Measured first, so that it is out of memory then."""
         found: dict[str, list[Against]] = {name: [] for name in self.args.protocol}
         if self.args.against:
-            for protocol, measured in self.of(self.model(self.args.against), "-against"):
+            for protocol, measured in self.of(self.model(self.args.against, "-against"), "-against"):
                 found[protocol.name].append(Against(Path(self.args.against).name, measured.values, True))
         for number in range(0 if self.args.checkpoint else 1, len(self.args.results)):
             method = self.folder(number)

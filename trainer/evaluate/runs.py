@@ -31,6 +31,7 @@ from trainer.workers import Team
 from .parts import Numbers, Parts, identity
 from .protocols import Protocol
 from .sample import NO_REFERENCE, Made, Pairs, Setting
+from .views import Views
 
 SHEET_BATCHES = 3
 SECOND_NOISE = 1 << 20  # added to the seed of the second run without reference; torch reads 32 bits of a seed
@@ -165,6 +166,8 @@ class ModelMaker:
     device: torch.device
     files: Mapping[str, Any] = field(default_factory=dict)
     """what tells its files from others"""
+    views: Views | None = None
+    """what is drawn of the first batch's sampling"""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -174,7 +177,8 @@ class ModelMaker:
     @property
     def facts(self) -> dict[str, Any]:
         how = [[s.mode, s.cut_out, repr(s.how)] for s in self.settings]
-        return {"files": dict(self.files), "how": how, "precision": self.precision, "device": self.device.type}
+        facts = {"files": dict(self.files), "how": how, "precision": self.precision, "device": self.device.type}
+        return facts if self.views is None else facts | {"views": [repr(self.views.look), self.views.suffix]}
 
     def made(self, batch: Batch, names: Sequence[str], start: int, protocol: Protocol) -> Made:
         """As Maker.made. All settings of a batch begin with the same noise."""
@@ -204,7 +208,15 @@ class ModelMaker:
         seeds = (("without", self.seed + start), ("base", self.seed + start + SECOND_NOISE))[: protocol.blind]
         blind = {name: generate(plain, seed, nothing) for name, seed in seeds}
         pairs = Pairs(batch, sketches.cpu(), references.cpu(), picture(batch["color"]), **blind)
-        return Made(pairs, {setting: run(setting) for setting in self.settings})
+        if self.views is None or start:
+            return Made(pairs, {setting: run(setting) for setting in self.settings})
+        results = {}
+        for setting in self.settings:
+            with self.views.watching(self.colorizer.unet, setting.denoising) as seen:
+                results[setting] = run(setting)
+            self.views.keep(f"{setting.title} at {setting.guidance}", results[setting], seen)
+        self.views.write(protocol.name, names)
+        return Made(pairs, results)
 
 
 @dataclass

@@ -250,6 +250,8 @@ def test_the_number_of_a_validation_curve(v1_file, frozen):
         ({"checkpoint": "", "results": ["a"], "against": "b"}, "name that, too"),
         ({"count": 5, "batch": 2, "protocol": ["entanglement"]}, "a batch of fewer than three pairs"),
         ({"cut_out": True}, "add masked, bg2fig or fig2fig"),
+        ({"views": [0.5, 1.5]}, "Y of the views is 1.5"),
+        ({"views": [0.5, 0.5], "checkpoint": "", "results": ["a"]}, "--views looks inside a model"),
     ],
 )
 def test_numbers_that_cannot_be_meant(change, message):
@@ -273,6 +275,8 @@ def test_numbers_that_cannot_be_meant(change, message):
         "guidance": [2.0],
         "cut_out": False,
         "mode": ["vanilla"],
+        "views": None,
+        "views_at": 0.5,
     }
     good["protocol"] = ["regions"]
     evaluate.check(argparse.Namespace(**good))
