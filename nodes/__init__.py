@@ -41,7 +41,7 @@ from .reference import ColorizeEncodeReference, ColorizeLoadReferenceEncoder
 from .regions import ColorizeAddRegion
 from .restore import ColorizeRestoreSize
 from .segment import ColorizeLoadSegmenter, ColorizeSegmentCharacter
-from .shots import ColorizeCarryColors, ColorizeMatchRegions
+from .shots import ColorizeCarryColors, ColorizeFollowFigures, ColorizeMatchRegions
 from .sketch import ColorizePrepareSketch
 from .sketch_strength import ColorizeSketchStrength
 from .strength import ColorizeReferenceStrength
@@ -104,6 +104,7 @@ class ColorizeDiffusionExtension(ComfyExtension):
             ColorizeLockToPalette,
             ColorizeMatchRegions,
             ColorizeCarryColors,
+            ColorizeFollowFigures,
             ColorizeSaveLayers,
             ColorizeEntanglementMeter,
             ColorizePlaceViews,

@@ -1,4 +1,4 @@
-"""Shots: one coloured key for all frames, and a look at what is matched with what."""
+"""Shots: one coloured key for all frames, figures followed, and a look at what is matched with what."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import torch
 from comfy_api.v0_0_2 import io, ui
 
 from ..colorize.pictures import images
+from ..colorize.pictures.figure_masks import check_mask
 from ..colorize.pictures.flat_batch import FlatBatch
 from ..colorize.pictures.palette import Palette
 from ..colorize.pictures.regions import Regions
 from ..colorize.shots.carrying import SURE, carried
+from ..colorize.shots.figures import followed
+from ..colorize.shots.review import told
 from ..colorize.shots.shapes import shapes_of
-from ..colorize.shots.shot_flats import shot_flats, told
+from ..colorize.shots.shot_flats import shot_flats
 from .flats import hints_of, pictures_of, region_colours, under_lines
 from .sockets import CATEGORY, FlatsSocket, Node, PaletteSocket, RegionsSocket
 
@@ -79,6 +82,74 @@ class ColorizeMatchRegions(Node):
         return io.NodeOutput(matches_preview(regions, key_frame))
 
 
+MOST_FIGURES = 4
+
+
+class ColorizeFollowFigures(Node):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        numbers = range(1, MOST_FIGURES + 1)
+        return io.Schema(
+            node_id="ColorizeFollowFigures",
+            display_name="Follow Figures",
+            category=CATEGORY + "/flats",
+            description="Several characters in a shot: name each once, by a mask on one frame, and get its masks for "
+            "all frames. They go to Add Region, so that every figure keeps the colours of its own reference.",
+            search_aliases=["cast", "track", "several characters", "rotoscope", "mask propagation", "two characters"],
+            inputs=[
+                RegionsSocket.Input("regions", tooltip="From Find Regions of all drawings of the shot as one batch."),
+                io.Mask.Input("mask_1", tooltip="The first figure in the key frame: 1 = figure, painted roughly."),
+                *(
+                    io.Mask.Input(
+                        f"mask_{number}",
+                        optional=True,
+                        tooltip="Another figure in the same frame. Where masks overlap, the higher number counts.",
+                    )
+                    for number in numbers[1:]
+                ),
+                io.Int.Input(
+                    "key_frame",
+                    default=0,
+                    min=0,
+                    max=100000,
+                    tooltip="Number of the frame that the masks were painted on, counted from 0.",
+                ),
+            ],
+            outputs=[
+                *(
+                    io.Mask.Output(
+                        display_name=f"figure_{number}",
+                        tooltip=f"Where figure {number} is, a mask for every frame: to Add Region or Apply Reference.",
+                    )
+                    for number in numbers
+                ),
+                io.Mask.Output(display_name="unsure", tooltip="1 where it was a guess: look there."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        regions: Regions,
+        mask_1: torch.Tensor,
+        mask_2: torch.Tensor | None = None,
+        mask_3: torch.Tensor | None = None,
+        mask_4: torch.Tensor | None = None,
+        key_frame: int = 0,
+    ) -> io.NodeOutput:
+        given = {number: mask for number, mask in enumerate((mask_1, mask_2, mask_3, mask_4)) if mask is not None}
+        rows = [check_mask(mask, f"mask_{number + 1}")[0].cpu().numpy() for number, mask in given.items()]
+        if len({row.shape for row in rows}) > 1:
+            sizes = ", ".join(f"{row.shape[1]}x{row.shape[0]}" for row in rows)
+            raise ValueError(f"The masks have different sizes ({sizes}); paint all over the drawing of the key frame.")
+        found = followed(regions.maps, np.stack(rows), key_frame, progress_of(len(regions.maps) - 1))
+        nobody = torch.zeros(found.unsure.shape)
+        figures = dict(zip(given, torch.from_numpy(found.masks).unbind(1), strict=True))
+        return io.NodeOutput(
+            *(figures.get(number, nobody) for number in range(MOST_FIGURES)), torch.from_numpy(found.unsure)
+        )
+
+
 class ColorizeCarryColors(Node):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -138,7 +209,11 @@ class ColorizeCarryColors(Node):
                 ),
                 io.String.Output(
                     display_name="report",
-                    tooltip="The unsure regions of every frame: place, colour, share of the area.",
+                    tooltip="The unsure things: in which frames, which colour, where, how large.",
+                ),
+                io.Image.Output(
+                    display_name="sheet",
+                    tooltip="All frames at a glance: unsure things outlined, with their numbers; flicker in red.",
                 ),
             ],
         )
@@ -175,5 +250,6 @@ class ColorizeCarryColors(Node):
             torch.from_numpy(made.masks),
             torch.from_numpy(made.flicker),
             text,
+            torch.from_numpy(made.sheet.copy())[None].float() / 255,
             ui=ui.PreviewText(text),
         )

@@ -96,12 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if mode != "colour":
             return other_program(mode, chosen, rest, status)
-        if frames.is_many(chosen.sketch) and chosen.flats:
-            raise QuickstartError(
-                "--flats, --palette and --layers colour one drawing, and --sketch names many. Give one drawing, or "
-                "leave these options out."
-            )
-        if frames.is_many(chosen.sketch) or chosen.key is not None:
+        if frames.is_many(chosen.sketch) or chosen.key is not None or chosen.hints is not None:
             return shots.colour(chosen, status)
         colour(chosen, status)
         return 0

@@ -44,7 +44,7 @@ class Drawing:
     """Where its picture goes inside the output folder."""
 
 
-def listed(given: Path) -> list[Drawing]:
+def listed(given: Path, option: str = "--sketch") -> list[Drawing]:
     """The drawings that an option names, in natural order; raises QuickstartError when there is none."""
     given = given.expanduser().absolute()
     found = given.iterdir() if given.is_dir() else map(Path, glob.glob(str(given), recursive=True))
@@ -53,7 +53,7 @@ def listed(given: Path) -> list[Drawing]:
     ]
     if not files:
         what = f"the folder {given} holds" if given.is_dir() else f"{given} names"
-        raise QuickstartError(f"--sketch: {what} no picture. Pictures end in {', '.join(SUFFIXES)}.")
+        raise QuickstartError(f"{option}: {what} no picture. Pictures end in {', '.join(SUFFIXES)}.")
     return drawings(sorted(files, key=lambda file: (natural(str(file)), str(file))))
 
 

@@ -80,8 +80,16 @@ def _add_pictures(p: argparse.ArgumentParser) -> None:
         "--key",
         type=Path,
         metavar="FILE",
-        help="for a shot: one of its frames, coloured, with the name of its drawing. Its colours are carried to the "
-        "others, which go to the folder keyed in the output folder; report.json says where that was not sure",
+        help="for a shot: one of its frames, coloured, with the name of its drawing, or a folder of such. Its colours "
+        "are carried to the others, which go to the folder keyed in the output folder; report.json and review.png say "
+        "where that was not sure",
+    )
+    p.add_argument(
+        "--hints",
+        type=Path,
+        metavar="FILE",
+        help="with --key: corrections, dots of colour on a transparent picture with the name of a drawing, or a folder "
+        "of such. They are carried over the shot",
     )
     p.add_argument(
         "--flats",
@@ -95,7 +103,8 @@ def _add_pictures(p: argparse.ArgumentParser) -> None:
         "--layers",
         type=Path,
         metavar="FILE",
-        help="also write lines, shade and flats as a layered .psd or .ora file; means --flats",
+        help="also write lines, shade and flats as a layered .psd or .ora file; for many drawings the word psd or ora, "
+        "and each has one beside its picture. Means --flats",
     )
 
 

@@ -40,7 +40,13 @@ class Entry:
     keyed: str = ""
     """With --key: the picture in the key's colours, below the output folder."""
     keyed_with: str = ""
-    """Names the key and all pictures it was made with."""
+    """Names the keys and all pictures it was made with; with "?" behind where that was begun."""
+    keyed_layers: str = ""
+    """The layered document of it, when one was asked for."""
+    flicker: float = 0.0
+    """Share of it that has another colour than in the frame before although the drawings match."""
+    layers: str = ""
+    """The layered document of the model's picture, when one was asked for."""
     unsure: list[dict[str, Any]] = field(default_factory=list)
     """Regions whose colour was not carried from the key: where, how large, and the colour they were given."""
 
@@ -73,7 +79,8 @@ class Record:
     def take(self, sketch: str, key: str) -> Entry:
         """The entry of a drawing: the earlier run's when its picture is there and would be the same, else a new one."""
         entry = self.entries.get(sketch)
-        there = entry is not None and bool(entry.picture) and self._inside(entry.picture).is_file()
+        names = [entry.picture, *([entry.layers] if entry.layers else [])] if entry is not None else []
+        there = bool(names and names[0]) and all(self._inside(name).is_file() for name in names)
         if entry is not None and entry.key == key and there and entry.state in (DONE, WRITING):
             entry.state = DONE  # the name appears when everything is on the disk: what is there is whole
         else:

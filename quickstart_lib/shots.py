@@ -12,7 +12,17 @@ from typing import Any
 from . import environment, frames, job, keyed, output, pictures, videos
 from .errors import QuickstartError, ServerGone
 from .lock import locked
-from .plan import API_WORKFLOW, PACK, Models, check_size, look_at_models, picture, values_for
+from .plan import (
+    API_WORKFLOW,
+    FLATS_WORKFLOW,
+    PACK,
+    Models,
+    check_size,
+    look_at_models,
+    palette_file,
+    picture,
+    values_for,
+)
 from .record import DONE, FAILED, WRITING, Entry, Record, digest
 from .runtime import choose_environment, find_comfyui, place_models, tell_device
 from .server import Server
@@ -31,6 +41,8 @@ class Task:
     target: Path
     entry: Entry
     workflow: job.Workflow
+    layers: str = ""
+    """Ending of the layered document that is wanted beside the picture."""
     suspect: bool = False
     """A server ended while it had this drawing: it is tried alone, and given up when that ends a server again."""
 
@@ -72,8 +84,9 @@ class ShotProgress(job.Progress):
 class Shot:
     """The work on one list of drawings: what is to be done, and what became of it."""
 
-    def __init__(self, record: Record, tasks: list[Task], count: int, status: Status):
+    def __init__(self, record: Record, tasks: list[Task], count: int, status: Status, palette: Path | None = None):
         self.record, self.tasks, self.count, self.status = record, deque(tasks), count, status
+        self.palette = palette
         self._watch, self._made, self._all = Stopwatch(), 0, 0
 
     def work(self, server: Server, models: dict[str, Path], reference: Path) -> None:
@@ -81,6 +94,8 @@ class Shot:
         self._watch, self._made, self._all = Stopwatch(), 0, len(self.tasks)
         given = place_models(server, models)
         given["reference"] = server.upload(reference, f"quickstart_reference{reference.suffix.lower()}")
+        if self.palette:
+            given["palette"] = server.upload(self.palette, f"quickstart_palette{self.palette.suffix.lower()}")
         queued: deque[Queued] = deque()
         with job.open_events(server) as events:
             try:
@@ -134,7 +149,10 @@ class Shot:
             task.target.parent.mkdir(parents=True, exist_ok=True)
             target = output.numbered(task.target)
             entry.state, entry.picture = WRITING, target.relative_to(self.record.folder).as_posix()
+            entry.layers = f"{entry.picture.rpartition('.')[0]}.{task.layers}" if task.layers else ""
             self.record.save()
+            if task.layers and result.layers:
+                output.write(result.layers, self.record.folder / entry.layers)  # the picture comes last
             saved = output.write(result.picture, target)
             entry.state, entry.picture = DONE, saved.relative_to(self.record.folder).as_posix()
             self.record.save()
@@ -172,7 +190,8 @@ def tidy(server: Server, done: Queued, entry: dict[str, Any]) -> None:
     """Forget a finished run: its history and its files, so that a thousandth drawing finds the server as the first."""
     server.post_json("/history", {"delete": [done.prompt]})
     files = [server.base / "input" / done.name]
-    files += [server.base / i["type"] / i["subfolder"] / i["filename"] for i in job.images_of(entry) if i["filename"]]
+    made = [*job.images_of(entry), *job.files_of(entry, "layers")]
+    files += [server.base / i["type"] / i["subfolder"] / i["filename"] for i in made if i["filename"]]
     for file in files:
         file.unlink(missing_ok=True)
 
@@ -191,7 +210,8 @@ def make_tasks(drawings: list[frames.Drawing], record: Record, values_of: "Value
         workflow, size = values_of(shown.size)
         entry = record.take(drawing.label, digest(values_of.about, size, data))
         if entry.state != DONE:
-            tasks.append(Task(number, drawing.file, record.folder / drawing.target, entry, workflow))
+            target = record.folder / drawing.target
+            tasks.append(Task(number, drawing.file, target, entry, workflow, values_of.layers or ""))
     return tasks
 
 
@@ -201,6 +221,7 @@ class Values:
     def __init__(self, chosen: argparse.Namespace, models: Models, workflow: job.Workflow, status: Status):
         self._chosen, self._models, self._workflow, self._status = chosen, models, workflow, status
         self._told: set[str] = set()
+        self.layers = layers_of(chosen) if is_flat(chosen) else None
         self.about = ""
         """Everything else that decides how the pictures come out."""
 
@@ -211,7 +232,24 @@ class Values:
         if size not in self._told:
             self._told.add(size)
             check_size(values, self._models, self._workflow, self._status)
-        return job.fill(self._workflow, values), size
+        return job.fill(self._workflow, values | {"layers": self.layers}), size
+
+
+def is_flat(chosen: argparse.Namespace) -> bool:
+    """Whether the model's own pictures are made flat. With --key they only decide what no key shows."""
+    return chosen.flats and chosen.key is None
+
+
+def layers_of(chosen: argparse.Namespace) -> str | None:
+    """The ending that --layers names for many drawings, checked before any work is done."""
+    if chosen.layers is None:
+        return None
+    if str(chosen.layers).lower() not in ("psd", "ora"):
+        raise QuickstartError(
+            f"--layers is {chosen.layers}, but --sketch names many drawings. Give psd or ora: every drawing gets a "
+            "document beside its picture."
+        )
+    return str(chosen.layers).lower()
 
 
 def about_run(
@@ -227,6 +265,8 @@ def about_run(
         "workflow_digest": digest(json.dumps(workflow, sort_keys=True)),
         **files,
         **values,
+        **({"layers": layers_of(chosen)} if is_flat(chosen) and chosen.layers else {}),
+        **({"palette": digest(chosen.palette.read_bytes())} if is_flat(chosen) and chosen.palette else {}),
     }
 
 
@@ -234,10 +274,12 @@ def colour(chosen: argparse.Namespace, status: Status) -> int:
     """Colour every drawing of --sketch into the folder --output; the exit status, 1 when a drawing failed."""
     cache = environment.cache_folder(os.environ, Path.home())
     reference = picture("reference", chosen.reference)
-    key = keyed.key_of(chosen)
+    layers_of(chosen)
+    palette_file(chosen.palette)
+    key = keyed.keys_of(chosen)
     videos.check(chosen.sketch)
     if key is not None and not frames.is_video(chosen.sketch):
-        keyed.frame_of(key, frames.listed(chosen.sketch))
+        keyed.check(key, frames.listed(chosen.sketch))
     target = videos.Target.of(chosen.output)
     folder = output.output_folder(target.frames)
     with locked(cache / "locks" / digest(str(folder)), wait=False) as free:
@@ -251,13 +293,13 @@ def colour(chosen: argparse.Namespace, status: Status) -> int:
 def _colour(
     chosen: argparse.Namespace,
     reference: pictures.Picture,
-    key: keyed.Key | None,
+    key: keyed.Keys | None,
     folder: Path,
     target: videos.Target,
     cache: Path,
     status: Status,
 ) -> int:
-    watch, workflow = Stopwatch(), job.load_workflow(API_WORKFLOW)
+    watch, workflow = Stopwatch(), job.load_workflow(FLATS_WORKFLOW if is_flat(chosen) else API_WORKFLOW)
     comfy = find_comfyui(chosen, cache, status)
     models = look_at_models(chosen, comfy, workflow)
     env = choose_environment(chosen, comfy, cache, (), status)
@@ -266,15 +308,17 @@ def _colour(
     values_of.about = json.dumps({name: value for name, value in about.items() if name != "reference"}, sort_keys=True)
     with videos.drawings(chosen.sketch, env, status) as (drawings, speed):
         if key:
-            keyed.frame_of(key, drawings)  # a video's are known from here on
+            keyed.check(key, drawings)  # a video's are known from here on
         record = Record(folder, about)
-        shot = Shot(record, make_tasks(drawings, record, values_of, status), len(drawings), status)
+        palette = palette_file(chosen.palette) if is_flat(chosen) else None
+        shot = Shot(record, make_tasks(drawings, record, values_of, status), len(drawings), status, palette)
         introduce(shot, drawings, reference, models, status)
         tell_device(env, chosen, status)
         record.save()
         try:
             while shot.tasks:
-                _serve(shot, Server(env, comfy, PACK, cache / "logs", status, cpu=chosen.cpu), models, reference)
+                server = Server(env, comfy, PACK, cache / "logs", status, cpu=chosen.cpu)
+                _serve(shot, server, workflow, models, reference)
         except KeyboardInterrupt:
             status.line(f"{len(shot.tasks)} drawings are left: the same command goes on.")
             raise
@@ -296,11 +340,11 @@ def _colour(
     return 0
 
 
-def _serve(shot: Shot, server: Server, models: Models, reference: pictures.Picture) -> None:
+def _serve(shot: Shot, server: Server, workflow: job.Workflow, models: Models, reference: pictures.Picture) -> None:
     """Work until everything is done or the server ends."""
     try:
         with server:
-            server.require_nodes(job.load_workflow(API_WORKFLOW))
+            server.require_nodes(workflow)
             shot.work(server, models.files, reference.file)
     except ServerDied as death:
         shot.status.line(f"ComfyUI ended: {str(death).splitlines()[0]} Starting it again.")

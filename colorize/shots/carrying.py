@@ -18,6 +18,7 @@ from .shapes import Shapes
 SURE = 0.8
 """Belief from which a colour is carried; below, the model says which."""
 CERTAIN = 2.0  # how much more a sure belief of a correction counts than any other
+GIVEN = 4.0  # the same of what was given for the frame itself: it stands there
 STEPS = (1, 3)
 """Frames back that are asked, besides the key."""
 
@@ -39,8 +40,27 @@ class Carrier:
         asked = [self.walked[-back] for back in STEPS if back <= len(self.walked)]
         found = [self.match(shapes, frame).likelihood @ belief for shapes, belief in [*asked, (self.key, self.belief)]]
         belief = surest(found)
-        self.walked = [*self.walked, (frame, belief)][-max(STEPS) :]
+        self.remember(frame, belief)
         return belief
+
+    def remember(self, frame: Shapes, belief: np.ndarray) -> None:
+        """Take a step whose belief (n, k) is known already."""
+        self.walked = [*self.walked, (frame, belief)][-max(STEPS) :]
+
+
+def outwards(key: int, frames: int) -> tuple[range, range]:
+    """The two walks away from a key frame: to the end, and back to the beginning."""
+    return range(key + 1, frames), range(key - 1, -1, -1)
+
+
+def weighed(belief: np.ndarray, certain: bool) -> np.ndarray:
+    """A belief (n, k) as it counts among those of several keys: a correction's wins wherever it is sure."""
+    return np.where(belief.max(axis=1, keepdims=True) >= SURE, CERTAIN * belief, belief) if certain else belief
+
+
+def together(beliefs: Sequence[np.ndarray]) -> np.ndarray:
+    """(n, k) of the beliefs (n, k) of one frame from several keys, each as `weighed`."""
+    return np.minimum(surest(beliefs), 1)
 
 
 def known(entry: np.ndarray, colours: int) -> np.ndarray:
@@ -76,13 +96,10 @@ def carried(
     beliefs: list[list[np.ndarray]] = [[] for _ in frames]
     for number, entry in keys.items():
         belief = known(entry, colours)
-        weight = CERTAIN if number in certain else 1
-        beliefs[number].append(2 * CERTAIN * belief)  # what was given for a frame stands there
-        for direction in (range(number + 1, len(frames)), range(number - 1, -1, -1)):
+        beliefs[number].append(GIVEN * belief)
+        for direction in outwards(number, len(frames)):
             carrier = Carrier(frames[number], belief, match=matched)
             for frame in direction:
                 on_frame()
-                found = carrier.next(frames[frame])
-                sure = found.max(axis=1, keepdims=True) >= SURE
-                beliefs[frame].append(np.where(sure, weight * found, found) if weight > 1 else found)
-    return [np.minimum(surest(found), 1) for found in beliefs]
+                beliefs[frame].append(weighed(carrier.next(frames[frame]), number in certain))
+    return [together(found) for found in beliefs]

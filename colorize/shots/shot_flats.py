@@ -14,34 +14,21 @@ import numpy as np
 
 from ..pictures.flat_batch import FlatBatch
 from ..pictures.flatten import ONE_COLOUR, Flats, check_proportions, flatten
-from ..pictures.hints import Hints, fixed_entries
+from ..pictures.hints import SAME, Hints, fixed_entries
 from ..pictures.palette import MOST_ENTRIES, Entry, Palette, colour_name
 from ..pictures.region_colours import samples
 from ..pictures.region_labelling import choose, costs
 from ..pictures.regions import RegionMap
 from .carrying import SURE, carried
+from .contact_sheet import ContactSheet
 from .matching import Matches, match
+from .review import Unsure, flicker_map, unsure_regions
 from .shapes import Shapes, shapes_of
+from .strangers import Strangers
 
 FLAT = 0.5  # share of a piece's open paper that has one colour to the bit where a key is painted flat
 CLEAR_INK = 20  # 0..255; paper below
-SMALL = 5e-4  # share of the picture below which an unsure region is not worth a look
-FAR = 0.3  # OKLab; a change of colour that the flicker map shows white
-
-
-@dataclass(frozen=True)
-class Unsure:
-    """A region whose colour was not carried: the model chose it, and somebody should look."""
-
-    frame: int
-    """counted from 0"""
-    x: int
-    """a pixel in it"""
-    y: int
-    share: float
-    """of the picture, 0..1"""
-    colour: str
-    """"#rrggbb", what the model chose of the shot's palette"""
+DOUBT = 0.1  # share of what a key says of an unsure piece that is taken for nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +41,8 @@ class ShotFlats:
     """(frames, H, W) float32, 1 where the colour was not carried"""
     flicker: np.ndarray
     """(frames, H, W) float32: how far, up to 1, a surely matched piece's colour is from the frame before"""
+    sheet: np.ndarray
+    """(h, w, 3) uint8, see `ContactSheet`"""
 
 
 def key_flats(regions: RegionMap, picture: np.ndarray, more: Palette | None = None) -> Flats:
@@ -100,41 +89,38 @@ def _entry(colour: np.ndarray, share: float) -> Entry:
     return Entry(colour_name(code), code, round(share, 4))
 
 
+def joined(palette: Palette, flats: Flats) -> tuple[Palette, np.ndarray]:
+    """(a shot's palette with the colours of a further key, (n,) that key's entries in it).
+
+    Colours that cannot be told apart become one, and so do the nearest where the palette is full.
+    """
+    number: dict[int, int] = {}
+    for one in np.unique(flats.entry).tolist():
+        row = flats.palette.entries[one]
+        apart = np.sqrt(((palette.oklab - flats.palette.oklab[one]) ** 2).sum(axis=1))
+        if apart.min() > SAME and len(palette.entries) < MOST_ENTRIES:
+            number[one], palette = len(palette.entries), Palette((*palette.entries, row))
+        else:
+            number[one] = int(apart.argmin())
+    return palette, np.array([number[one] for one in flats.entry.tolist()], np.int32)
+
+
 def settled(regions: RegionMap, picture: np.ndarray, palette: Palette, belief: np.ndarray) -> tuple[Flats, np.ndarray]:
     """(flats of one frame, (n,) bool pieces whose colour was carried) from a belief (n, k) over the palette.
 
-    picture: the model's result (h, w, 3) sRGB 0..1, which decides what belief leaves open.
+    picture: the model's result (h, w, 3) sRGB 0..1, which decides what belief leaves open; what is rather believed than
+    something else counts there, too.
     """
     check_proportions(regions, picture)
     sure = belief.max(axis=1) >= SURE
     fixed = np.where(sure, belief.argmax(axis=1), -1).astype(np.int32)
-    table = costs(samples(regions, picture), palette.oklab, palette.shares)
-    return Flats(regions, palette, choose(table, regions, fixed)), sure
-
-
-def unsure_regions(flats: Flats, sure: np.ndarray, frame: int) -> list[Unsure]:
-    """The regions of a frame with pieces (n,) that are not sure, the largest first."""
-    regions, found = flats.regions, []
-    total = regions.pieces.size
-    for region in np.unique(regions.region_of[~sure]):
-        pieces = np.flatnonzero((regions.region_of == region) & ~sure)
-        share = float(regions.areas[pieces].sum()) / total
-        if share < SMALL:
-            continue
-        largest = int(pieces[regions.areas[pieces].argmax()])
-        places = np.argwhere(regions.pieces == largest)
-        y, x = places[np.abs(places - places.mean(axis=0)).sum(axis=1).argmin()].tolist()
-        found.append(Unsure(frame, x, y, round(share, 5), flats.palette.entries[flats.entry[largest]].colour))
-    return sorted(found, key=lambda one: -one.share)
-
-
-def flicker_map(before: Flats, now: Flats, matches: Matches) -> np.ndarray:
-    """(H, W) float32: where a surely matched piece has another colour than in the frame before, by how far, 0..1."""
-    best = matches.likelihood.argmax(axis=1)
-    apart = np.sqrt(((now.palette.oklab[now.entry] - before.palette.oklab[before.entry][best]) ** 2).sum(axis=1))
-    changed = (now.palette.srgb[now.entry] != before.palette.srgb[before.entry][best]).any(axis=1)
-    sure = matches.likelihood.max(axis=1) >= SURE
-    return (np.where(sure & changed, np.minimum(apart / FAR, 1), 0).astype(np.float32))[now.regions.pieces]
+    found = samples(regions, picture)
+    table = costs(found, palette.oklab, palette.shares)
+    count = len(palette.entries)
+    open_ = np.maximum(1 - belief.sum(axis=1, keepdims=True), 0)
+    likely = (1 - DOUBT) * (belief + open_ / count) + DOUBT / count
+    seen = np.sqrt(np.bincount(found.piece, found.weight, found.count) + 1)  # as `costs` weighs a piece
+    return Flats(regions, palette, choose(table - np.log(likely) * seen[:, None], regions, fixed)), sure
 
 
 def shot_flats(
@@ -167,7 +153,7 @@ def shot_flats(
         if given.colours.any():
             palette, fixed = fixed_entries(given, frames[number], palette, ONE_COLOUR)
             if fixed is not None:
-                keys[moved[number]] = _with_hints(keys.get(moved[number]), fixed)
+                keys[moved[number]] = with_hints(keys.get(moved[number]), fixed)
                 corrected.append(moved[number])
     shapes = [shapes_of(one) for one in walk]
     matched = functools.cache(match)  # walks from several keys, and the flicker map, ask for the same neighbours
@@ -175,7 +161,8 @@ def shot_flats(
     return _reviewed(batch, [shapes[n] for n in moved], [beliefs[n] for n in moved], palette, matched)
 
 
-def _with_hints(painted: np.ndarray | None, fixed: np.ndarray) -> np.ndarray:
+def with_hints(painted: np.ndarray | None, fixed: np.ndarray) -> np.ndarray:
+    """(n,) a key's entries with those (n,) that hints decide, -1 = not."""
     return fixed if painted is None else np.where(fixed >= 0, fixed, painted)
 
 
@@ -186,29 +173,32 @@ def _reviewed(
     palette: Palette,
     matched: Callable[[Shapes, Shapes], Matches],
 ) -> ShotFlats:
-    """Settle every frame, and gather what to look at."""
+    """Settle every frame, give strangers one colour in all of them, and gather what to look at."""
+    strangers, first = Strangers(len(palette.entries), matched), []
+    for old, picture, belief, frame in zip(batch.flats, batch.pictures, beliefs, shapes, strict=True):
+        flats, sure = settled(old.regions, picture, palette, belief)
+        things = strangers.next(frame, belief, old.regions.region_of)
+        strangers.vote(things, flats.entry, old.regions.areas)
+        first.append((flats, sure, things))
     made: list[Flats] = []
     unsure: list[Unsure] = []
     masks, flicker = [], []
-    for number, (old, picture, belief) in enumerate(zip(batch.flats, batch.pictures, beliefs, strict=True)):
-        flats, sure = settled(old.regions, picture, palette, belief)
-        unsure += unsure_regions(flats, sure, number)
-        masks.append((~sure).astype(np.float32)[old.regions.pieces])
-        still = np.zeros(old.regions.pieces.shape, np.float32)
+    sheet = ContactSheet(len(first), *batch.flats[0].regions.pieces.shape)
+    for number, (chosen, sure, things) in enumerate(first):
+        flats = replace(chosen, entry=strangers.entries(things))
+        pieces = flats.regions.pieces
+        found = unsure_regions(flats, sure, number, things)
+        masks.append((~sure).astype(np.float32)[pieces])
+        still = np.zeros(pieces.shape, np.float32)
         changed = flicker_map(made[-1], flats, matched(shapes[number - 1], shapes[number])) if made else still
         flicker.append(changed)
+        sheet.add(number, f"frame {number}", under_ink(flats), masks[-1], changed, found)
+        unsure += found
         made.append(flats)
     kept = replace(batch, flats=tuple(made), hints=(None,) * len(made))
-    return ShotFlats(kept, tuple(unsure), np.stack(masks), np.stack(flicker))
+    return ShotFlats(kept, tuple(unsure), np.stack(masks), np.stack(flicker), sheet.picture)
 
 
-def told(unsure: tuple[Unsure, ...], frames: int) -> str:
-    """What a person reads of the unsure regions: a line for every frame that has some."""
-    if not unsure:
-        return f"All regions of {frames} frames have the key's colours."
-    lines = []
-    for frame in sorted({one.frame for one in unsure}):
-        here = [one for one in unsure if one.frame == frame]
-        places = ", ".join(f"({one.x}, {one.y}) {one.colour} {100 * one.share:.1f} %" for one in here)
-        lines.append(f"frame {frame}: {places}")
-    return "\n".join(lines)
+def under_ink(flats: Flats) -> np.ndarray:
+    """(H, W, 3) uint8: flats with the ink of their drawing, black, on top."""
+    return (flats.picture * (1 - flats.regions.ink[..., None].astype(np.float32) / 255)).astype(np.uint8)

@@ -57,6 +57,7 @@ IDS = [
     "ColorizeLockToPalette",
     "ColorizeMatchRegions",
     "ColorizeCarryColors",
+    "ColorizeFollowFigures",
     "ColorizeSaveLayers",
     "ColorizeEntanglementMeter",
     "ColorizePlaceViews",

@@ -37,11 +37,11 @@ def levels(image) -> set[tuple[int, ...]]:
 
 def test_a_shot_has_the_colours_of_its_key_alone(pack, flats, key):
     _, before, _ = pack.run("ColorizeLockToPalette", flats=flats, palette=flats.flats[2].palette)
-    batch, image, shaded, unsure, flicker, report = pack.run("ColorizeCarryColors", flats=flats, key=key)
+    batch, image, shaded, unsure, flicker, report, sheet = pack.run("ColorizeCarryColors", flats=flats, key=key)
     assert levels(image) == {COAT, SKY} != levels(before) and torch.equal(image, shaded)
     assert image.shape == (3, 200, 240, 3) and unsure.shape == flicker.shape == (3, 200, 240)
     assert unsure.max() == flicker.max() == 0 and report == "All regions of 3 frames have the key's colours."
-    assert len(batch.flats) == 3
+    assert len(batch.flats) == 3 and sheet.shape[0] == 1 and sheet.shape[1] > 200 and sheet.max() <= 1
 
 
 def test_a_hint_is_carried(pack, flats, key):
@@ -63,3 +63,15 @@ def test_matches_are_shown_in_the_key_s_colours(pack, regions):
     assert torch.equal(shown[0, 90, 70], shown[2, 90, 90]) and not torch.equal(shown[0, 90, 70], shown[0, 10, 10])
     with pytest.raises(ValueError, match="numbered 0 to 2"):
         pack.run("ColorizeMatchRegions", regions=regions, key_frame=5)
+
+
+def test_figures_are_named_once(pack, regions):
+    mask = torch.zeros(1, 200, 240)
+    mask[:, 55:135, 45:105] = 1
+    found = pack.run("ColorizeFollowFigures", regions=regions, mask_1=mask, mask_3=1 - mask)
+    assert len(found) == 5 and all(one.shape == (3, 200, 240) for one in found)
+    first, second, third, _, unsure = found
+    assert first[2, 90, 90] == third[2, 10, 10] == 1 and first[2, 10, 10] == third[2, 90, 90] == 0
+    assert second.max() == unsure.max() == 0
+    with pytest.raises(ValueError, match="different sizes"):
+        pack.run("ColorizeFollowFigures", regions=regions, mask_1=mask, mask_2=mask[:, :100])

@@ -74,10 +74,10 @@ def test_wrong_layers_and_palettes_are_told_first(tmp_path, monkeypatch, capsys,
     assert re.search(text, capsys.readouterr().err)
 
 
-def test_flats_of_many_drawings_are_refused(tmp_path, capsys):
+def test_layers_of_many_drawings_are_named_by_their_kind(tmp_path, capsys):
     (tmp_path / "frames").mkdir()
-    assert command.main(["--sketch", str(tmp_path / "frames"), "--flats"]) == 1
-    assert "--flats, --palette and --layers colour one drawing" in capsys.readouterr().err
+    assert command.main(["--sketch", str(tmp_path / "frames"), "--layers", "a.psd"]) == 1
+    assert "Give psd or ora: every drawing gets a document" in capsys.readouterr().err
 
 
 def test_layers_and_palette_mean_flats():

@@ -206,3 +206,14 @@ def test_video_there_and_back(tmp_path):
     video_frames.split(str(tmp_path / "v.mp4"), str(tmp_path / "out"))
     reds = [Image.open(file).getpixel((10, 10))[0] for file in sorted((tmp_path / "out").iterdir())]
     assert len(reds) == 5 and all(abs(red - 40 * number) < 12 for number, red in enumerate(reds, 1))
+
+
+@posix_only
+def test_every_drawing_of_a_folder_gets_a_layered_document(start, cut, tmp_path):
+    code, _, err = start("finish", "--sketch", "cut", "--output", "out", "--layers", "psd").end()
+    assert code == 0, err
+    assert (tmp_path / "out" / "a10.psd").read_bytes() == b"8BPS layers" and (tmp_path / "out" / "a10.png").is_file()
+    known = report(tmp_path / "out")
+    assert known["drawings"][2]["layers"] == "a10.psd" and known["about"]["layers"] == "psd"
+    (tmp_path / "out" / "a10.psd").unlink()
+    assert Record(tmp_path / "out", {}).take("a10.png", known["drawings"][2]["key"]).state == "to do"

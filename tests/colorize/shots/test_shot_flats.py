@@ -10,7 +10,8 @@ from colorize.pictures.palette import from_text
 from colorize.pictures.regions import Regions, find_regions
 from colorize.shots import shot_flats as shots
 from colorize.shots.matching import match
-from colorize.shots.shot_flats import key_flats, shot_flats, told
+from colorize.shots.review import flicker_map, told
+from colorize.shots.shot_flats import key_flats, shot_flats
 from tests.drawings import box, drawing
 
 GROUND = [(0, 150), (240, 150)]
@@ -109,7 +110,9 @@ def test_what_is_new_is_told(walked):
     (one,) = [found for found in made.unsure if found.frame == 2]
     assert maps[2].labels[one.y, one.x] == maps[2].labels[85, 190] and one.colour == "#1e3cc8"
     assert 0.03 < one.share < 0.06 and made.masks[2, 85, 190] == 1 and made.masks[2, 90, 71] == 0
-    assert told(made.unsure, 3) == f"frame 2: ({one.x}, {one.y}) #1e3cc8 {100 * one.share:.1f} %"
+    assert one.thing == 1
+    text = f"1: frame 2, #1e3cc8; in frame 2 at ({one.x}, {one.y}), {100 * one.share:.1f} %"
+    assert told(made.unsure, 3) == text
     assert told((), 3) == "All regions of 3 frames have the key's colours."
 
 
@@ -137,8 +140,8 @@ def test_flicker_shows_a_changed_colour_of_a_matched_piece(walked):
     before, now = (key_flats(one, painted(one, {})) for one in maps[:2])
     changed = key_flats(maps[1], painted(maps[1], {(63, 90): COAT}))
     matches = shots.match(*(shots.shapes_of(one) for one in maps[:2]))
-    assert shots.flicker_map(before, now, matches).max() == 0
-    shown = shots.flicker_map(before, changed, matches)
+    assert flicker_map(before, now, matches).max() == 0
+    shown = flicker_map(before, changed, matches)
     assert shown[90, 63] > 0.5 and shown[20, 8] == 0
 
 
