@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests import documents
 from tests.documents import ROOT, Claim
@@ -131,6 +132,20 @@ def test_versions_are_those_of_the_package():
     onnx = re.search(r"onnxruntime>=(\d+\.\d+)", text)[1]
     assert f"({comfyui} or newer)" in readme and f"Python {python} or newer" in readme
     assert f"`onnxruntime` {onnx} or newer" in readme
+
+
+def test_the_registry_s_pictures_are_files_of_the_repository():
+    """The registry wants an address: a square of at most 400 pixels, and a banner of 21:9."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    owner = re.search(r'Repository = "https://github.com/(.+)"', text)[1]
+    sizes = {}
+    for name in ("Icon", "Banner"):
+        path = re.search(rf'{name} = "https://raw.githubusercontent.com/{owner}/main/(.+)"', text)[1]
+        assert (ROOT / path).stat().st_size < 100_000 and (ROOT / path).with_suffix(".svg").is_file()
+        with Image.open(ROOT / path) as image:
+            sizes[name] = image.size
+    width, height = sizes["Banner"]
+    assert sizes["Icon"][0] == sizes["Icon"][1] <= 400 and 9 * width == 21 * height
 
 
 def test_presets_of_the_training_page_are_there():
