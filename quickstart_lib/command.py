@@ -59,6 +59,11 @@ def colour(chosen: argparse.Namespace, status: Status) -> None:
 
 def other_program(mode: str, chosen: argparse.Namespace, arguments: Sequence[str], status: Status) -> int:
     """The test suite or the trainer in quickstart's environment; its exit status."""
+    if mode == "tests" and not (PACK / "tests").is_dir():
+        raise QuickstartError(
+            f"{PACK} has no tests: the Comfy registry's package leaves them out. Take the repository itself (a clone "
+            "or its archive), which holds tests/, and run the command there."
+        )
     cache, watch = environment.cache_folder(os.environ, Path.home()), Stopwatch()
     comfy = find_comfyui(chosen, cache, status)
     extras = EXTRAS_FOR_TESTS if mode == "tests" else EXTRAS_FOR_TRAINER

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from quickstart_lib import testing
+from quickstart_lib import command, testing
 from quickstart_lib.environment import Environment
 from quickstart_lib.terminal import Status
 
@@ -68,3 +68,11 @@ def test_one_core_or_no_xdist_is_one_process(suite, monkeypatch, cores, has):
     monkeypatch.setattr(testing, "_has_xdist", lambda *_: has)
     folder = suite(True, True)
     assert run(folder) == 0 and threads(folder) == ["as it was"]
+
+
+def test_a_package_without_tests_is_told_before_anything_is_set_up(tmp_path, monkeypatch, capsys):
+    """The Comfy registry's package leaves tests/ out (.comfyignore)."""
+    monkeypatch.setattr(command, "PACK", tmp_path)
+    monkeypatch.setattr(command, "find_comfyui", lambda *_: pytest.fail("set-up began"))
+    assert command.main(["--test"]) == 1
+    assert "has no tests: the Comfy registry's package leaves them out" in capsys.readouterr().err
