@@ -132,6 +132,12 @@ class ColorizeEncodeReference(Node):
                     tooltip="XL with sketch: how far the reference's pose, hands, expression and framing give way to "
                     "the drawing's, 0 (off) to 1. Try 0.5 when the reference's pose shows in the result.",
                 ),
+                ReferenceEncoderSocket.Input(
+                    "second_encoder",
+                    optional=True,
+                    tooltip="In the place of tagger, for XL models that were trained with two CLIP encoders: a second "
+                    "Load Reference Encoder with the file that was their second tower. No published model needs it.",
+                ),
             ],
             outputs=[
                 ReferenceSocket.Output(
@@ -177,6 +183,7 @@ class ColorizeEncodeReference(Node):
         tagger: LoadedTagger | None = None,
         sketch: torch.Tensor | None = None,
         geometry_strength: float = 0.0,
+        second_encoder: LoadedReferenceEncoder | None = None,
     ) -> io.NodeOutput:
         picture = images.comfy_image_to_model(image, mask, "reference")
         if background is not None:
@@ -200,5 +207,6 @@ class ColorizeEncodeReference(Node):
             tagger,
             sketch,
             geometry_strength,
+            second_encoder,
         )
         return io.NodeOutput(encoded)

@@ -34,6 +34,11 @@ def add_region(
             "Reference there, and chain the figures one after the other: the output of one Add Region is the "
             "reference of the next."
         )
+    if region_reference.tagger_tokens is not None and reference.second_tower != region_reference.second_tower:
+        raise ValueError(
+            f"reference was encoded with a {reference.second_tower}, region_reference with a "
+            f"{region_reference.second_tower} beside the encoder. Give both Encode Reference nodes the same networks."
+        )
     mask = on_canvas(check_mask(mask, "mask"), frame, "mask")
     counts = {"references": reference.count, "references of the region": region_reference.count, "masks": len(mask)}
     check_counts(counts)

@@ -42,14 +42,22 @@ def model_findings(inputs: Inputs) -> list[Finding]:
 
 
 def _tagger_findings(encoded: Reference, family: Family) -> list[Finding]:
-    features = encoded.tagger_tokens
-    if features is None:
-        fix = "Connect Load Tagger (WD v1.4 Swin V2, .safetensors) to tagger of Encode Reference."
-        return [Finding("problem", "model", f"{family.title} also reads a tagger's features; there are none.", fix)]
-    if features.shape[2] != family.tagger_dim:
-        text = f"The tagger answers features of width {features.shape[2]}; this model reads {family.tagger_dim}."
-        return [Finding("problem", "model", text, "Choose WD v1.4 Swin V2 in Load Tagger.")]
-    return [Finding("fine", "model", f"The tagger fits: features of width {features.shape[2]}.")]
+    clip, features = family.second_tower == "clip", encoded.tagger_tokens
+    if features is None or encoded.second_tower != family.second_tower:
+        what = "a second CLIP's tokens" if clip else "a tagger's features"
+        text = f"{family.title} also reads {what}; there are {'none' if features is None else 'others'}."
+        fix = (
+            "Connect a second Load Reference Encoder to second_encoder of Encode Reference."
+            if clip
+            else "Connect Load Tagger (WD v1.4 Swin V2, .safetensors) to tagger of Encode Reference."
+        )
+        return [Finding("problem", "model", text, fix)]
+    network, width = "second encoder" if clip else "tagger", features.shape[2]
+    if width != family.tagger_dim:
+        text = f"The {network} answers features of width {width}; this model reads {family.tagger_dim}."
+        own = "Choose the file that was the model's second tower in training."
+        return [Finding("problem", "model", text, own if clip else "Choose WD v1.4 Swin V2 in Load Tagger.")]
+    return [Finding("fine", "model", f"The {network} fits: features of width {width}.")]
 
 
 def _mode_findings(inputs: Inputs, colorizer: CheckpointFacts) -> list[Finding]:

@@ -103,7 +103,9 @@ def _check_taggers(reference: Reference, other: Reference) -> None:
         )
     if ours is None or theirs is None:
         return
-    if ours.shape[1:] != theirs.shape[1:] or _differ(reference.tagger_mark, other.tagger_mark):
+    different = reference.second_tower != other.second_tower or ours.shape[1:] != theirs.shape[1:]
+    if different or _differ(reference.tagger_mark, other.tagger_mark):
         raise ValueError(
-            "The references were tagged by different taggers. Connect the same Load Tagger to both Encode Reference."
+            "The references were tagged by different taggers. Connect the same Load Tagger (or second_encoder) to both "
+            "Encode Reference."
         )

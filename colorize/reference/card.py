@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..families import Family
-from .types import LevelStrengths, Reference, Region
+from .types import SECOND_TOWERS, LevelStrengths, Reference, Region
 from .vision import CLIP_MEAN, CLIP_STD, FIT_MODES, ReferenceEncoder
 from .wd_tagger import WDTagger
 
@@ -82,7 +82,8 @@ def preprocessing_hash(reference: Reference) -> str:
         "tokens": list(reference.tokens.shape[1:]),
     }
     if reference.tagger_tokens is not None:
-        facts["tagger"] = ["BGR, squashed, bicubic, corners aligned, antialiased", *reference.tagger_tokens.shape[1:]]
+        how = {"tagger": "BGR, squashed, bicubic, corners aligned, antialiased", "clip": "as the encoder's"}
+        facts[reference.second_tower] = [how[reference.second_tower], *reference.tagger_tokens.shape[1:]]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -111,11 +112,15 @@ def check_family(reference: Reference, family: Family, name: str, model_name: st
     if not family.is_xl:
         return
     found = None if reference.tagger_tokens is None else reference.tagger_tokens.shape[2]
-    if found != family.tagger_dim:
-        has = "no tagger features" if found is None else f"tagger features of width {found}"
+    if found != family.tagger_dim or reference.second_tower != family.second_tower:
+        features = {"tagger": "tagger features", "clip": "tokens of a second CLIP"}
+        wanted, own = features[family.second_tower], features[reference.second_tower]
+        has = f"no {wanted}" if found is None else f"{own} of width {found}"
+        reads = "" if found is None or own == wanted else f"{wanted} of "
+        network = "tagger" if family.second_tower == "tagger" else "second encoder"
         raise CardError(
-            f"{name} has {has}, the model {model_name} reads width {family.tagger_dim}: it was made without the tagger "
-            "of this model. Connect that tagger to Encode Reference, and save a new card."
+            f"{name} has {has}, the model {model_name} reads {reads}width {family.tagger_dim}: it was made without the "
+            f"{network} of this model. Connect that {network} to Encode Reference, and save a new card."
         )
 
 
@@ -126,7 +131,8 @@ def check_tagger(reference: Reference, tagger: WDTagger, name: str, tagger_name:
             f"{name} has no tagger features. Encode the reference again with {tagger_name} connected to Encode "
             "Reference, and save a new card."
         )
-    if reference.tagger_mark is None or not same_encoder(reference.tagger_mark, tagger_mark(tagger)):
+    other = reference.tagger_mark is None or not same_encoder(reference.tagger_mark, tagger_mark(tagger))
+    if other or reference.second_tower != "tagger":
         raise CardError(
             f"{name} was made with another tagger than {tagger_name}. Load the tagger of the card, or encode the "
             "reference again and save a new card."
@@ -165,6 +171,7 @@ def save_card(reference: Reference, path: str) -> None:
         "edits": reference.edits,
         "tags": reference.tags,
         "palette": reference.palette,
+        **({} if reference.second_tower == SECOND_TOWERS[0] else {"second_tower": reference.second_tower}),
         "preprocessing": preprocessing_hash(reference),
     }
     owned = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
@@ -269,7 +276,15 @@ def _reference(tensors: Mapping[str, torch.Tensor], facts: Mapping) -> Reference
         palette=_words(facts["palette"]),
         encoder_mark=None if mark is None else _read_mark(mark, "encoder_mark"),
         **_xl_parts(tensors),
+        second_tower=_second_tower(facts),
     )
+
+
+def _second_tower(facts: Mapping) -> str:
+    tower = facts.get("second_tower", SECOND_TOWERS[0])
+    if tower not in SECOND_TOWERS:
+        raise ValueError(f"second_tower is {tower!r:.40}")
+    return tower
 
 
 def _xl_parts(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -352,7 +367,8 @@ def describe(reference: Reference) -> str:
     ]
     if reference.tagger_tokens is not None:
         count, tagger_width = reference.tagger_tokens.shape[1:]
-        lines.append(f"tagger: {count} tokens of width {tagger_width}, for XL models")
+        network = "tagger" if reference.second_tower == "tagger" else "second encoder"
+        lines.append(f"{network}: {count} tokens of width {tagger_width}, for XL models")
     changed = {name: value for name, value in asdict(reference.levels).items() if value not in (1, ())}
     if changed:
         lines.append(f"strengths: {', '.join(f'{name} {value}' for name, value in changed.items())}")

@@ -11,6 +11,9 @@ from ..unet.strengths import LevelStrengths
 TOKEN_KINDS = ("local", "cls")
 """Which tokens of the encoder a model's cross-attention reads: all but the class token, or that one alone (the CLS
 model of the v1 paper, 3.3, and of its global manipulation)."""
+SECOND_TOWERS = ("tagger", "clip")
+"""What XL models read beside the encoder's tokens: a tagger's patch features, or the tokens of a second CLIP (the
+baseline of the XL paper's Fig. 5)."""
 
 
 def read_tokens(tokens: torch.Tensor, kind: str) -> torch.Tensor:
@@ -68,6 +71,8 @@ class Reference:
     """(B, P, W): the tagger's patch features of the reference, which XL models read beside the tokens; on the CPU."""
     tagger_mark: torch.Tensor | None = None
     """(n,): numbers by which the tagger is recognised (card.tagger_mark); None when not known."""
+    second_tower: str = SECOND_TOWERS[0]
+    """What tagger_tokens and tagger_mark are of, one of SECOND_TOWERS; a second CLIP's are (B, 1 + N', W)."""
     background_class_token: torch.Tensor | None = None
     """(B, 1, D): class token that belongs to background_tokens, for XL and CLS models; None in cards of older
     releases."""

@@ -77,13 +77,6 @@ def _read(path: str, prediction: str) -> tuple:
     name = os.path.basename(path)
     state_dict, metadata = read_weights(path)
     family = families.detect(state_dict, metadata, name, prediction)
-    if family.second_tower != "tagger":
-        raise families.CheckpointError(
-            f"The file {name!r} is an XL model that reads a second CLIP in the place of the tagger (the baseline of "
-            "the paper's Fig. 5), which only the trainer runs. Colour with `python -m trainer sample --checkpoint "
-            f"{name} --encoder CLIP --tagger SECOND_CLIP --sketch SKETCH --reference REFERENCE`, measure with "
-            "`evaluate`; or load an XL model that reads a tagger."
-        )
     state_dict = {key: value for key, value in state_dict.items() if key.startswith(USED_PREFIXES)}
     check_finite(state_dict, name)
     marker = names.V_MARKER if family.prediction_type == "v" else names.EPS_MARKER

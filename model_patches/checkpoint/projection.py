@@ -14,10 +14,19 @@ from ...colorize.families import CheckpointError
 from ...colorize.reference import token_projection
 from .managed import managed
 
-TAGGER_ADVICE = (
-    "Connect a tagger to Encode Reference: Load Tagger with model.safetensors of WD v1.4 Swin V2 "
-    "(https://huggingface.co/SmilingWolf/wd-v1-4-swinv2-tagger-v2)."
-)
+TOWERS = {
+    "tagger": (
+        "a tagger's features",
+        "Connect a tagger to Encode Reference: Load Tagger with model.safetensors of WD v1.4 Swin V2 "
+        "(https://huggingface.co/SmilingWolf/wd-v1-4-swinv2-tagger-v2).",
+    ),
+    "clip": (
+        "the tokens of a second CLIP",
+        "Connect a second Load Reference Encoder to second_encoder of Encode Reference: the file that the model was "
+        "trained with as model.tagger.",
+    ),
+}
+"""By second tower (reference.types.SECOND_TOWERS): what it gives, and what to do where that is missing."""
 
 VALUES_PER_INPUT = 32  # working memory: about as many float32 values at once for each value of the image tokens
 
@@ -29,6 +38,8 @@ class LoadedProjection:
     network: token_projection.TokenProjection
     patcher: comfy.model_patcher.ModelPatcher = field(repr=False)
     file_name: str
+    second_tower: str = "tagger"
+    """What it reads beside the image tokens, one of reference.types.SECOND_TOWERS."""
 
     @classmethod
     def from_state_dict(cls, state_dict: Mapping[str, torch.Tensor], file_name: str) -> LoadedProjection:
@@ -41,16 +52,22 @@ class LoadedProjection:
                 "Download or convert it again."
             ) from None
         network.requires_grad_(False)
-        return cls(network, managed(network), file_name)
+        tower = "clip" if names.CLIP_PAIR in state_dict else "tagger"
+        return cls(network, managed(network), file_name, tower)
 
-    def tokens(self, image_tokens: torch.Tensor, tagger_tokens: torch.Tensor | None) -> torch.Tensor:
+    def tokens(
+        self, image_tokens: torch.Tensor, tagger_tokens: torch.Tensor | None, second_tower: str = "tagger"
+    ) -> torch.Tensor:
         """(B, 1 + N, C) and (B, P, W) of the same pictures -> reference tokens (B, P, D), float32 on the CPU.
 
-        Raises ValueError when there are no tagger tokens, or tokens of other encoders.
+        second_tower: what the latter are of. Raises ValueError when there are none, or tokens of other encoders.
         """
+        what, advice = TOWERS[self.second_tower]
         if tagger_tokens is None:
+            raise ValueError(f"{self.file_name} also reads {what}, which the reference lacks. {advice}")
+        if second_tower != self.second_tower:
             raise ValueError(
-                f"{self.file_name} also reads a tagger's features, which the reference lacks. {TAGGER_ADVICE}"
+                f"{self.file_name} reads {what}, but the reference has {TOWERS[second_tower][0]}. {advice}"
             )
         memory = 4 * VALUES_PER_INPUT * image_tokens.numel()
         comfy.model_management.load_models_gpu([self.patcher], memory_required=memory)

@@ -107,7 +107,7 @@ def context_of(colorizer: Colorizer, reference: Reference) -> Context:
     ) -> torch.Tensor:
         # Without tagger there is no class token either; the projection says what is missing.
         both = local_tokens if class_token is None else torch.cat([class_token, local_tokens], dim=1)
-        return projection.tokens(both, tagger_tokens)
+        return projection.tokens(both, tagger_tokens, reference.second_tower)
 
     own = projected(None, reference.tokens, reference.tagger_tokens)
     background: torch.Tensor | None = None

@@ -43,6 +43,7 @@ class LoadedReferenceEncoder:
         tagger: LoadedTagger | None = None,
         sketch: torch.Tensor | None = None,
         geometry_strength: float = 0.0,
+        second: LoadedReferenceEncoder | None = None,
     ) -> Reference:
         """Pictures (B, 3, H, W) in [-1, 1] -> REFERENCE with tokens (B, 1 + N, D), float32 on the CPU.
 
@@ -52,9 +53,15 @@ class LoadedReferenceEncoder:
         which belongs to the reference, then only serves cut_out. cut_out: the reference's own tokens come from its
         figure alone, on white (not in the papers). tagger: for XL models, whose references also hold its patch features
         of the same pictures. sketch: (B or 1, 3, H, W) in [-1, 1], dark lines on white: what the features say of pose,
-        hands and framing moves to the sketch's by geometry_strength, 0..1 (reference.geometry_tags). Raises ValueError
-        when the counts do not agree.
+        hands and framing moves to the sketch's by geometry_strength, 0..1 (reference.geometry_tags). second: in the
+        place of a tagger, for XL models that were trained with two CLIP towers: its tokens of the same pictures, class
+        token first. Raises ValueError when the counts do not agree, and for a tagger beside a second encoder.
         """
+        if tagger is not None and second is not None:
+            raise ValueError(
+                "tagger and second_encoder are both connected, and no model reads both. Disconnect second_encoder; it "
+                "is for XL models that were trained without a tagger."
+            )
         pictures = [image]
         edits: tuple[str, ...] = ()
         if cut_out:
@@ -76,6 +83,8 @@ class LoadedReferenceEncoder:
                 check_count("sketches", len(sketch), len(image), "references", "Connect one, or one for each.")
                 own_tags = tagger.features_with_geometry(own_tags, sketch, geometry_strength)
                 edits += (f"geometry tags of the sketch at {geometry_strength:g}",)
+        elif second is not None:
+            own_tags, other_tags = self._parts(second._tokens(pictures, fit), len(image))
         return Reference(
             tokens=own,
             image_size=self.encoder.image_size,
@@ -86,7 +95,8 @@ class LoadedReferenceEncoder:
             encoder_mark=encoder_mark(self.encoder),
             edits=edits,
             tagger_tokens=own_tags,
-            tagger_mark=None if tagger is None else tagger_mark(tagger.reader()),
+            tagger_mark=_second_mark(tagger, second),
+            second_tower="tagger" if second is None else "clip",
             background_class_token=None if other is None else other[:, :1],
             background_tagger_tokens=other_tags,
         )
@@ -120,6 +130,12 @@ class LoadedReferenceEncoder:
 
     def _working_memory(self, batch: int) -> int:
         return 4 * batch * self.encoder.working_values()  # in float32
+
+
+def _second_mark(tagger: LoadedTagger | None, second: LoadedReferenceEncoder | None) -> torch.Tensor | None:
+    if second is not None:
+        return encoder_mark(second.encoder)
+    return None if tagger is None else tagger_mark(tagger.reader())
 
 
 def _cut_out(image: torch.Tensor, figure_mask: torch.Tensor | None, threshold: float) -> torch.Tensor:

@@ -1,16 +1,13 @@
 """What the trainer writes, the nodes load: same networks, same numbers."""
 
-import argparse
-
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from colorize.sampling.schedule import NoiseSchedule
 from colorize.tiny_vae import TinyVAE
-from tests import tiny, tiny_xl
+from tests import tiny
 from trainer import config as configuration
-from trainer.commands import sample
 from trainer.models import checkpoint
 from trainer.models.colorizer import V1Colorizer
 from trainer.stages.table import build_stage
@@ -139,17 +136,3 @@ def test_fig2fig_is_the_same_in_nodes_and_trainer(pack, trained, folders, tmp_pa
         assert torch.allclose(theirs, x0, atol=1e-3 * x0.abs().max().item())
         plain = schedule.x0_from(ours.unet(x_t, t.float(), tokens), x_t, t, prediction)
         assert not torch.allclose(theirs, plain, atol=1e-2 * x0.abs().max().item())
-
-
-def test_a_model_of_two_clip_towers_is_for_the_trainer(pack, folders):
-    """The message is a command of the trainer: it is read by the trainer's own parser."""
-    weights = tiny_xl.checkpoint() | {"clip_pair": torch.zeros(0)}
-    save_file(weights, folders.checkpoints / "clip_pair.safetensors", metadata=tiny_xl.METADATA)
-    with pytest.raises(
-        ValueError, match="reads a second CLIP in the place of the tagger.*only the trainer runs"
-    ) as told:
-        pack.run("ColorizeLoadCheckpoint", ckpt_name="clip_pair.safetensors")
-    command = str(told.value).split("`")[1].removeprefix("python -m trainer sample ").split()
-    parser = argparse.ArgumentParser()
-    sample.add_arguments(parser)
-    assert parser.parse_args(command).checkpoint == "clip_pair.safetensors"
