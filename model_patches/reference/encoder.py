@@ -57,11 +57,6 @@ class LoadedReferenceEncoder:
         place of a tagger, for XL models that were trained with two CLIP towers: its tokens of the same pictures, class
         token first. Raises ValueError when the counts do not agree, and for a tagger beside a second encoder.
         """
-        if tagger is not None and second is not None:
-            raise ValueError(
-                "tagger and second_encoder are both connected, and no model reads both. Disconnect second_encoder; it "
-                "is for XL models that were trained without a tagger."
-            )
         pictures = [image]
         edits: tuple[str, ...] = ()
         if cut_out:
@@ -73,18 +68,13 @@ class LoadedReferenceEncoder:
             pictures.append(background)
         elif figure_mask is not None:
             pictures.append(without_figure(image, figure_mask, mask_threshold))
+        features = _second_features(tagger, second, pictures, fit)
         own, other = self._parts(self._tokens(pictures, fit), len(image))
-        own_tags = other_tags = None
-        if tagger is not None:
-            own_tags, other_tags = self._parts(
-                torch.cat([tagger.features(fitted(batch, fit)) for batch in pictures]), len(image)
-            )
-            if sketch is not None and geometry_strength > 0:
-                check_count("sketches", len(sketch), len(image), "references", "Connect one, or one for each.")
-                own_tags = tagger.features_with_geometry(own_tags, sketch, geometry_strength)
-                edits += (f"geometry tags of the sketch at {geometry_strength:g}",)
-        elif second is not None:
-            own_tags, other_tags = self._parts(second._tokens(pictures, fit), len(image))
+        own_tags, other_tags = (None, None) if features is None else self._parts(features, len(image))
+        if tagger is not None and own_tags is not None and sketch is not None and geometry_strength > 0:
+            check_count("sketches", len(sketch), len(image), "references", "Connect one, or one for each.")
+            own_tags = tagger.features_with_geometry(own_tags, sketch, geometry_strength)
+            edits += (f"geometry tags of the sketch at {geometry_strength:g}",)
         return Reference(
             tokens=own,
             image_size=self.encoder.image_size,
@@ -130,6 +120,20 @@ class LoadedReferenceEncoder:
 
     def _working_memory(self, batch: int) -> int:
         return 4 * batch * self.encoder.working_values()  # in float32
+
+
+def _second_features(
+    tagger: LoadedTagger | None, second: LoadedReferenceEncoder | None, pictures: list[torch.Tensor], fit: str
+) -> torch.Tensor | None:
+    """What XL models read beside the encoder's tokens, (sum B_i, P, W) of all batches of pictures; None without it."""
+    if tagger is not None and second is not None:
+        raise ValueError(
+            "tagger and second_encoder are both connected, and no model reads both. Disconnect second_encoder; it is "
+            "for XL models that were trained without a tagger."
+        )
+    if second is not None:
+        return second._tokens(pictures, fit)
+    return None if tagger is None else torch.cat([tagger.features(fitted(batch, fit)) for batch in pictures])
 
 
 def _second_mark(tagger: LoadedTagger | None, second: LoadedReferenceEncoder | None) -> torch.Tensor | None:

@@ -54,9 +54,8 @@ def xl_vision(file: Path) -> None:
 
 
 def tagger(file: Path) -> None:
-    """A Swin V2 tagger that carries its list of tags itself."""
-    metadata = tiny_xl.TAGGER_METADATA | {"colorize.selected_tags": tiny_xl.tag_list()}
-    save_file(tiny_xl.tagger_weights(), file, metadata=metadata)
+    """A Swin V2 tagger without its list of tags, as ComfyUI's download dialog leaves it."""
+    save_file(tiny_xl.tagger_weights(), file, metadata=tiny_xl.TAGGER_METADATA)
 
 
 MAKERS = {
