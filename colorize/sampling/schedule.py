@@ -88,6 +88,12 @@ class NoiseSchedule:
         stride = self.steps // intervals
         return torch.arange(intervals).mul(stride).add(offset)[intervals - steps :].flip(0)
 
+    def timesteps_simple(self, steps: int) -> torch.Tensor:
+        """Descending integer steps as ComfyUI's scheduler "simple" takes them: from the noisiest, evenly spaced."""
+        if not 0 < steps <= self.steps:
+            raise ValueError(f"Between 1 and {self.steps} sampling steps are possible, not {steps}.")
+        return self.steps - 1 - torch.arange(steps) * self.steps // steps
+
     def sigma_to_t(self, sigma: torch.Tensor) -> torch.Tensor:
         """Fractional step of a noise level by interpolation in log sigma (k-diffusion, used by the released code)."""
         return fractional_step(self.sigmas.to(sigma.device).log(), sigma)

@@ -23,10 +23,19 @@ def _signal_and_spread(schedule: NoiseSchedule, t: int | None) -> tuple[torch.Te
 
 
 def sample_ddim(
-    predict: Predictor, x: torch.Tensor, schedule: NoiseSchedule, prediction_type: str, steps: int = 20
+    predict: Predictor,
+    x: torch.Tensor,
+    schedule: NoiseSchedule,
+    prediction_type: str,
+    steps: int = 20,
+    simple: bool = False,
 ) -> torch.Tensor:
-    """DDIM with eta 0 (Song 2021, eq. 12) from unit noise x to a clean sample; leading spacing, last alpha 1."""
-    timesteps = schedule.timesteps_leading(steps).tolist()
+    """DDIM with eta 0 (Song 2021, eq. 12) from unit noise x to a clean sample; leading spacing, last alpha 1.
+
+    simple: with the steps of ComfyUI's scheduler of this name, from the noisiest on; that is its sampler euler, and
+    what students of few steps are made for.
+    """
+    timesteps = (schedule.timesteps_simple(steps) if simple else schedule.timesteps_leading(steps)).tolist()
     for t, t_next in zip(timesteps, [*timesteps[1:], None], strict=True):
         rows = torch.full((x.shape[0],), t, device=x.device)
         x0 = schedule.x0_from(predict(x, rows), x, rows, prediction_type)

@@ -25,6 +25,7 @@ SAMPLERS = {
     "dpmpp_2m": "DPM++ 2M on the training schedule (variance preserving: v1 Table 1; the released application)",
     "dpmpp_2m_karras": "DPM++ 2M with Karras spacing (v1 Table 2)",
     "ddim": "DDIM, eta 0",
+    "euler": "ComfyUI's euler with its scheduler simple, what students of stage distill are made for",
 }
 LARGEST_SCALE = 30.0
 
@@ -102,8 +103,8 @@ def denoised_latents(
         answers = network(torch.cat([x] * count), torch.cat([t] * count), *rows).float()
         return _guided(dict(zip(how.groups, answers.chunk(count), strict=True)), how)
 
-    if how.sampler == "ddim":
-        return solvers.sample_ddim(predict, noise, schedule, prediction, how.steps)
+    if how.sampler in ("ddim", "euler"):
+        return solvers.sample_ddim(predict, noise, schedule, prediction, how.steps, simple=how.sampler == "euler")
     return solvers.sample_dpm_solver(predict, noise, schedule, prediction, how.steps, how.sampler.endswith("karras"))
 
 
