@@ -23,6 +23,8 @@ REGION_LORA = ".lora_"  # in the name of every region weight
 FIGURE_LORA = ".lora_down_fg."  # in those of the figure, v1.5 and v2
 XL_FIGURE_LORA = ".lora_down_foreground."  # the same in XL files
 V2_PARTS = (WARPS, STYLES)
+DISTILLED = "distilled.weight"  # steps and guidance of a student (colorize/distilled.py)
+LORA_UNET = "diffusion_model."  # the U-Net in the names of LoRAs
 
 RECOVERY_PARTS = (RECOVERY, THRESHOLD)
 
@@ -32,6 +34,7 @@ EPS_MARKER = "eps_pred"
 HEAD_WIDTH = "colorize.num_head_channels"  # a tensor of one number, and the metadata entry of the same meaning
 PREDICTION = "colorize.prediction_type"
 POLARITY = "colorize.sketch_polarity"
+DISTILLED_FACTS = "colorize.distilled"  # metadata entry: how a student is run
 TOKENS = "colorize.tokens"  # metadata entry: which tokens of a reference are read, "local" or "cls"
 CLS_MARKER = "cls_tokens"  # an empty tensor: the class token alone
 CLIP_PAIR = "clip_pair"  # an empty tensor: XL's projection reads a second CLIP tower in the place of the tagger

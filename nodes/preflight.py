@@ -16,6 +16,7 @@ from ..colorize.reference.types import Reference
 from ..model_patches import core
 from ..model_patches.checkpoint.colorizer import Colorizer
 from ..model_patches.model.model import ColorizeModel
+from ..model_patches.model.students import student_of
 from .sockets import CATEGORY, ColorizerSocket, FrameSocket, Node, ReferenceSocket, share_input
 
 
@@ -136,6 +137,7 @@ class ColorizePreflight(Node):
             is_ours=isinstance(inner, ColorizeModel),
             colorizer=colorizer,
             encoded=reference,
+            student=student_of(model),
             core_remark=core.age_remark(),
             second_pass=_picture_size(second_pass),
             tile=_tile_size(model),

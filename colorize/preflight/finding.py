@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
+from ..distilled import Distilled
 from ..families import Family
 from ..modes import MASK_THRESHOLD, REFERENCE_THRESHOLD
 from ..reference.types import Reference
@@ -111,6 +112,8 @@ class Inputs:
     """The reference side of the checkpoint: `file_name`, `family` and `background_encoder`."""
     encoded: Reference | None = None
     """The output of Encode Reference."""
+    student: Distilled | None = None
+    """What a model of few steps says about itself."""
     core_remark: str = ""
     """What is to be said about the ComfyUI this runs in; empty for one that was tested."""
 

@@ -26,6 +26,10 @@ def model_findings(inputs: Inputs) -> list[Finding]:
         found.append(Finding("note", "model", text, fix))
     else:
         found.append(Finding("fine", "model", text))
+    if inputs.student is not None:
+        guidance = inputs.student.guidance
+        text = f"The model is a student, which colours in few steps; its answers contain guidance {guidance:g}."
+        found.append(Finding("note", "model", text, f"In the sampler: {inputs.student.advice()}."))
     if inputs.model is not None and inputs.is_ours and inputs.model.context_dim != family.context_dim:
         text = f"The model reads tokens of width {inputs.model.context_dim}, the colorizer {family.context_dim}."
         fix = "Connect model and colorizer of the same Load ColorizeDiffusion Checkpoint."

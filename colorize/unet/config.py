@@ -167,9 +167,10 @@ def _check_blocks(blocks: list[list[int]], prefix: str) -> None:
 
 
 def unet_weights(state_dict: Mapping[str, torch.Tensor], prefix: str = names.UNET) -> dict[str, torch.Tensor]:
-    """The tensors under `prefix` by the names of `UNet`: short kinds of region terms, no unused convolution."""
+    """The tensors under `prefix` by the names of `UNet`: short kinds of region terms, no unused convolution, no mark of
+    a student."""
     own = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
-    own = {key: value for key, value in own.items() if not key.startswith(names.UNUSED)}
+    own = {key: value for key, value in own.items() if not key.startswith((names.UNUSED, names.DISTILLED))}
     return to_official_names(to_module_names(own))
 
 

@@ -11,6 +11,7 @@ import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock, CrossAttention, SpatialTransformer, optimized_attention
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel, Upsample
 
+from ...colorize.distilled import Distilled
 from ...colorize.unet.region_lora import KINDS, LowRank, Ranks
 from ...colorize.unet.split_attention import split_attention
 from ...colorize.unet.strengths import attention_places
@@ -114,6 +115,21 @@ def _sides(linear: Any) -> tuple[int, int]:
     return linear.in_features, linear.out_features
 
 
+class StudentMark(torch.nn.Module):
+    """What a student says about itself (colorize/distilled.py): two numbers, zeros for every other model.
+
+    A parameter of a layer of its own, so that LoRAs can set it and Save Checkpoint writes it.
+    """
+
+    def __init__(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(2, device=device, dtype=dtype), requires_grad=False)
+
+    def student(self) -> Distilled | None:
+        """The facts, or None for a model that is no student."""
+        return Distilled.from_values(self.weight)
+
+
 class ColorizeUNet(UNetModel):
     """ComfyUI's U-Net with `ReferenceAttention` as its cross-attention.
 
@@ -135,6 +151,7 @@ class ColorizeUNet(UNetModel):
             own = f"{name}.attn2."
             ranks = {k.removeprefix(own): both for k, both in (region_ranks or {}).items() if k.startswith(own)}
             block.attn2 = ReferenceAttention(block.attn2, place, ranks, device, self.dtype, operations)
+        self.distilled = StudentMark(device, self.dtype)
 
     def reference_layers(self) -> dict[tuple[str, int, int], ReferenceAttention]:
         """The cross-attention layers by what ComfyUI calls their place: (kind, number of the block, transformer)."""

@@ -16,6 +16,7 @@ import torch
 
 from ...colorize import families, names, recognition
 from ...colorize.counts import check_count
+from ...colorize.distilled import Distilled
 from ...colorize.unet.region_lora import KINDS, region_ranks, to_module_names, to_official_names
 from ..payload import Payload, StepInputs
 from . import sampled_part
@@ -24,6 +25,7 @@ from .others import with_control, with_others
 from .previews import SmallLatents, has_small_latents
 from .schedule import EpsSampling, VSampling
 
+NEGATIVE = 1  # in ComfyUI's cond_or_uncond
 MODEL_TYPES = {"v": comfy.model_base.ModelType.V_PREDICTION, "eps": comfy.model_base.ModelType.EPS}
 
 
@@ -96,7 +98,16 @@ class ColorizeModel(comfy.model_base.BaseModel):
             guide, c_crossattn = inputs.guide(c_crossattn, t, step, self._sizes(x), sigmas, dtype)
             transformer_options = with_others(guide.into(transformer_options), guide, self.diffusion_model)
         control, transformer_options = with_control(control, transformer_options)
+        if NEGATIVE in transformer_options.get("cond_or_uncond", ()):
+            self.tell_guided_student(t, transformer_options.get("sample_sigmas"))
         return super()._apply_model(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
+
+    def tell_guided_student(self, t: torch.Tensor, sigmas: torch.Tensor | None) -> None:
+        """Warn, in the first step of a run, that a student is guided a second time. t: (B,) noise levels of the step;
+        sigmas: those of the run."""
+        first = sigmas is None or float(t.max()) >= float(sigmas.max()) * 0.999
+        if first and (student := self.diffusion_model.distilled.student()):
+            logging.warning("ColorizeDiffusion: %s", student.guided_twice())
 
     def _sizes(self, x: torch.Tensor) -> list[tuple[int, int]]:
         """(height, width) of every feature map that has cross-attention, for a latent x (B, C, h, w)."""
@@ -106,6 +117,7 @@ class ColorizeModel(comfy.model_base.BaseModel):
     def load_model_weights(self, sd: dict[str, torch.Tensor], unet_prefix: str = "", **kwargs: Any) -> Any:
         """Load the U-Net strictly and remember the file's companions. sd loses the U-Net's tensors."""
         self.companions = {k: v for k, v in sd.items() if k.startswith(names.COMPANIONS)}
+        sd.setdefault(unet_prefix + names.DISTILLED, torch.zeros(2))  # files of models that are no students
         given = {key.removeprefix(unet_prefix) for key in sd if key.startswith(unet_prefix)}
         expected = set(to_official_names(self.diffusion_model.state_dict(), self.region_names))
         if missing := sorted(expected - given):
@@ -123,6 +135,8 @@ class ColorizeModel(comfy.model_base.BaseModel):
         if self.model_type == MODEL_TYPES["eps"]:
             out[names.EPS_MARKER] = torch.tensor([])
         out[names.HEAD_WIDTH] = torch.tensor(self.model_config.unet_config["num_head_channels"])
+        if Distilled.from_values(out.get(names.UNET + names.DISTILLED)) is None:
+            out.pop(names.UNET + names.DISTILLED, None)
         out.update(self.companions)
         return out
 

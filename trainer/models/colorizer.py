@@ -270,6 +270,7 @@ def unet_of(
     if config.y_width:
         raise ConfigError(f"{other} it is one of XL, which the stages xl, xl_plugin and xl_lora train.")
     weights = {k.removeprefix(names.UNET): v for k, v in tensors.items() if k.startswith(names.UNET)}
+    weights.pop(names.DISTILLED, None)
     try:
         check_unet(config, weights)
     except ValueError as error:

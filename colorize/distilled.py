@@ -1,0 +1,90 @@
+"""Students: models that the trainer's stage distill has taught to colour in few steps, without guidance.
+
+What makes a file one is a tensor of two numbers inside the U-Net's part, so that it survives every way a model goes:
+files of whole models, LoRAs that ComfyUI's own loader puts on a model, and checkpoints saved again afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import PurePath
+
+import torch
+
+from . import names
+
+SAMPLER = "euler"
+"""The sampler of ComfyUI whose steps a student takes, and of the trainer's own."""
+SCHEDULER = "simple"
+"""ComfyUI's scheduler with the noise levels between a student's steps."""
+CFG = 1.0
+"""Scale of the sampler: guidance is part of the weights."""
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """How a student is run."""
+
+    steps: int
+    """It was made for so many; more are possible and bring little."""
+    guidance: float
+    """Reference guidance that its answers contain."""
+
+    @classmethod
+    def from_values(cls, values: torch.Tensor | None) -> Distilled | None:
+        """From the marker (2,), or None for a model that is no student: no marker, zeros, or numbers of no sense."""
+        if values is None or values.numel() != 2 or not torch.isfinite(values.float()).all():
+            return None
+        steps, guidance = values.float().flatten().tolist()
+        return cls(round(steps), guidance) if 1 <= steps <= 1000 and guidance > 0 else None
+
+    def values(self) -> torch.Tensor:
+        """The marker (2,)."""
+        return torch.tensor([float(self.steps), self.guidance])
+
+    def advice(self) -> str:
+        """The settings of a sampler, in words."""
+        return (
+            f"{self.steps} step{'s' if self.steps > 1 else ''}, cfg {CFG:g}, sampler {SAMPLER}, scheduler {SCHEDULER}"
+        )
+
+    def guided_twice(self) -> str:
+        """What is wrong with a cfg above 1, and what to do."""
+        return (
+            f"this model is a student whose answers contain guidance {self.guidance:g} already, and the sampler guides "
+            f"it once more: colours get too strong, and it takes twice the time. Set cfg to {CFG:g} ({self.advice()})."
+        )
+
+    def marker(self) -> dict[str, torch.Tensor]:
+        """The marker as it stands in the file of a whole model."""
+        return {names.UNET + names.DISTILLED: self.values()}
+
+    def lora_marker(self) -> dict[str, torch.Tensor]:
+        """The marker as it stands in a LoRA: ComfyUI sets the tensor to it."""
+        return {f"{names.LORA_UNET}{names.DISTILLED.removesuffix('.weight')}.set_weight": self.values()}
+
+    def header(self) -> dict[str, str]:
+        """Metadata for people and model managers."""
+        return {
+            names.DISTILLED_FACTS: json.dumps(
+                {
+                    "steps": self.steps,
+                    "sampler": SAMPLER,
+                    "scheduler": SCHEDULER,
+                    "cfg": CFG,
+                    "guidance": self.guidance,
+                }
+            )
+        }
+
+
+def lora_header(run: str, rank: int) -> dict[str, str]:
+    """Metadata of a LoRA that a run (its folder) has written."""
+    return {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": "colorize-diffusion/lora",
+        "modelspec.implementation": "comfyui-colorize-diffusion",
+        "modelspec.title": PurePath(run).name,
+        "ss_network_dim": str(rank),
+    }
