@@ -1,6 +1,6 @@
 """The trainer's configuration: typed sections, a TOML file, `--section.key value` on the command line."""
 
-from .learning import Gram, Loss, Optimizer
+from .learning import Distill, Gram, Loss, Optimizer
 from .section import ConfigError
 from .sections import Augment, Data, Model, Report, RunSettings, System
 from .toml import PRESETS, build, find_file, load
@@ -13,6 +13,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Data",
+    "Distill",
     "Gram",
     "Loss",
     "Model",

@@ -89,6 +89,33 @@ class Gram(Section):
 
 
 @dataclass(frozen=True)
+class Distill(Section):
+    """What a student of few steps learns from the model of model.init (stage distill; losses/distillation.py)."""
+
+    method: Literal["trajectory", "consistency"] = "trajectory"
+    """How it learns. "trajectory": to land in one step where the teacher's solver lands after several (progressive
+    distillation, with the steps in between skipped at once). "consistency": to land where it would from the teacher's
+    next step (consistency distillation in segments), which costs fewer passes a step and more steps."""
+    steps: Annotated[int, Range(1, 16, "a number from 1 to 16")] = 2
+    """Steps that the student is made for: the segments that the noise schedule is cut into."""
+    teacher_steps: Annotated[int, Range(1, 200, "a number from 1 to 200")] = 4
+    """Steps of the teacher's solver over the whole schedule; rounded up to a multiple of `steps`. Choose the number
+    with which the teacher itself is best: more steps are not always better (docs/LOG.md)."""
+    solver: Literal["ddim", "dpmpp_2m"] = "ddim"
+    """The teacher's solver (method trajectory): DDIM, which is ComfyUI's euler, or DPM-Solver++ (2M)."""
+    guidance: Annotated[float, Range(1, 30, "a scale from 1 (none) to 30")] = 2.0
+    """Reference guidance of the teacher, which the student has learned when it is done: it is then run without."""
+    own_starts: Share = 0.5
+    """Share of samples that begin a segment where the student itself arrived, instead of at a noisy picture, so that it
+    mends its own errors (method trajectory)."""
+    modes: tuple[str, ...] = ("vanilla",)
+    """Modes that are taught, one drawn per batch: vanilla, masked, bg2fig, fig2fig. All but vanilla read masks."""
+    lora_rank: Amount = 0
+    """Rank of a second file, NAME-lora.safetensors: what the student learned as a LoRA for ComfyUI's own loader; 0
+    writes none."""
+
+
+@dataclass(frozen=True)
 class Optimizer(Section):
     kind: Literal["adamw", "adamw8bit"] = "adamw"
     """adamw8bit keeps the moments in 8 bits, a quarter of the memory; needs the package bitsandbytes and a GPU."""

@@ -12,11 +12,12 @@ from .section import Amount, ConfigError, Count, Probability, Range, Section, We
 @dataclass(frozen=True)
 class RunSettings(Section):
     stage: Literal[
-        "v1", "v1_5", "vae", "encoder", "animediffusion", "animediffusion_2", "xl", "xl_plugin", "xl_lora"
+        "v1", "v1_5", "vae", "encoder", "animediffusion", "animediffusion_2", "xl", "xl_plugin", "xl_lora", "distill"
     ] = "v1"
     """What is trained: the colouriser; its region weights for split attention (v1.5); the small autoencoder; the small
     reference encoder; AnimeDiffusion's first phase (noise prediction) and its second (the whole sampling chain); the XL
-    colouriser, its background plugin, or its region weights."""
+    colouriser, its background plugin, or its region weights; or a student that needs a few steps and no guidance, of a
+    colouriser of any family."""
     output: str = "runs/unnamed"
     """Folder of this run: checkpoints, log, sample sheets. Starting again with the same folder resumes."""
     steps: Count = 1000

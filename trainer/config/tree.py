@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .learning import Gram, Loss, Optimizer
+from .learning import Distill, Gram, Loss, Optimizer
 from .section import ConfigError
 from .sections import Augment, Data, Model, Report, RunSettings, System
 
@@ -35,6 +35,7 @@ class Config:
     augment: Augment = field(default_factory=Augment)
     loss: Loss = field(default_factory=Loss)
     gram: Gram = field(default_factory=Gram)
+    distill: Distill = field(default_factory=Distill)
     optimizer: Optimizer = field(default_factory=Optimizer)
     system: System = field(default_factory=System)
     report: Report = field(default_factory=Report)

@@ -14,7 +14,20 @@ from colorize.unet.config import UNetConfig
 from trainer import config as configuration
 from trainer.config import Config, ConfigError
 
-from . import animediffusion, colorizer_cost, encoder, sizes, v1, v1_5, vae, xl, xl_cost, xl_regions
+from . import (
+    animediffusion,
+    colorizer_cost,
+    distill,
+    distill_cost,
+    encoder,
+    sizes,
+    v1,
+    v1_5,
+    vae,
+    xl,
+    xl_cost,
+    xl_regions,
+)
 from .row import Row
 from .stage import Stage
 
@@ -44,6 +57,14 @@ OPTIONS = {
     "loss.reference_inpaint": Option("0"),
     "loss.sketch_drop": Option("0"),
     "gram.weight": Option("0"),
+    "distill.method": Option('"trajectory"'),
+    "distill.steps": Option("2"),
+    "distill.teacher_steps": Option("4"),
+    "distill.solver": Option('"ddim"'),
+    "distill.guidance": Option("2"),
+    "distill.own_starts": Option("0.5"),
+    "distill.modes": Option('["vanilla"]'),
+    "distill.lora_rank": Option("0"),
 }
 
 VIT_H = "a reference encoder file (OpenCLIP ViT-H/14, or the small one)"
@@ -181,6 +202,25 @@ TABLE: dict[str, Row] = {
         bucket_cells=32,
         encodings=xl.encodings,
         also_reads=xl.also_reads,
+    ),
+    "distill": Row(
+        build=distill.DistillStage,
+        reads=COLORED,
+        exports=("student U-Net", "and what model.init has beside its U-Net"),
+        cost=distill_cost.cost,
+        also_reads=distill.also_reads,
+        files={"encoder": VIT_H, "init": "the model that teaches, of any family of colourisers"},
+        options=frozenset(
+            {
+                "data.cache_folder",
+                "loss.huber",
+                "model.second_tower",
+                *(option for option in OPTIONS if option.startswith("distill.")),
+            }
+        ),
+        bucket_cells=64,
+        encodings=distill.encodings,
+        check=distill.check,
     ),
 }
 """Row of every name of run.stage."""

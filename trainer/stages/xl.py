@@ -26,7 +26,7 @@ from colorize.sketch.xl_encoder import XLSketchEncoder
 from colorize.unet import size_embedding
 from colorize.unet.unet import UNet
 from trainer.cache.encodings import KEY, build_encodings
-from trainer.config import Config, ConfigError
+from trainer.config import Config, ConfigError, Model
 from trainer.draws import Draws
 from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
 from trainer.losses.gram import gram_loss, hooked_blocks, two_branches
@@ -210,9 +210,7 @@ class XLBackboneStage(XLStage):
         if model.init:
             tensors, metadata = checkpoint.read_tensors(Path(model.init))
             unet, sketch_encoder, projection = networks_from(tensors, metadata)
-            if (names.CLIP_PAIR in tensors) != (model.second_tower == "clip"):
-                found = "clip" if names.CLIP_PAIR in tensors else "tagger"
-                raise ConfigError(f"{model.init} was trained with another tower: set model.second_tower = {found!r}.")
+            check_second_tower(tensors, model)
             if unet.config.region_ranks is not None:
                 raise ConfigError(
                     f"{model.init} has region weights or a plugin, which stage xl does not train: start from the XL "
@@ -309,6 +307,13 @@ def check_encoders(
                 f"model.{name} = {getattr(config.model, name)} gives tokens of width {found}, but the token projection "
                 f"of {config.model.init} reads {wanted}; choose the {name} it was trained with."
             )
+
+
+def check_second_tower(tensors: Mapping[str, torch.Tensor], model: Model) -> None:
+    """ConfigError unless model.second_tower is the kind that model.init was trained with."""
+    if (names.CLIP_PAIR in tensors) != (model.second_tower == "clip"):
+        found = "clip" if names.CLIP_PAIR in tensors else "tagger"
+        raise ConfigError(f"{model.init} was trained with another tower: set model.second_tower = {found!r}.")
 
 
 def drop_levels(hints: Sequence[torch.Tensor], keep: torch.Tensor) -> list[torch.Tensor]:

@@ -1,0 +1,214 @@
+"""Stage distill: what it trains, what a step is, and what it exports, for every family."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from colorize import families, names
+from colorize.distilled import Distilled
+from tests import tiny
+from tests.trainer.stages.xl_runs import first_batch, regions_of
+from trainer import config as configuration
+from trainer.config import ConfigError
+from trainer.draws import Draws
+from trainer.losses.distillation import teacher_grid
+from trainer.models import checkpoint
+from trainer.models.colorizer import V1Colorizer
+from trainer.models.denoising import Denoising
+from trainer.run.loop import train
+from trainer.stages.table import build_stage, checked
+
+CPU = torch.device("cpu")
+UNET = "model.diffusion_model."
+
+
+@pytest.fixture
+def v1(values, v1_file, frozen) -> dict[str, dict]:
+    """Configuration of a run of 6 steps that distils the tiny v1 model."""
+    optimizer = values["optimizer"] | {"lr": 1e-2}
+    return values | {
+        "run": values["run"] | {"stage": "distill"},
+        "model": {"init": v1_file, "encoder": frozen["encoder"]},
+        "distill": {"teacher_steps": 4},
+        "loss": {"reference_drop": 0.3},
+        "optimizer": optimizer,
+    }
+
+
+@pytest.fixture
+def v1_5(v1, tmp_path) -> dict[str, dict]:
+    """The same of a v1.5 model, by regions too."""
+    file = tmp_path / "v1_5.safetensors"
+    checkpoint.write_tensors(file, tiny.checkpoint_v1_5(), tiny.METADATA_V1_5)
+    encoder = tmp_path / "encoder.safetensors"
+    checkpoint.write_tensors(
+        encoder, tiny.reference_encoder().state_dict(), {"colorize.image_size": "56", "colorize.head_width": "16"}
+    )
+    model = {"init": str(file), "encoder": str(encoder)}
+    return v1 | {"model": model, "distill": v1["distill"] | {"modes": ["vanilla", "masked", "bg2fig", "fig2fig"]}}
+
+
+@pytest.fixture
+def xl_student(xl, backbone) -> dict[str, dict]:
+    """The same of an XL model."""
+    return xl | {
+        "run": xl["run"] | {"stage": "distill"},
+        "model": {key: xl["model"][key] for key in ("encoder", "tagger")} | {"init": backbone},
+        "distill": {"teacher_steps": 4},
+        "loss": {"reference_drop": 0.3},
+        "gram": {"weight": 0.0},
+    }
+
+
+def with_(values: dict, **changes) -> configuration.Config:
+    return configuration.build({k: {**v, **changes.get(k, {})} for k, v in values.items()})
+
+
+def step_of(config: configuration.Config, step: int = 0) -> dict[str, torch.Tensor]:
+    stage = build_stage(config, CPU)
+    return stage(first_batch(config), Draws(0, step, range(config.optimizer.batch)))
+
+
+@pytest.mark.parametrize("family", ["v1", "v1_5", "xl_student"])
+@pytest.mark.parametrize("method", ["trajectory", "consistency"])
+def test_every_family_learns(request, family, method):
+    values = request.getfixturevalue(family)
+    config = with_(values, distill={"method": method}, run={"steps": 2})
+    before, _ = checkpoint.read_tensors(Path(config.model.init))
+    after, metadata = checkpoint.read_tensors(train(config))
+    kept = {key for key in before if not key.startswith(UNET) or names.REGION_LORA in key}
+    assert all(torch.equal(after[key], before[key]) for key in kept)
+    trained = [key for key in before if key not in kept and before[key].ndim > 1]
+    assert sum(not torch.equal(after[key], before[key].float()) for key in trained) > 0.9 * len(trained)
+    assert after.keys() - before.keys() <= {UNET + names.DISTILLED, names.V_MARKER, names.HEAD_WIDTH}
+    assert Distilled.from_values(after[UNET + names.DISTILLED]) == Distilled(2, 2.0)
+    assert json.loads(metadata["colorize.distilled"])["sampler"] == "euler"
+    assert families.detect(after, metadata).name == {"v1": "v1", "v1_5": "v1.5", "xl_student": "xl"}[family]
+
+
+def test_plugins_and_second_stages_of_xl_can_be_taught(xl, backbone, xl_student, tmp_path):
+    for kind, taught in (("xl_plugin", "masked"), ("xl_lora", "fig2fig")):
+        stage = build_stage(configuration.build(regions_of(xl, backbone, kind)), CPU)
+        file = tmp_path / f"{kind}.safetensors"
+        checkpoint.write_tensors(file, *stage.export(stage.state_dict()))
+        data = {"reference": "self"} if kind == "xl_plugin" else {}
+        config = with_(xl_student, model={"init": str(file)}, distill={"modes": [taught]}, data=data)
+        assert step_of(config)["distillation"].isfinite()
+
+
+def test_what_was_learned_is_exported_as_a_lora_as_well(v1, v1_file):
+    exported = train(with_(v1, run={"steps": 2}, distill={"lora_rank": 8}))
+    lora, metadata = checkpoint.read_tensors(exported.with_stem(exported.stem + "-lora"))
+    after, before = checkpoint.read_tensors(exported)[0], checkpoint.read_tensors(Path(v1_file))[0]
+    key = "output_blocks.3.1.transformer_blocks.0.attn1.to_q"
+    up, down = (lora[f"diffusion_model.{key}.lora_{side}.weight"].float() for side in ("up", "down"))
+    learned = after[f"{UNET}{key}.weight"] - before[f"{UNET}{key}.weight"]
+    assert up.shape == (32, 8) and 0 < (learned - up @ down).norm() < 0.9 * learned.norm()
+    assert lora["diffusion_model.distilled.set_weight"].tolist() == [2.0, 2.0]
+    assert metadata["modelspec.architecture"] == "colorize-diffusion/lora"
+
+
+def test_the_student_is_its_teacher_before_it_learns(v1):
+    """Without guidance, and with as many steps as the student, the teacher asks for what is answered already."""
+    same = {"guidance": 1.0, "teacher_steps": 2, "own_starts": 0.0}
+    assert step_of(with_(v1, distill=same))["distillation"] < 1e-9
+    assert step_of(with_(v1, distill=same | {"guidance": 2.0}))["distillation"] > 1e-7
+    assert step_of(with_(v1, distill=same | {"teacher_steps": 8}))["distillation"] > 1e-7
+
+
+def test_guidance_and_reference_drop_reach_the_teacher(v1):
+    """The guided answer is that of the two groups of rows; a sample without reference has nothing to be guided away
+    from."""
+    config = with_(v1, loss={"reference_drop": 0.0})
+    stage, batch = build_stage(config, CPU), first_batch(config)
+    lesson = stage.lessons.lesson(batch, "vanilla", Draws(0, 0, range(2)))
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([700, 300])
+    unet = stage.lessons.colorizer.unet
+    answers = [unet(x, t, tokens, lesson.control) for tokens in (lesson.tokens[0], lesson.tokens[0] * 0)]
+    guided = answers[1] + 2.0 * (answers[0] - answers[1])
+    assert torch.allclose(stage.teacher(lesson)(x, t), stage.schedule.x0_from(guided, x, t, "v"), atol=1e-5)
+    dropped = stage.lessons.lesson(batch, "vanilla", Draws(0, 0, range(2)))._replace(
+        tokens=(torch.zeros_like(lesson.tokens[0]),)
+    )
+    assert torch.allclose(stage.teacher(dropped)(x, t), stage.student(dropped)(x, t), atol=1e-5)
+
+
+def test_own_starts_are_where_the_student_arrived(v1):
+    config = with_(v1, distill={"own_starts": 1.0})
+    stage, batch = build_stage(config, CPU), first_batch(config)
+    lesson = stage.lessons.lesson(batch, "vanilla", Draws(0, 0, range(2)))
+    noise = torch.randn(2, 4, 8, 8)
+    x, t, _ = stage.trajectory(lesson, noise, torch.tensor([100, 900]), Draws(0, 0, range(2)))
+    assert t.tolist() == [499, 999] and torch.equal(x[1], noise[1])
+    how = Denoising(2, 1.0, sampler="euler")
+    begin = torch.tensor([999, 999])
+    x0 = stage.student(lesson)(noise, begin)
+    signal, spread = stage.schedule.coefficients(torch.tensor([499, 499]), noise)
+    noise_left = (noise - stage.schedule.coefficients(begin, noise)[0] * x0) / stage.schedule.coefficients(
+        begin, noise
+    )[1]
+    assert how.steps == 2 and torch.allclose(x[0], (signal * x0 + spread * noise_left)[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["trajectory", "consistency"])
+def test_validation_asks_at_the_levels_it_names(v1, method):
+    """The share of the schedule that a validation draws from decides segment and grid point."""
+    config = with_(v1, distill={"method": method})
+    stage, batch = build_stage(config, CPU), first_batch(config)
+    lesson = stage.lessons.lesson(batch, "vanilla", Draws(0, 0, range(2)))
+    grid = teacher_grid(1000, 2, 2)
+    learn = stage.trajectory if method == "trajectory" else stage.consistency
+    for step, wanted in ((999, grid[0, 0]), (500, grid[0, 0 if method == "trajectory" else 1]), (499, grid[1, 0])):
+        _, t, _ = learn(lesson, torch.randn(2, 4, 8, 8), torch.tensor([step, step]), Draws(0, 0, range(2)))
+        assert t.tolist() == [int(wanted)] * 2
+
+
+def test_six_steps_equal_three_and_three(v1, tmp_path):
+    values = v1 | {"optimizer": v1["optimizer"] | {"decay": "constant"}}
+    whole, _ = checkpoint.read_tensors(train(with_(values)))
+    for steps in (3, 6):
+        again = train(with_(values, run={"output": str(tmp_path / "again"), "steps": steps}))
+    halves, _ = checkpoint.read_tensors(again)
+    assert all(torch.equal(halves[key], value) for key, value in whole.items())
+
+
+def test_the_student_runs_in_few_passes_and_the_trainer_reads_it(v1, frozen):
+    exported = train(with_(v1, run={"steps": 2}))
+    colorizer = V1Colorizer.from_files(str(exported), frozen["encoder"], CPU)
+    passes = []
+    colorizer.unet.register_forward_hook(lambda *_: passes.append(1))
+    batch = first_batch(with_(v1))
+    tokens = colorizer.tokens(batch["reference"].float() / 127.5 - 1)
+    sketches = -(batch["sketch"].float() / 127.5 - 1).expand(-1, 3, -1, -1)
+    picture = colorizer.generate(sketches, tokens, Denoising(2, 1.0, sampler="euler"), torch.Generator().manual_seed(0))
+    assert picture.shape == (2, 3, 64, 64) and len(passes) == 2
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("distill", {"modes": []}, "one or more of vanilla"),
+        ("distill", {"modes": ["fig3fig"]}, "one or more of vanilla"),
+        ("distill", {"steps": 8, "teacher_steps": 200, "method": "consistency"}, None),
+        ("distill", {"steps": 0}, "from 1 to 16"),
+        ("model", {"init": ""}, "model.init is empty"),
+        ("model", {"tagger": "tagger.safetensors"}, "is no XL model"),
+        ("model", {"prediction_type": "eps"}, "predicts v"),
+        ("distill", {"modes": ["fig2fig"]}, "needs the region weights"),
+    ],
+)
+def test_mistakes_name_the_way_out(v1, section, changes, message):
+    if message is None:
+        assert checked(with_(v1, **{section: changes}))
+        return
+    with pytest.raises(ConfigError, match=message):
+        build_stage(with_(v1, **{section: changes}), CPU)
+
+
+def test_other_stages_have_no_such_section(values):
+    with pytest.raises(ConfigError, match="distill.steps belongs to stage distill"):
+        checked(configuration.build(values | {"distill": {"steps": 4}}))

@@ -1,0 +1,211 @@
+"""What stage distill asks a colouriser of any family: a batch as its U-Net sees it, and the U-Net's answer to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import nn
+
+from colorize import families, modes, names
+from colorize.reference.token_projection import TokenProjection
+from colorize.sketch.xl_encoder import XLSketchEncoder
+from colorize.unet.split_attention import Split
+from colorize.unet.unet import UNet
+from trainer.cache.encodings import build_encodings
+from trainer.config import Config, ConfigError
+from trainer.draws import Draws
+from trainer.losses.reference_drop import drop_references, keep_mask
+from trainer.models import checkpoint, xl_colorizer
+from trainer.models.autoencoder import SCALE, XL_SCALE
+from trainer.models.colorizer import MASKED, V1Colorizer, background_encoder_from, networks_from
+from trainer.models.frozen import FrozenReferenceEncoder, SecondTower, borrowed, frozen_encoders
+from trainer.models.xl_colorizer import XLColorizer, plugin_from
+from trainer.pictures import Batch, figure_mask, model_sketch, picture
+
+from . import xl
+from .shared import check_token_width, drawn_latents
+from .xl import XLStage, check_second_tower
+
+Frozen = TypeVar("Frozen", bound=nn.Module)
+
+
+class Lesson(NamedTuple):
+    """A batch as a U-Net sees it."""
+
+    latents: torch.Tensor
+    """(B, 4, h, w) scaled latents of the pictures"""
+    tokens: tuple[torch.Tensor, ...]
+    """(B, M, D) of the reference, or of the figure and of the background"""
+    control: list[torch.Tensor]
+    """maps of the sketch"""
+    y: torch.Tensor | None = None
+    """(B, Y) of XL"""
+    split: Split | None = None
+    """where the mode splits"""
+    banks: list[torch.Tensor] | None = None
+    """of the background plugin"""
+
+    def answer(self, unet: UNet, x: torch.Tensor, t: torch.Tensor, reference: bool = True) -> torch.Tensor:
+        """What a U-Net answers for x (B, 4, h, w) at steps t (B,), with the reference or without; float32."""
+        tokens = self.tokens if reference else tuple(torch.zeros_like(values) for values in self.tokens)
+        split = self.split.with_tokens(tokens) if self.split else None
+        return unet(x, t, tokens[0], self.control, split=split, y=self.y, banks=self.banks).float()
+
+
+class Lessons:
+    """The frozen part of a family: encoders, sketch encoder, and what else stands around the U-Net."""
+
+    family = "v1"
+    scale = SCALE
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        """Reads the file of model.init. ConfigError where it and the configuration do not go together."""
+        self.config, self.device = config, device
+        self.tensors, metadata = checkpoint.read_tensors(Path(config.model.init))
+        prediction, _ = families.prediction_type(self.tensors, metadata, config.model.init)
+        if prediction != config.model.prediction_type:
+            raise ConfigError(f"{config.model.init} predicts {prediction}: set model.prediction_type = {prediction!r}.")
+        self.colorizer, self.frozen = self._built(metadata)
+        for mode in config.distill.modes:
+            name = MASKED.get(mode, mode)
+            if reason := modes.refusal(name, self.colorizer.weights, modes.Given(figure=True, background=True)):
+                raise ConfigError(f"distill.modes holds {mode!r}. {reason.text}")
+        self.encodings = build_encodings(config, device, self.kinds(config))
+
+    def _built(self, metadata: Mapping[str, str]) -> tuple[V1Colorizer | XLColorizer, tuple]:
+        """The colouriser of the file, on the device, its U-Net not yet frozen; and the networks that are borrowed."""
+        config = self.config
+        self.frozen = vae, encoder = frozen_encoders(config, self.device)
+        unet, sketch_encoder = networks_from(self.tensors, dict(metadata))
+        check_token_width(unet, encoder, config.model)
+        background = background_encoder_from(self.tensors, self.device)
+        if unet.config.region_ranks is not None:
+            self.family = "v1.5"
+        colorizer = V1Colorizer(
+            unet.to(self.device),
+            _frozen(sketch_encoder, self.device),
+            vae,
+            encoder,
+            config.model.prediction_type,
+            None if background is None else background.requires_grad_(False),
+            families.tokens_read(self.tensors, metadata, config.model.init),
+            recovers=names.NO_RECOVERY not in self.tensors,
+        )
+        return colorizer, self.frozen
+
+    @staticmethod
+    def kinds(config: Config) -> tuple[str, ...]:
+        """The kinds of encodings (cache/recipes.py) that a run reads again and again."""
+        return ("latents",) if config.data.deform else ("latents", "tokens")
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """Those of distill.modes."""
+        return self.config.distill.modes
+
+    @torch.no_grad()
+    def lesson(self, batch: Batch, mode: str, draws: Draws) -> Lesson:
+        """A batch in a mode of the trainer (models/colorizer.py, MODES), some samples without their reference."""
+        colorizer, references = self.colorizer, picture(batch["reference"])
+        masks, reference_masks = (
+            figure_mask(batch[name]) if name in batch else None for name in ("mask", "reference_mask")
+        )
+        with torch.autocast(self.device.type, enabled=False):  # the tokens steer every step
+            tokens = self.tokens(batch)
+            regions = None
+            if mode != "vanilla":
+                regions = colorizer.regions(mode, references, masks, reference_masks)
+        sets = (tokens,) if regions is None else (tokens, regions.background)
+        keep = keep_mask(len(tokens), self.config.loss.reference_drop, draws)
+        return Lesson(
+            latents=self.latents(batch, draws),
+            tokens=tuple(drop_references(values, keep) for values in sets),
+            control=colorizer.sketch_encoder(model_sketch(batch["sketch"])),
+            y=self.y(batch),
+            split=regions.split(tokens) if regions else None,
+            banks=regions.repeated_banks(1) if regions else None,
+        )
+
+    def latents(self, batch: Batch, draws: Draws) -> torch.Tensor:
+        """Scaled latents (B, 4, h, w) of the pictures, float32."""
+        encode = self.colorizer.autoencoder.moments
+        moments = self.encodings.rows("latents", batch, lambda: encode(picture(batch["color"])))
+        return drawn_latents(moments, self.colorizer.unet, self.config, draws, self.scale)
+
+    def tokens(self, batch: Batch) -> torch.Tensor:
+        """(B, M, D) tokens of the references."""
+        return self.encodings.rows("tokens", batch, lambda: self.colorizer.tokens(picture(batch["reference"])))
+
+    def y(self, batch: Batch) -> torch.Tensor | None:
+        """(B, Y) of XL's U-Net."""
+        return None
+
+    def exported(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The whole model: the tensors of model.init with the trained ones, and the autoencoder of model.vae."""
+        tensors = self.tensors | dict(weights)
+        if self.config.model.vae:
+            tensors = {k: v for k, v in tensors.items() if not k.startswith(names.VAE)}
+            with borrowed(self.frozen[0]):
+                tensors |= {names.VAE + k: v for k, v in self.frozen[0].tensors.items()}
+        return tensors
+
+
+class _FrozenXL(XLStage):
+    """The parts of an XL model around its U-Net; trains nothing."""
+
+    def networks(
+        self, encoder: FrozenReferenceEncoder, tagger: SecondTower
+    ) -> tuple[UNet, XLSketchEncoder, TokenProjection]:
+        tensors, metadata = checkpoint.read_tensors(Path(self.config.model.init))
+        unet, sketch_encoder, projection = xl_colorizer.networks_from(tensors, metadata)
+        self.plugin = (plugin_from(tensors, unet),)  # a tuple keeps it out of the module tree
+        return unet.to(self.device), _frozen(sketch_encoder, self.device), _frozen(projection, self.device)
+
+
+class XLLessons(Lessons):
+    """Of an XL model, whose reference is what CLIP and a tagger see together."""
+
+    family = "xl"
+    scale = XL_SCALE
+
+    def _built(self, metadata: Mapping[str, str]) -> tuple[XLColorizer, tuple]:
+        if not self.config.model.tagger:
+            raise ConfigError(f"{self.config.model.init} is an XL model: name its tagger in model.tagger.")
+        check_second_tower(self.tensors, self.config.model)
+        self.stage = _FrozenXL(self.config, self.device)
+        plugin = self.stage.plugin[0]
+        self.stage.colorizer.plugin = None if plugin is None else _frozen(plugin, self.device)
+        if plugin is not None:
+            self.family = "xl-plugin"
+        return self.stage.colorizer, self.stage.frozen
+
+    @staticmethod
+    def kinds(config: Config) -> tuple[str, ...]:
+        return xl.encodings(config)
+
+    def tokens(self, batch: Batch) -> torch.Tensor:
+        return self.stage.colorizer.projection(*self.stage.seen_in(batch))
+
+    def y(self, batch: Batch) -> torch.Tensor | None:
+        return self.stage.y(batch)
+
+
+def _frozen(network: Frozen, device: torch.device) -> Frozen:
+    """A network that is not trained, on the device."""
+    return network.requires_grad_(False).eval().to(device)
+
+
+def is_xl(config: Config) -> bool:
+    """Whether the model of a run of stage distill is one of XL: only that reads a second tower."""
+    return bool(config.model.tagger)
+
+
+def lessons_for(config: Config, device: torch.device) -> Lessons:
+    """Those of the family of model.init. ConfigError where model.tagger says another."""
+    found = f"{names.PROJECTION}proj.0.weight" in checkpoint.read_names(Path(config.model.init))
+    if is_xl(config) and not found:
+        raise ConfigError(f"{config.model.init} is no XL model, which alone reads a tagger: clear model.tagger.")
+    return (XLLessons if found else Lessons)(config, device)
