@@ -1,6 +1,6 @@
 """The trainer's configuration: typed sections, a TOML file, `--section.key value` on the command line."""
 
-from .learning import Distill, Gram, Loss, Optimizer
+from .learning import AdapterSettings, Distill, Gram, Loss, Optimizer
 from .section import ConfigError
 from .sections import Augment, Data, Model, Report, RunSettings, System
 from .toml import PRESETS, build, find_file, load
@@ -9,6 +9,7 @@ from .tree import PATHS, Config
 __all__ = [
     "PATHS",
     "PRESETS",
+    "AdapterSettings",
     "Augment",
     "Config",
     "ConfigError",

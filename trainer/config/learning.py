@@ -8,6 +8,9 @@ from typing import Annotated, Literal
 
 from .section import Amount, ConfigError, Count, Positive, Probability, Range, Section, Share, Weight
 
+LEAST_FACTOR = 0.01
+"""Of an optimiser that finds its rate: less is a learning rate that was meant for another one."""
+
 
 @dataclass(frozen=True)
 class Loss(Section):
@@ -36,6 +39,19 @@ class Loss(Section):
     """Per-channel noise offset; the released configs use 0.05."""
     min_snr_gamma: Weight = 0.0
     """Clamp of the min-SNR weight; 0 switches the weights off, 5 is the usual value."""
+    weighting: Literal["none", "debiased", "p2"] = "none"
+    """Weights of samples by their noise, in the place of min-SNR's: debiased favours much noise, p2 turns away from
+    little of it. No paper of these models uses them; not measured."""
+    p2_gamma: Weight = 1.0
+    """Exponent of weighting = "p2"; the paper tries 0.5 and 1."""
+    pyramid_noise: Annotated[float, Range(0, 0.99, "a factor from 0 up to 0.99")] = 0.0
+    """Multi-resolution noise: factor from each coarser noise to the next that is added; 0 adds none, 0.3 is usual when
+    a model was not trained so from the start. Helps with pictures that are dark or bright as a whole."""
+    input_perturbation: Weight = 0.0
+    """Noise on the latents beyond what the network is asked for, as sampling has it; the paper takes 0.1."""
+    background_weight: Share = 1.0
+    """Weight of the error outside the figure mask: below 1 the figure counts for more, at 0 alone (masked loss; stages
+    v1 and xl then read mask/)."""
     huber: Weight = 0.0
     """Error from which on it counts linearly instead of squared (Huber's loss), so that single places weigh less; 0
     switches it off. The colourisers' errors are mostly below 1."""
@@ -57,6 +73,14 @@ class Loss(Section):
     forward_walk: Literal["paper", "released"] = "paper"
     """How stage animediffusion_2 makes noise of a picture: by the network at every step (paper), or starting with
     random noise and leaving the time step out (released trainer)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weighting != "none" and self.min_snr_gamma:
+            raise ConfigError(
+                f'loss.weighting = "{self.weighting}" and loss.min_snr_gamma both weigh samples by their noise: set '
+                'loss.min_snr_gamma = 0, or loss.weighting = "none".'
+            )
 
 
 @dataclass(frozen=True)
@@ -116,9 +140,30 @@ class Distill(Section):
 
 
 @dataclass(frozen=True)
+class AdapterSettings(Section):
+    """Small changes of a frozen U-Net in the place of new weights (stages v1, v1_5, xl; models/adapters.py). All of
+    model.init is frozen, and the run exports a file for ComfyUI's LoRA loaders (`convert --merge`: a whole model)."""
+
+    kind: Literal["none", "lora", "dora", "loha", "lokr"] = "none"
+    """Form of the change. dora learns the size of every input channel apart and takes more time; loha reaches a higher
+    rank with twice the values, lokr has the fewest."""
+    rank: Count = 16
+    """Channels of a change; a layer that has fewer gets as many as it has."""
+    alpha: Weight = 0.0
+    """Over `rank` it is the factor on the change; 0 is `rank`, a factor of 1."""
+    layers: Literal["all", "transformers", "attention"] = "all"
+    """Which layers of the U-Net: every linear and convolution layer, those of the transformers, or of attention."""
+    frozen: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Type in which the weights of U-Net and sketch encoder lie in memory; half of it is what system.precision of the
+    same name multiplies with anyway."""
+
+
+@dataclass(frozen=True)
 class Optimizer(Section):
-    kind: Literal["adamw", "adamw8bit"] = "adamw"
-    """adamw8bit keeps the moments in 8 bits, a quarter of the memory; needs the package bitsandbytes and a GPU."""
+    kind: Literal["adamw", "adamw8bit", "adafactor", "lion", "prodigy", "dadapt", "schedule_free"] = "adamw"
+    """adamw8bit keeps the moments in 8 bits, a quarter of the memory (package bitsandbytes, a GPU); adafactor keeps
+    sums of rows and columns. lion: a third to a tenth of AdamW's `lr`, betas [0.9, 0.99]. prodigy and dadapt find the
+    rate: lr = 1. schedule_free needs no decay, and averages by itself. The last four are of pytorch-optimizer."""
     fused: bool = True
     """One kernel for the whole update, where the device has it."""
     lr: Weight = 1e-5
@@ -160,7 +205,24 @@ class Optimizer(Section):
             raise ConfigError(f"optimizer.betas are two numbers from 0 up to, not including, 1, not {self.betas}.")
         if self.ema == 1:
             raise ConfigError("optimizer.ema = 1 keeps the first weights for ever: set 0.9999, or 0 for no average.")
+        self._check_kind()
         self.shares()
+
+    def _check_kind(self) -> None:
+        """ConfigError for keys that another optimiser reads."""
+        finds_rate, named = self.kind in ("prodigy", "dadapt"), f'optimizer.kind = "{self.kind}"'
+        if finds_rate and self.lr < LEAST_FACTOR:
+            raise ConfigError(
+                f"{named} finds the learning rate, and optimizer.lr is a factor on it: set 1, not {self.lr}."
+            )
+        if finds_rate and self.rates:
+            raise ConfigError(f"{named} finds one learning rate for all parts: clear optimizer.rates.")
+        if self.kind == "schedule_free" and self.ema:
+            raise ConfigError(f"{named} averages the weights by itself: set optimizer.ema = 0.")
+        if self.kind == "schedule_free" and self.decay != "constant":
+            raise ConfigError(f'{named} stands in the place of a schedule: set optimizer.decay = "constant".')
+        if self.kind == "schedule_free" and self.betas[0] == 0:
+            raise ConfigError(f"{named} needs a first number above 0 in optimizer.betas, such as 0.9.")
 
     def shares(self) -> dict[str, float]:
         """Beginning of parameter names -> learning rate over `lr`. ConfigError where `rates` says something else."""

@@ -268,12 +268,18 @@ class Report(Section):
     """Whether a sheet, and a validation where there are any, also show the model before the first step."""
     sample_count: Amount = 6
     """Rows of a sample sheet."""
+    samples: str = ""
+    """Folder of pairs of your own for the sheets: sketch/ and reference/ with equal names (v1_5 and the region stages
+    of XL: mask/ and reference_mask/ too; color/ where the true pictures are known). A sheet then shows the model before
+    the first step as well. Empty: held-out pictures, or the first of the set."""
     sample_steps: Annotated[int, Range(1, 999, "a number from 1 to 999")] = 20
     """Denoising steps of a sample."""
     guidance: float = 2.0
     """Reference guidance of a sample."""
     save_every: Count = 1000
     """Steps between two checkpoints; the last step is always saved."""
+    save_minutes: Weight = 0.0
+    """Minutes after which a checkpoint is written whatever save_every says; 0 writes none by the clock."""
     keep: Amount = 2
     """Newest checkpoints kept, 0 keeps all; older ones are deleted, except the best by validation."""
     validate_every: Amount = 0
@@ -285,3 +291,6 @@ class Report(Section):
     validate_entanglement: bool = False
     """Whether a validation also colours the first held-out sketches (one batch, two or more) with and without another
     picture as reference, and says how much structure comes from it (stages v1, v1_5, xl)."""
+    wandb: str = ""
+    """Project of Weights & Biases (package wandb) that gets the numbers and sheets too; empty: none. Nothing leaves the
+    computer until `wandb sync`, unless the variable WANDB_MODE is set to online."""

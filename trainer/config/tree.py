@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .learning import Distill, Gram, Loss, Optimizer
+from .learning import AdapterSettings, Distill, Gram, Loss, Optimizer
 from .section import ConfigError
 from .sections import Augment, Data, Model, Report, RunSettings, System
 
@@ -24,6 +24,7 @@ PATHS = (
     ("data", "cache_folder"),
     ("data", "decoded_folder"),
     ("system", "deepspeed"),
+    ("report", "samples"),
 )
 
 
@@ -33,6 +34,7 @@ class Config:
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)
+    adapter: AdapterSettings = field(default_factory=AdapterSettings)
     loss: Loss = field(default_factory=Loss)
     gram: Gram = field(default_factory=Gram)
     distill: Distill = field(default_factory=Distill)
@@ -50,6 +52,11 @@ class Config:
         self._check_cuts()
         self._check_kept()
         self._check_report()
+        if self.system.deepspeed and self.optimizer.kind not in ("adamw", "adamw8bit"):
+            raise ConfigError(
+                "system.deepspeed shards the states of AdamW: set optimizer.kind = 'adamw', not "
+                f"{self.optimizer.kind!r}."
+            )
         if self.system.deepspeed and self.optimizer.ema:
             raise ConfigError(
                 "optimizer.ema does not work with system.deepspeed, which shards the weights; set optimizer.ema = 0."

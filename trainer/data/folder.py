@@ -311,3 +311,22 @@ class FaceDataset(FolderDataset):
     filter), then the middle square. No flips, no colour changes."""
 
     how = PictureReading(decode.BILINEAR, centred=True, luma=True)
+
+
+class SamplePairs(FolderDataset):
+    """Pairs of a sketch and a reference to be looked at. Without color/ the sketch is also the picture beside them."""
+
+    def __init__(self, data: Data, needs: Sequence[str]) -> None:
+        self.painted = (Path(data.folder) / "color").is_dir()
+        super().__init__(data, needs if self.painted else [need for need in needs if need != "color"])
+
+    def _parts(self) -> dict[str, list[str]]:
+        parts = super()._parts()
+        return parts if self.painted else {**parts, "color": self.styles}
+
+    def _sample(self, position: int, number: int, canvas: buckets.Canvas) -> dict[str, torch.Tensor | int]:
+        batch = super()._sample(position, number, canvas)
+        sketch = batch["sketch"]
+        if not self.painted and isinstance(sketch, torch.Tensor):
+            batch["color"] = sketch.expand(3, -1, -1).contiguous()
+        return batch

@@ -14,8 +14,8 @@ import torch
 
 from trainer.config import Config, ConfigError
 from trainer.models import checkpoint
-from trainer.run import init_from, resume, schedules, throughput, zero
-from trainer.run.datasets import build_dataset, held_out_samples
+from trainer.run import init_from, optimizers, resume, schedules, throughput, tracker, zero
+from trainer.run.datasets import build_dataset, held_out_samples, own_samples
 from trainer.stages import table
 
 
@@ -30,6 +30,8 @@ def check_run(config: Config) -> None:
             init_from.check(stage, config.model.init_from)
     if config.report.validate_every:
         held_out_samples(config, 0, 1)
+    if config.report.samples:
+        own_samples(config)
     if saved:
         state, pictures = checkpoint.read_state(saved), len(build_dataset(config)) if config.run.epochs else 0
         config = schedules.with_steps(config, pictures, int(os.environ.get("WORLD_SIZE", 1)))
@@ -46,5 +48,6 @@ def check_machine(config: Config) -> None:
         zero.check_package()
     if config.system.compile:
         throughput.check_backend(config.system.compile)
-    if config.optimizer.kind == "adamw8bit":
-        throughput.check_8bit("cuda" if torch.cuda.is_available() else "cpu")
+    if config.report.wandb:
+        tracker.check_package()
+    optimizers.check(config.optimizer, "cuda" if torch.cuda.is_available() else "cpu")

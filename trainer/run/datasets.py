@@ -13,7 +13,7 @@ import torch
 from trainer.cache.encodings import CachedParts
 from trainer.config import Config
 from trainer.data.buckets import PositionSampler
-from trainer.data.folder import FaceDataset, FolderDataset
+from trainer.data.folder import FaceDataset, FolderDataset, SamplePairs
 from trainer.run.interrupt import HANGUP
 from trainer.run.validation import Validation
 from trainer.stages import table
@@ -47,6 +47,21 @@ def held_out_samples(config: Config, rank: int, processes: int) -> Validation:
         rank,
         processes,
     )
+
+
+def own_samples(config: Config) -> Validation:
+    """The pairs of report.samples, for the sheets: what changes or keeps the pictures of a run is none of theirs."""
+    data = dataclasses.replace(
+        config.data.held_out(),
+        folder=config.report.samples,
+        reference="folder",
+        deform=0.0,
+        cache=False,
+        cache_folder="",
+        decoded_folder="",
+    )
+    dataset = SamplePairs(data, table.needs_of(config))
+    return Validation(dataset, min(config.report.sample_count, len(dataset)), 1, 1)
 
 
 def batches_from(

@@ -6,8 +6,26 @@ Source: the latent-diffusion practice the released trainer follows: decay warms 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
+
+
+class Average(Protocol):
+    """Averaged weights that stand in the place of the last ones where a run is looked at."""
+
+    @property
+    def shadow(self) -> Mapping[str, torch.Tensor]:
+        """The averages by name."""
+
+    def update(self, parameters: Mapping[str, torch.Tensor]) -> None:
+        """After every optimiser step."""
+
+    def state_dict(self) -> Mapping[str, torch.Tensor]:
+        """What a checkpoint keeps."""
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take what a checkpoint kept."""
 
 
 class EMA:
@@ -18,7 +36,9 @@ class EMA:
     ) -> None:
         self.decay = decay
         self.updates = 0
-        self.shadow = {name: p.detach().to(device or p.device, copy=True) for name, p in parameters.items()}
+        self.shadow: Mapping[str, torch.Tensor] = {
+            name: p.detach().to(device or p.device, copy=True) for name, p in parameters.items()
+        }
 
     @torch.no_grad()
     def update(self, parameters: Mapping[str, torch.Tensor]) -> None:

@@ -37,7 +37,7 @@ def _train(run: Run) -> Path:
     adam, report = config.optimizer, config.report
     accelerator, optimizer, reporter = run.accelerator, run.optimizer, run.reporter
     with Interrupt(accelerator) as interrupt, contextlib.closing(reporter), run.rescued():
-        if run.start == 0 and report.sample_at_start:
+        if run.start == 0 and (report.sample_at_start or report.samples):
             run.show_start()
         for step in range(run.start, config.run.steps):
             rate = learning_rate(adam, step, config.run.steps)
@@ -64,7 +64,7 @@ def _train(run: Run) -> Path:
             stopping = interrupt.raised()
             last = done == config.run.steps or stopping
             validating = run.validation is not None and (last or done % report.validate_every == 0)
-            saving = last or done % report.save_every == 0
+            saving = last or done % report.save_every == 0 or run.overdue()
             run.tell(done, totals, rate, finite_or_skipped(norm, accelerator), surely=saving or validating)
             with reporter.pause():
                 better = validating and run.validate(done)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trainer.config import Config
+from trainer.run.optimizers import KINDS
 
 GIB = 2**30
 LIBRARIES = 0.6  # GiB a GPU process takes for its context and the libraries' workspaces (CUDA 12, cuDNN, cuBLAS)
@@ -44,17 +45,16 @@ class Estimate:
 
 
 def estimate(config: Config, trained: int, frozen: int, activations: int | None, processes: int = 1) -> Estimate:
-    """Memory of a run that trains so many parameters and holds so many frozen ones, in float32.
+    """Memory of a run that trains so many parameters, in float32, beside so many bytes of frozen ones.
 
     ZeRO-2 shares gradients and the optimiser's state among the processes.
     """
     adam, shared = config.optimizer, processes if config.system.deepspeed else 1
-    moments = 2 if adam.kind == "adamw8bit" else 8
     return Estimate(
         weights=4 * trained,
         gradients=4 * trained // shared,
-        optimizer=moments * trained // shared,
+        optimizer=int(KINDS[adam.kind].state * trained) // shared,
         average=4 * trained if adam.ema and adam.ema_device == "same" else 0,
-        frozen=4 * frozen,
+        frozen=frozen,
         activations=activations,
     )

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import InitProcessGroupKwargs
 
-from trainer.config import Config
+from trainer.config import Config, Optimizer
 from trainer.data.folder import FolderDataset
 from trainer.models import checkpoint
-from trainer.run import init_from, resume, schedules, throughput, zero
+from trainer.run import init_from, optimizers, resume, schedules, throughput, tracker, zero
 from trainer.run.checks import check_machine
-from trainer.run.datasets import batches_from, build_dataset, held_out_samples
-from trainer.run.ema import EMA
+from trainer.run.datasets import batches_from, build_dataset, held_out_samples, own_samples
+from trainer.run.ema import EMA, Average
 from trainer.run.report import Reporter
 from trainer.run.run import Run, combine, losses
 from trainer.run.validation import Validation
@@ -61,7 +62,7 @@ def prepare(config: Config) -> Run:
         throughput.compile_networks(stage, config.system.compile)
 
     adam = config.optimizer
-    optimizer = throughput.new_optimizer(schedules.parameter_groups(parameters, adam), adam, device)
+    optimizer = optimizers.new_optimizer(schedules.parameter_groups(parameters, adam), adam, device)
     accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=stage.rests)
     wrapped, optimizer = accelerator.prepare(stage, optimizer)
     run = Run(
@@ -71,7 +72,7 @@ def prepare(config: Config) -> Run:
         stage,
         parameters,
         optimizer,
-        EMA(parameters, adam.ema, "cpu" if adam.ema_device == "cpu" else None) if adam.ema else None,
+        _average(parameters, optimizer, adam),
         batches,
         start,
         _reporter(config, accelerator, start, utilisation),
@@ -82,6 +83,15 @@ def prepare(config: Config) -> Run:
     return run
 
 
+def _average(
+    parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, adam: Optimizer
+) -> Average | None:
+    """The weights that are shown and exported in the place of the last ones."""
+    if adam.kind == "schedule_free":
+        return optimizers.ScheduleFreeAverage(parameters, optimizer)
+    return EMA(parameters, adam.ema, "cpu" if adam.ema_device == "cpu" else None) if adam.ema else None
+
+
 def make_accelerator(config: Config) -> Accelerator:
     """Accelerate for one process or many; with DeepSpeed when the configuration names it."""
     plugin = zero.plugin(config) if config.system.deepspeed else None
@@ -90,6 +100,8 @@ def make_accelerator(config: Config) -> Accelerator:
         mixed_precision=precision,
         gradient_accumulation_steps=config.optimizer.accumulate,
         deepspeed_plugin=plugin,
+        # accelerate knows no backend for DeepSpeed on a CPU; with a GPU it takes nccl by itself
+        kwargs_handlers=[] if plugin is None or torch.cuda.is_available() else [InitProcessGroupKwargs(backend="gloo")],
     )
 
 
@@ -134,6 +146,7 @@ def _reporter(
         accelerator.is_main_process,
         functools.partial(combine, accelerator),
         utilisation,
+        tracker.start(config) if config.report.wandb and accelerator.is_main_process else None,
     )
 
 
@@ -141,6 +154,8 @@ def _shown(config: Config, dataset: FolderDataset, rank: int, processes: int) ->
     """What sample sheets show, and what is validated: held-out pictures, where the run validates."""
     report = config.report
     validation = held_out_samples(config, rank, processes) if report.validate_every else None
+    if report.samples:
+        return own_samples(config), validation
     return validation or Validation(dataset.plain(squares=True), report.sample_count, 1, 1), validation
 
 

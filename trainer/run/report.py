@@ -1,4 +1,5 @@
-"""What a run tells: log.jsonl always, tensorboard when installed, a progress bar, sample sheets, validation.jsonl."""
+"""What a run tells: log.jsonl always, tensorboard when installed, wandb when asked for, a progress bar, sample sheets,
+validation.jsonl."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from trainer.config import ConfigError
 from trainer.json_file import JSON_ERRORS
 from trainer.models import checkpoint
+from trainer.run import tracker
 
 log = logging.getLogger("trainer")
 
@@ -71,8 +73,10 @@ class Reporter:
         main: bool,
         combine: Callable[[torch.Tensor], torch.Tensor] = lambda values: values,
         utilisation: Callable[[float], float] | None = None,
+        tracked: Any = None,  # a run of tracker.py
     ) -> None:
         self.output, self.every, self.main = output, every, main
+        self.tracked = tracked
         self.samples_per_step, self.combine, self.utilisation = samples_per_step, combine, utilisation
         self.sums: dict[str, torch.Tensor] = {}
         self.count = 0
@@ -151,6 +155,8 @@ class Reporter:
             return
         with (self.output / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps({k: round(v, 8) if isinstance(v, float) else v for k, v in line.items()}) + "\n")
+        if self.tracked:
+            self.tracked.log(dict(line))
         for key, value in line.items() if self.board else ():
             if key != "step":
                 self.board.add_scalar(key, value, line["step"])
@@ -167,6 +173,8 @@ class Reporter:
             Image.fromarray(image).save(self.output / "samples" / f"step-{step:08d}.png")
             if self.board:
                 self.board.add_image("samples", image, step, dataformats="HWC")
+            if self.tracked:
+                self.tracked.log({"samples": tracker.picture(image), "step": step})
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -187,3 +195,5 @@ class Reporter:
         self.bar.close()
         if self.board:
             self.board.close()
+        if self.tracked:
+            self.tracked.finish()

@@ -65,12 +65,22 @@ def check_same_run(config: Config, files: Mapping[str, str], folder: Path, state
             f"{folder.parent} holds a run with optimizer.freeze = {before['optimizer']['freeze']}, not "
             f"{now['optimizer']['freeze']}: its optimiser owns other parameters. Set it back, {ELSEWHERE}."
         )
+    if before["optimizer"]["kind"] != now["optimizer"]["kind"]:
+        raise ConfigError(
+            f"{folder.parent} holds a run with optimizer.kind = {before['optimizer']['kind']!r}, whose state "
+            f"{now['optimizer']['kind']!r} cannot go on with: set it back, {ELSEWHERE}."
+        )
     if _parts(before["optimizer"]["rates"]) != _parts(now["optimizer"]["rates"]):
         raise ConfigError(
             f"{folder.parent} holds a run with optimizer.rates = {before['optimizer']['rates']}, not "
             f"{now['optimizer']['rates']}: its optimiser has other parts. Their rates may change, not the parts; "
             f"{ELSEWHERE}."
         )
+    if before["adapter"] != now["adapter"]:
+        keys = [key for key, value in now["adapter"].items() if value != before["adapter"][key] and key != "frozen"]
+        was = ", ".join(f"adapter.{key} = {before['adapter'][key]!r}" for key in keys)
+        if keys:
+            raise ConfigError(f"{folder.parent} holds a run with other adapters: set {was} as it began, {ELSEWHERE}.")
     if changed := changes(before, now):
         log.warning("%s goes on with other settings than it began with: %s", folder.parent, "; ".join(changed))
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import math
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from trainer.models.precision import arithmetic
 from trainer.models.usable import refuses_other_files
 from trainer.pictures import Batch
 from trainer.run.datasets import positions_of
-from trainer.run.ema import EMA
+from trainer.run.ema import Average
 from trainer.run.report import Reporter
 from trainer.run.schedules import SHARE
 from trainer.run.validation import Validation
@@ -46,7 +47,7 @@ class Run:
     parameters: dict[str, nn.Parameter]
     """those that are trained, by name"""
     optimizer: torch.optim.Optimizer
-    ema: EMA | None
+    ema: Average | None
     batches: Iterator[dict[str, torch.Tensor]]
     """of this process, from `start` on"""
     start: int
@@ -63,6 +64,8 @@ class Run:
     """steps that weights, optimiser and average hold; None while a step changes them"""
     saved: int | None = None
     """step of the newest checkpoint"""
+    saved_at: float = field(default_factory=time.monotonic)
+    """when it was written, or this start of the run began"""
 
     @property
     def output(self) -> Path:
@@ -189,6 +192,16 @@ class Run:
         except Exception as second:  # the disk that was the first reason, say
             log.warning("step %d could not be saved: %s", done, str(second).partition("\n")[0])
 
+    def overdue(self) -> bool:
+        """Whether report.save_minutes have gone by since the last checkpoint, by the main process's clock. Every
+        process must ask at the same step."""
+        minutes, accelerator = self.config.report.save_minutes, self.accelerator
+        late = bool(minutes) and time.monotonic() - self.saved_at > 60 * minutes
+        if not minutes or accelerator.num_processes == 1:
+            return late
+        flag = torch.tensor([float(late and accelerator.is_main_process)], device=accelerator.device)
+        return bool(accelerator.reduce(flag, "sum"))
+
     def save(self, step: int) -> None:
         """Write a checkpoint; every process must call it."""
         state = {"step": step, "config": self.config.to_dict(), "files": self.files, "best": self.best}
@@ -208,14 +221,14 @@ class Run:
                 state["scaler"] = self.accelerator.scaler.state_dict()
             checkpoint.save(self.output, parts, state, keep)
         self.accelerator.wait_for_everyone()
-        self.saved = step
+        self.saved, self.saved_at = step, time.monotonic()
 
     def sample(self, step: int) -> None:
         """Write a sample sheet: the first held-out samples, or of the training set where none are held out."""
         if not self.accelerator.is_main_process:
             return
         device = self.accelerator.device
-        rows = self.samples.rows(range(self.config.report.sample_count), device)
+        rows = self.samples.rows(range(min(self.config.report.sample_count, self.samples.count)), device)
         with averaged(self.stage, self.ema), arithmetic(self.config, device):
             self.reporter.sheet(step, self.stage.sheet(rows, Draws.plain(0)))
 
@@ -275,11 +288,11 @@ def losses(
 class averaged:
     """A context in which the parameters of a stage hold their moving averages."""
 
-    def __init__(self, stage: Stage, ema: EMA | None) -> None:
-        self.parameters, self.ema = dict(stage.named_parameters()), ema
+    def __init__(self, stage: Stage, ema: Average | None) -> None:
+        self.parameters, self.shadow = dict(stage.named_parameters()), {} if ema is None else ema.shadow
 
     def _swap(self) -> None:
-        for name, average in self.ema.shadow.items() if self.ema else ():
+        for name, average in self.shadow.items():
             parameter = self.parameters[name]
             kept = parameter.data.clone()
             parameter.data.copy_(average)

@@ -1,4 +1,4 @@
-"""Speed: compiled networks, the optimiser's kernels, and how much of the device's peak a run uses.
+"""Speed: compiled networks, and how much of the device's peak a run uses.
 
 Model FLOPs are counted from the operations of one real micro step (torch.utils.flop_counter): the forward pass of what
 gradients flow through, and its backward pass. Frozen encoders and the recomputation of gradient checkpointing are left
@@ -17,8 +17,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from trainer.config import ConfigError, Optimizer, System
-from trainer.packages import present
+from trainer.config import ConfigError, System
 
 log = logging.getLogger("trainer")
 
@@ -117,9 +116,10 @@ def check_backend(backend: str) -> None:
 
 
 def compile_networks(stage: nn.Module, backend: str) -> None:
-    """torch.compile every network of a stage in place; names of parameters stay as they are."""
+    """torch.compile every network of a stage in place; names of parameters stay as they are. Of adapters, the network
+    that carries them."""
     check_backend(backend)
-    for network in _networks(stage.children()):
+    for network in getattr(stage, "carriers", ()) or _networks(stage.children()):
         network.compile(backend=backend)
 
 
@@ -130,35 +130,3 @@ def _networks(modules: Iterable[nn.Module]) -> Iterable[nn.Module]:
             yield from _networks(module.children())
         elif any(True for _ in module.parameters()):
             yield module
-
-
-def check_8bit(device: str) -> None:
-    """ConfigError where AdamW in 8 bits cannot run."""
-    if not present("bitsandbytes"):
-        raise ConfigError(
-            'optimizer.kind = "adamw8bit" needs the package bitsandbytes: pip install bitsandbytes, '
-            'or set optimizer.kind = "adamw".'
-        )
-    if device == "cpu":
-        raise ConfigError('optimizer.kind = "adamw8bit" needs a GPU; set optimizer.kind = "adamw" here.')
-
-
-def new_optimizer(
-    parameters: Iterable[nn.Parameter] | list[dict[str, Any]],  # or groups of schedules.parameter_groups
-    settings: Optimizer,
-    device: torch.device,
-) -> torch.optim.Optimizer:
-    """AdamW of the configured kind. ConfigError where it cannot run here."""
-    options: dict[str, Any] = {"lr": settings.lr, "betas": tuple(settings.betas), "weight_decay": settings.weight_decay}
-    if settings.kind == "adamw8bit":
-        check_8bit(device.type)
-        from bitsandbytes.optim import AdamW8bit
-
-        return AdamW8bit(parameters, **options)
-    groups: list[Any] = list(parameters)
-    if settings.fused:
-        try:
-            return torch.optim.AdamW(groups, fused=True, **options)
-        except (RuntimeError, ValueError) as error:
-            log.info("no fused AdamW on %s (%s); the plain one is used", device, error)
-    return torch.optim.AdamW(groups, **options)

@@ -13,7 +13,7 @@ from colorize.sketch.encoder import SketchEncoder
 from colorize.unet.config import UNetConfig
 from colorize.unet.unet import UNet
 from trainer import config as configuration
-from trainer.config import ConfigError, Optimizer, System
+from trainer.config import ConfigError, System
 from trainer.draws import Draws
 from trainer.run import loop, memory, prepare, report, throughput, zero
 from trainer.stages import activations
@@ -118,26 +118,6 @@ def test_compiled_networks_keep_names_and_numbers():
 def test_an_unknown_backend_is_refused():
     with pytest.raises(ConfigError, match="no backend of torch.compile.*inductor"):
         throughput.compile_networks(nn.Linear(1, 1), "fastest")
-
-
-def test_fused_and_plain_adamw_agree():
-    results = []
-    for fused in (True, False):
-        torch.manual_seed(0)
-        layer = nn.Linear(6, 3)
-        optimizer = throughput.new_optimizer(layer.parameters(), Optimizer(lr=1e-2, fused=fused), torch.device("cpu"))
-        for _ in range(3):
-            layer(torch.ones(2, 6)).square().sum().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        results.append(layer.weight.detach())
-    assert torch.allclose(*results, atol=1e-6)
-
-
-def test_8_bit_adamw_asks_for_its_package(monkeypatch):
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(ConfigError, match="pip install bitsandbytes"):
-        throughput.new_optimizer([], Optimizer(kind="adamw8bit"), torch.device("cpu"))
 
 
 # -- the log
@@ -259,11 +239,11 @@ def test_checkpointing_crops_and_freezing_take_less(values):
 
 def test_states_of_the_optimiser_are_counted(values):
     values["optimizer"] |= {"ema": 0.0}
-    plain = memory.estimate(configuration.build(values), 1000, 500, 0)
+    plain = memory.estimate(configuration.build(values), 1000, 2000, 0)
     assert (plain.weights, plain.gradients, plain.optimizer, plain.average, plain.frozen) == (4000, 4000, 8000, 0, 2000)
     values["optimizer"] |= {"kind": "adamw8bit"}
-    assert memory.estimate(configuration.build(values), 1000, 500, 0).optimizer == 2000
+    assert memory.estimate(configuration.build(values), 1000, 2000, 0).optimizer == 2000
     values["optimizer"] |= {"kind": "adamw"}
     values["system"] |= {"deepspeed": "zero2"}
-    shared = memory.estimate(configuration.build(values), 1000, 500, 0, processes=4)
+    shared = memory.estimate(configuration.build(values), 1000, 2000, 0, processes=4)
     assert (shared.weights, shared.gradients, shared.optimizer) == (4000, 1000, 2000)
