@@ -66,7 +66,7 @@ MUTATIONS = (
     Mutation(
         "v1: dual, one noise for both terms",
         "trainer/stages/v1.py",
-        "other = offset_noise(draws.randn(latents.shape), loss.offset_noise, draws).to(self.device)",
+        "other = drawn_noise(latents.shape, loss, draws).to(self.device)",
         "other = noise; draws.randn(latents.shape); draws.randn(latents.shape[:2])",
         DUAL,
     ),
@@ -87,8 +87,8 @@ MUTATIONS = (
     Mutation(
         "v1: sketch of the next sample",
         "trainer/stages/v1.py",
-        "control = self.control_encoder(model_sketch(sketches))",
-        "control = self.control_encoder(model_sketch(sketches).roll(1, dims=0))",
+        "control = self._colorizer[0].sketch_encoder(model_sketch(sketches))",
+        "control = self._colorizer[0].sketch_encoder(model_sketch(sketches).roll(1, dims=0))",
         DROP,
     ),
     Mutation(
@@ -129,8 +129,8 @@ MUTATIONS = (
         Mutation(
             f"{stage}: offset noise off",
             file,
-            "noise = offset_noise(draws.randn(latents.shape), loss.offset_noise, draws)",
-            "noise = offset_noise(draws.randn(latents.shape), 0.0 * draws.randn(latents.shape[:2]).sum(), draws)",
+            "noise = drawn_noise(latents.shape, loss, draws)",
+            "noise = (draws.randn(latents.shape), draws.randn(latents.shape[:2]))[0]",
             tests,
         )
         for stage, file, tests in (

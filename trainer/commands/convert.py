@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", choices=DTYPES, default="fp16", help="type of the weights in the file (default fp16)"
     )
     parser.add_argument("--best", action="store_true", help="take the checkpoint with the lowest validation loss")
+    parser.add_argument(
+        "--merge", action="store_true", help="of a run with [adapter]: the whole model with them in its weights"
+    )
     parser.add_argument("--no-ema", action="store_true", help="take the last weights instead of their moving average")
     parser.add_argument(
         "--trust",
@@ -100,7 +103,7 @@ def weights(folder: Path, averaged: bool, trust: bool = False) -> dict[str, torc
 
 def run(args: argparse.Namespace) -> None:
     """Build the stage the checkpoint belongs to, and write what it exports."""
-    from trainer.stages import table
+    from trainer.stages import adapted, table
 
     folder = find_checkpoint(Path(args.source), args.best)
     config = run_config(folder)
@@ -108,8 +111,11 @@ def run(args: argparse.Namespace) -> None:
     state = weights(folder, averaged=not args.no_ema, trust=args.trust)
     if missing := stage.state_dict().keys() - state.keys():
         raise ConfigError(f"{folder} lacks {len(missing)} tensors of the model, e.g. {min(missing)}.")
+    if args.merge and not adapted.wanted(config):
+        raise ConfigError(f"{folder} trained no adapters, so there is nothing to merge: leave --merge out.")
     output = Path(args.output)
-    for suffix, (tensors, metadata) in {"": stage.export(state), **stage.further_exports(state)}.items():
+    exported = adapted.merged(stage, state) if args.merge else stage.export(state)
+    for suffix, (tensors, metadata) in {"": exported, **stage.further_exports(state)}.items():
         _write(output.with_stem(output.stem + suffix), tensors, metadata, args)
 
 

@@ -50,13 +50,13 @@ def cost_lines(config: Config) -> list[str]:
     """Networks, memory and batches; files that are not there are counted by their known sizes."""
     cost, (samples, processes) = table.row(config).cost(config), _samples(config)
     total = sum(cost.trained.values())
-    needed = memory.estimate(config, total, sum(cost.frozen.values()), cost.activations, processes)
+    needed = memory.estimate(config, total, cost.frozen_bytes, cost.activations, processes)
     return [
         f"stage     {config.run.stage}",
         *cost.shapes,
         *(f"trained   {name}: {count / 1e6:.2f} M" for name, count in cost.trained.items()),
         *(f"frozen    {name}: {count / 1e6:.2f} M" for name, count in cost.frozen.items()),
-        f"exports   {', '.join(table.row(config).exports)}",
+        f"exports   {', '.join(table.exports_of(config))}",
         f"trained   total: {total / 1e6:.2f} M",
         f"memory    {needed} ({config.system.precision})",
         f"batch     {samples} samples per step: {config.optimizer.batch} x {config.optimizer.accumulate} micro steps "

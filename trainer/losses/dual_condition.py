@@ -23,11 +23,12 @@ def dual_conditioned_loss(
     answer_without: torch.Tensor,  # (B, C, H, W) with zero tokens, for the same latents under the second noise
     wanted_without: torch.Tensor,  # (B, C, H, W) that noise, or its velocity
     lambda_: float = 4.0,
-    weight: torch.Tensor | None = None,  # (B,) per sample, from `min_snr_weight`
+    weight: torch.Tensor | None = None,  # (B,) per sample, from `sample_weight`
     huber: float = 0.0,  # as for `denoising_loss`
+    places: torch.Tensor | None = None,  # as for `denoising_loss`
 ) -> dict[str, torch.Tensor]:
     """The two terms by name: "denoising" with the reference, "dual" without it, times lambda. Mean squared errors."""
     return {
-        "denoising": denoising_loss(answer, wanted, weight, huber=huber),
-        "dual": lambda_ * denoising_loss(answer_without, wanted_without, weight, huber=huber),
+        "denoising": denoising_loss(answer, wanted, weight, huber=huber, places=places),
+        "dual": lambda_ * denoising_loss(answer_without, wanted_without, weight, huber=huber, places=places),
     }

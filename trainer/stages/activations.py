@@ -7,6 +7,7 @@ thumb. Gradient checkpointing keeps the inputs of the blocks, and the inside of 
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,11 +16,14 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from colorize.sketch.encoder import SketchEncoder
+from colorize.sketch.xl_encoder import XLSketchEncoder, rotary_table
 from colorize.unet.config import UNetConfig
 from colorize.unet.layers import Block
 from colorize.unet.unet import UNet
 from trainer.config import Config
 from trainer.models.precision import DTYPES
+
+from . import adapted
 
 
 class Kept:
@@ -43,10 +47,14 @@ class Kept:
 
 
 def kept_bytes(
-    network: nn.Module, forward: Callable[[], torch.Tensor], blocks: type[nn.Module] | None = None
+    network: nn.Module,
+    forward: Callable[[], Any],
+    blocks: type[nn.Module] | None = None,
+    trained: nn.Module | None = None,  # adapters of the network, whose parameters are not counted either
 ) -> tuple[int, int]:
     """-> bytes kept for the backward pass of forward(), and by the hungriest module of type `blocks` alone."""
-    kept, largest, before = Kept(network.parameters()), 0, {}
+    parameters = itertools.chain(network.parameters(), trained.parameters() if trained else ())
+    kept, largest, before = Kept(parameters), 0, {}
 
     def enter(module: nn.Module, arguments: Any) -> None:
         before[module] = kept.bytes
@@ -65,31 +73,47 @@ def kept_bytes(
     return kept.bytes, largest
 
 
+@contextlib.contextmanager
+def _shapes_only() -> Iterator[None]:
+    """A context whose tensors have no values, also not in the tables that are kept for the next call."""
+    rotary_table.cache_clear()
+    try:
+        with FakeTensorMode():
+            yield
+    finally:
+        rotary_table.cache_clear()
+
+
 def colorizer_activations(config: Config, unet_config: UNetConfig, tokens: int, frozen: bool = False) -> int:
-    """Bytes of the activations of one micro step of stage v1, or of v1_5 whose networks are frozen, with so many
-    reference tokens."""
-    dtype = DTYPES[config.system.precision]
+    """Bytes of the activations of one micro step of stage v1 or xl, or of one whose networks are frozen (region
+    weights, [adapter]), with so many reference tokens. The Gram loss, whose blocks run twice, is left out."""
+    dtype, adapts = DTYPES[config.system.precision], adapted.wanted(config)
     batch, side = config.optimizer.batch, (config.data.crop or config.data.size) // 8
     widths = [unet_config.model_channels * mult for mult in unet_config.channel_mult]
-    with FakeTensorMode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        unet, sketch_encoder = UNet(unet_config), SketchEncoder(widths, unet_config.model_channels)
+    encoder = XLSketchEncoder if unet_config.y_width else SketchEncoder
+    with _shapes_only(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        unet, sketch_encoder = UNet(unet_config), encoder(widths, unet_config.model_channels)
         latents, steps = torch.randn(batch, unet_config.in_channels, side, side), torch.zeros(batch)
         sketches = torch.randn(batch, 3, side * 8, side * 8)
+        y = torch.randn(batch, unet_config.y_width) if unet_config.y_width else None
         # What a frozen network serves begins at the tokens; the network passes gradients on and keeps what that takes.
-        context = torch.randn(batch, tokens, unet_config.context_dim, requires_grad=frozen)
+        context = torch.randn(batch, tokens, unet_config.context_dim, requires_grad=frozen and not adapts)
         for network in (unet, sketch_encoder):
             network.requires_grad_(not frozen)
+        trained = adapted.adapters_of(unet, config) if adapts else unet
+        adapted.in_frozen_type(config, unet, sketch_encoder)
 
-        def control() -> list[torch.Tensor]:
-            return [hint.detach() for hint in hints] if frozen else hints
+        def answer() -> torch.Tensor:
+            control = [hint.detach() for hint in hints] if frozen else hints
+            return unet(latents, steps, context, control, y=y)
 
         sketch_kept, _ = kept_bytes(sketch_encoder, lambda: sketch_encoder(sketches))
         hints = sketch_encoder(sketches)
-        plain, largest = kept_bytes(unet, lambda: unet(latents, steps, context, control()), Block)
+        plain, largest = kept_bytes(unet, answer, Block, trained)
         if not config.system.gradient_checkpointing:
             total = plain
         else:
             unet.gradient_checkpointing = True
-            total = kept_bytes(unet, lambda: unet(latents, steps, context, control()))[0] + largest
+            total = kept_bytes(unet, answer, trained=trained)[0] + largest
     passes = 2 if config.loss.dual_condition else 1
     return passes * total + (0 if frozen else sketch_kept)

@@ -13,6 +13,7 @@ from colorize.unet.config import UNetConfig
 from colorize.unet.unet import UNet
 from trainer.config import Config
 
+from . import adapted
 from .activations import colorizer_activations
 from .cost import Cost, cached, count
 from .file_sizes import autoencoder_size, reference_encoder, unet_config
@@ -29,8 +30,13 @@ def v1_cost(config: Config, regions: bool = False) -> Cost:
         "sketch encoder": count(SketchEncoder(widths, sizes.model_channels, device="meta").parameters()),
     }
     encoders = {"reference encoder": count(encoder.parameters()), "autoencoder": autoencoder_size(config)}
-    trained = _region_parts(config, sizes, encoder) if regions else backbone
-    frozen = backbone | encoders if regions else encoders
+    trained = backbone
+    if adapted.wanted(config):
+        backbone |= _region_parts(config, sizes, encoder) if regions else {}
+        trained = adapted.trained_sizes(config, replace(sizes, region_ranks=None))
+    elif regions:
+        trained = _region_parts(config, sizes, encoder)
+    frozen = encoders if trained is backbone else backbone | encoders
     tokens = 1 if config.model.tokens == "cls" else encoder.token_count - 1
     batch, side = config.optimizer.batch, (config.data.crop or config.data.size) // 8
     shapes = (
@@ -38,8 +44,8 @@ def v1_cost(config: Config, regions: bool = False) -> Cost:
         f"tokens    ({batch}, {tokens}, {encoder.output_dim})",
         f"widths    {widths}, heads of {sizes.num_head_channels}",
     )
-    activations = colorizer_activations(config, sizes, tokens, frozen=regions)
-    return cached(Cost(trained, frozen, shapes, activations), config, tuple(encoders))
+    activations = colorizer_activations(config, sizes, tokens, frozen=trained is not backbone)
+    return cached(Cost(trained, frozen, shapes, activations, adapted.halved(config)), config, tuple(encoders))
 
 
 def v1_5_cost(config: Config) -> Cost:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -24,6 +24,13 @@ class Cost:
     """lines about sizes, for people"""
     activations: int | None = None
     """bytes of one micro step; None: not known for this stage"""
+    halved: tuple[str, ...] = ()
+    """frozen networks whose weights lie in 16 bits"""
+
+    @property
+    def frozen_bytes(self) -> int:
+        """Memory of the frozen networks."""
+        return sum((2 if name in self.halved else 4) * size for name, size in self.frozen.items())
 
 
 def count(tensors: Iterable[torch.Tensor]) -> int:
@@ -36,7 +43,7 @@ def cached(cost: Cost, config: Config, encoders: tuple[str, ...]) -> Cost:
     if not config.data.cache_folder:
         return cost
     frozen = {name: size for name, size in cost.frozen.items() if name not in encoders}
-    return Cost(cost.trained, frozen, (*cost.shapes, ENCODERS_ASIDE), cost.activations)
+    return replace(cost, frozen=frozen, shapes=(*cost.shapes, ENCODERS_ASIDE))
 
 
 def pictures_line(config: Config) -> str:

@@ -23,6 +23,9 @@ class Stage(nn.Module):
     """Whether there are batches in which some trained parameters take no part; processes must know when they wait for
     each other's gradients."""
 
+    carriers: tuple[nn.Module, ...] = ()
+    """Frozen networks that run with trained adapters on their layers."""
+
     def __init__(self, config: Config, device: torch.device) -> None:
         super().__init__()
         self.config = config

@@ -15,6 +15,7 @@ from trainer import config as configuration
 from trainer.config import Config, ConfigError
 
 from . import (
+    adapted,
     animediffusion,
     colorizer_cost,
     distill,
@@ -44,18 +45,24 @@ class Option(NamedTuple):
 OPTIONS = {
     "data.cache_folder": Option('""', " (data.decoded_folder keeps decoded pictures for every stage)"),
     "data.crop": Option("0", " (data.bucket_step makes batches of several shapes)"),
+    "report.samples": Option('""'),
     "report.validate_entanglement": Option("false"),
     "model.init_from": Option('""', " and start from model.init"),
     "model.second_tower": Option('"tagger"'),
     "model.tokens": Option('"local"'),
     "model.train_encoder": Option("false"),
+    "adapter.kind": Option('"none"'),
     "loss.background_bleach": Option("0"),
+    "loss.background_weight": Option("1"),
     "loss.dual_condition": Option("0"),
     "loss.huber": Option("0"),
+    "loss.input_perturbation": Option("0"),
     "loss.latent_shuffle": Option("0"),
     "loss.noisy_reference": Option("0"),
+    "loss.pyramid_noise": Option("0"),
     "loss.reference_inpaint": Option("0"),
     "loss.sketch_drop": Option("0"),
+    "loss.weighting": Option('"none"'),
     "gram.weight": Option("0"),
     "distill.method": Option('"trajectory"'),
     "distill.steps": Option("2"),
@@ -70,6 +77,17 @@ OPTIONS = {
 VIT_H = "a reference encoder file (OpenCLIP ViT-H/14, or the small one)"
 XL_FILES = {"encoder": "a CLIP vision tower (OpenCLIP bigG)", "tagger": "a WD tagger (.safetensors)"}
 COLORED = ("color", "sketch", "reference")
+COLORIZER = frozenset(
+    {
+        "loss.background_weight",
+        "loss.huber",
+        "loss.input_perturbation",
+        "loss.pyramid_noise",
+        "loss.weighting",
+        "report.samples",
+    }
+)
+"""Options of every stage of a colouriser: those of losses/diffusion.py, and pairs of one's own."""
 MASKED = (*COLORED, "mask", "reference_mask")
 V1_PARTS = ("U-Net", "sketch encoder", "autoencoder")
 XL_PARTS = (*V1_PARTS, "token projection")
@@ -80,9 +98,11 @@ TABLE: dict[str, Row] = {
         reads=COLORED,
         exports=V1_PARTS,
         cost=colorizer_cost.v1_cost,
+        also_reads=v1.also_reads,
         files={"encoder": VIT_H},
         autoencoder=True,
-        options=frozenset(
+        options=COLORIZER
+        | frozenset(
             {
                 "data.cache_folder",
                 "data.crop",
@@ -90,8 +110,8 @@ TABLE: dict[str, Row] = {
                 "model.init_from",
                 "model.tokens",
                 "model.train_encoder",
+                "adapter.kind",
                 "loss.dual_condition",
-                "loss.huber",
                 "loss.latent_shuffle",
                 "loss.noisy_reference",
             }
@@ -108,14 +128,15 @@ TABLE: dict[str, Row] = {
         cost=colorizer_cost.v1_5_cost,
         files={"encoder": VIT_H, "init": "a trained v1 checkpoint, to which it adds region weights"},
         both_starts=True,
-        options=frozenset(
+        options=COLORIZER
+        | frozenset(
             {
                 "data.cache_folder",
                 "data.crop",
                 "report.validate_entanglement",
                 "model.init_from",
+                "adapter.kind",
                 "loss.background_bleach",
-                "loss.huber",
             }
         ),
         bucket_cells=64,
@@ -163,13 +184,14 @@ TABLE: dict[str, Row] = {
         also_reads=xl.also_reads,
         files=XL_FILES,
         autoencoder=True,
-        options=frozenset(
+        options=COLORIZER
+        | frozenset(
             {
                 "data.cache_folder",
                 "report.validate_entanglement",
                 "model.init_from",
                 "model.second_tower",
-                "loss.huber",
+                "adapter.kind",
                 "loss.reference_inpaint",
                 "loss.sketch_drop",
                 "gram.weight",
@@ -186,7 +208,7 @@ TABLE: dict[str, Row] = {
         exports=(*XL_PARTS, "region LoRAs", "background plugin"),
         cost=xl_cost.xl_plugin_cost,
         files={**XL_FILES, "init": "a trained XL checkpoint, to which it adds weights"},
-        options=frozenset({"loss.background_bleach", "loss.huber", "loss.reference_inpaint", "loss.sketch_drop"}),
+        options=COLORIZER | {"loss.background_bleach", "loss.reference_inpaint", "loss.sketch_drop"},
         bucket_cells=32,
         encodings=xl.encodings,
         also_reads=xl.also_reads,
@@ -198,7 +220,7 @@ TABLE: dict[str, Row] = {
         exports=(*XL_PARTS, "region LoRAs"),
         cost=xl_cost.xl_lora_cost,
         files={**XL_FILES, "init": "a trained XL checkpoint, to which it adds weights"},
-        options=frozenset({"loss.background_bleach", "loss.huber", "loss.reference_inpaint", "loss.sketch_drop"}),
+        options=COLORIZER | {"loss.background_bleach", "loss.reference_inpaint", "loss.sketch_drop"},
         bucket_cells=32,
         encodings=xl.encodings,
         also_reads=xl.also_reads,
@@ -236,6 +258,11 @@ def needs_of(config: Config) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*row(config).reads, *row(config).also_reads(config))))
 
 
+def exports_of(config: Config) -> tuple[str, ...]:
+    """What stands in the file that a run writes, in words."""
+    return (f"{config.adapter.kind} of the U-Net",) if adapted.wanted(config) else row(config).exports
+
+
 def build_stage(config: Config, device: torch.device) -> Stage:
     """The stage `run.stage` names."""
     return row(checked(config)).build(config, device)
@@ -264,6 +291,7 @@ def checked(config: Config) -> Config:
         )
     _check_buckets(config)
     kind.check(config)
+    adapted.check(config)
     _check_sizes(config)
     return config
 

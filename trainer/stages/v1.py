@@ -18,17 +18,18 @@ from colorize.unet.unet import UNet
 from trainer.cache.encodings import build_encodings
 from trainer.config import Config, ConfigError
 from trainer.draws import Draws
-from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
+from trainer.losses.diffusion import denoising_loss, drawn_noise, place_weights, shown_noise, target, target_and_weight
 from trainer.losses.dual_condition import dual_conditioned_loss
 from trainer.losses.latent_shuffle import draw_permutation, shuffle_patches, shuffle_tokens
 from trainer.losses.noisy_reference import noisy_tokens
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
 from trainer.models import checkpoint
-from trainer.models.colorizer import V1Colorizer, networks_from
+from trainer.models.colorizer import V1Colorizer, latent_masks, networks_from
 from trainer.models.denoising import Denoising
 from trainer.models.frozen import borrowed, frozen_encoders
-from trainer.pictures import Batch, contact_sheet, model_sketch, picture
+from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
 
+from . import adapted
 from .shared import check_token_width, check_tokens, drawn_latents, entanglement_curves, model_header, model_markers
 from .sizes import v1_sizes
 from .stage import Stage
@@ -44,6 +45,11 @@ def encodings(config: Config) -> tuple[str, ...]:
     return ("latents",) if config.data.deform or config.model.train_encoder else ("latents", "tokens")
 
 
+def also_reads(config: Config) -> tuple[str, ...]:
+    """Parts of a picture that the loss reads, beside those it reads in any case."""
+    return ("mask",) if config.loss.background_weight < 1 else ()
+
+
 def check(config: Config) -> None:
     """ConfigError for what does not go together."""
     if config.model.tokens == "cls" and config.loss.latent_shuffle and config.loss.shuffle_variant == "tokens":
@@ -55,7 +61,8 @@ def check(config: Config) -> None:
 
 class ColorizerStage(Stage):
     """Trains `model.diffusion_model` and `control_encoder`; the autoencoder stays frozen, and so does the reference
-    encoder but for model.train_encoder: then `visual` and `knowledge` of it are trained, too."""
+    encoder but for model.train_encoder: then `visual` and `knowledge` of it are trained, too. With [adapter] trains
+    `diffusion_model`, the adapters of the U-Net, and nothing else."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
         super().__init__(config, device)
@@ -73,8 +80,12 @@ class ColorizerStage(Stage):
         else:
             unet, sketch_encoder = new_networks(config, encoder.output_dim)
         unet.gradient_checkpointing = config.system.gradient_checkpointing
-        self.model = nn.ModuleDict({"diffusion_model": unet})
-        self.control_encoder = sketch_encoder
+        if adapted.wanted(config):
+            adapted.hang(self, unet, sketch_encoder)
+            adapted.in_frozen_type(config, unet, sketch_encoder)
+        else:
+            self.model = nn.ModuleDict({"diffusion_model": unet})
+            self.control_encoder = sketch_encoder
         if config.model.train_encoder:
             for name, part in encoder.network.named_children():
                 if name != FROZEN_PART:
@@ -142,24 +153,32 @@ class ColorizerStage(Stage):
     def forward(self, batch: Batch, draws: Draws, progress: float = 0.0) -> dict[str, torch.Tensor]:
         loss, prediction = self.config.loss, self.config.model.prediction_type
         latents, tokens = self.latents_and_tokens(batch, draws)
-        sketches = batch["sketch"]
+        drawn = torch.cat([batch["sketch"], batch["mask"]], dim=1) if "mask" in batch else batch["sketch"]
         if self.config.data.crop:
-            latents, sketches = random_crops(latents, sketches, self.config.data.crop, draws)
+            latents, drawn = random_crops(latents, drawn, self.config.data.crop, draws)
+        sketches, places = drawn, None
+        if "mask" in batch:
+            sketches, places = drawn[:, :-1], place_weights(latent_masks(figure_mask(drawn[:, -1:])), loss)
         t = draws.timesteps(self.schedule.steps, len(latents)).to(self.device)
-        noise = offset_noise(draws.randn(latents.shape), loss.offset_noise, draws).to(self.device)
+        noise = drawn_noise(latents.shape, loss, draws).to(self.device)
         tokens = self.condition(tokens, t, draws, progress)
-        control = self.control_encoder(model_sketch(sketches))
-        unet = self.model["diffusion_model"]
-        answer = unet(self.schedule.add_noise(latents, noise, t), t, tokens, control)
-        wanted, weight = target_and_weight(self.schedule, latents, noise, t, prediction, loss.min_snr_gamma)
+        control = self._colorizer[0].sketch_encoder(model_sketch(sketches))
+        unet = self._colorizer[0].unet
+        answer = unet(self.schedule.add_noise(latents, shown_noise(noise, loss, draws), t), t, tokens, control)
+        wanted, weight = target_and_weight(self.schedule, latents, noise, t, prediction, loss)
         if loss.dual_condition:
-            other = offset_noise(draws.randn(latents.shape), loss.offset_noise, draws).to(self.device)
-            without = unet(self.schedule.add_noise(latents, other, t), t, torch.zeros_like(tokens), control)
-            wanted_without, _ = target_and_weight(self.schedule, latents, other, t, prediction, 0.0)
-            return dual_conditioned_loss(
-                answer, wanted, without, wanted_without, loss.dual_condition, weight, loss.huber
+            other = drawn_noise(latents.shape, loss, draws).to(self.device)
+            without = unet(
+                self.schedule.add_noise(latents, shown_noise(other, loss, draws), t),
+                t,
+                torch.zeros_like(tokens),
+                control,
             )
-        return {"denoising": denoising_loss(answer, wanted, weight, huber=self.config.loss.huber)}
+            wanted_without = target(self.schedule, latents, other, t, prediction)
+            return dual_conditioned_loss(
+                answer, wanted, without, wanted_without, loss.dual_condition, weight, loss.huber, places
+            )
+        return {"denoising": denoising_loss(answer, wanted, weight, huber=loss.huber, places=places)}
 
     @torch.no_grad()
     def sheet(self, batch: Batch, draws: Draws) -> np.ndarray:
@@ -181,6 +200,8 @@ class ColorizerStage(Stage):
 
     def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         config, colorizer = self.config, self._colorizer[0]
+        if adapted.wanted(config):
+            return adapted.export(config, "v1", weights)
         prediction, heads = config.model.prediction_type, colorizer.unet.config.num_head_channels
         tensors = {name: value for name, value in weights.items() if not name.startswith(ENCODER_PARTS)}
         with borrowed(self.frozen[0]):

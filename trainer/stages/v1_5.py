@@ -25,11 +25,12 @@ from colorize.sampling.schedule import NoiseSchedule
 from colorize.unet.attention import MultiHeadAttention
 from colorize.unet.layers import set_to_zero
 from colorize.unet.split_attention import Split, SplitOptions
+from colorize.unet.unet import UNet
 from trainer.cache.encodings import build_encodings
 from trainer.config import Config, ConfigError, Model
 from trainer.draws import Draws
 from trainer.losses.bleach import draw_bleached, whiten_background
-from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
+from trainer.losses.diffusion import denoising_loss, drawn_noise, place_weights, shown_noise, target_and_weight
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
 from trainer.models import checkpoint
 from trainer.models.colorizer import V1Colorizer, background_encoder_from, latent_masks, networks_from
@@ -37,6 +38,7 @@ from trainer.models.denoising import Denoising
 from trainer.models.frozen import borrowed, frozen_encoders
 from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
 
+from . import adapted
 from .shared import check_token_width, check_tokens, drawn_latents, entanglement_curves, model_header, model_markers
 from .stage import Stage
 from .v1 import random_crops
@@ -118,8 +120,18 @@ def check_recovery(there: bool, none: bool, model: Model) -> None:
         )
 
 
+def check_has_regions(tensors: Mapping[str, torch.Tensor], model: Model) -> None:
+    """ConfigError where model.init is a v1 model: adapters of stage v1_5 change a model of both regions."""
+    if not any(names.REGION_LORA in name for name in tensors):
+        raise ConfigError(
+            f"{model.init} has no region weights, which stage v1_5 trains before adapters: set adapter.kind = "
+            '"none", or train adapters of this model with run.stage = "v1".'
+        )
+
+
 class RegionStage(Stage):
-    """Trains `model.diffusion_model.*.lora_*`, `transformer.*` and `thresh_embedder.*`; everything else is frozen."""
+    """Trains `model.diffusion_model.*.lora_*`, `transformer.*` and `thresh_embedder.*`; everything else is frozen. With
+    [adapter] these are frozen too, and `diffusion_model` is trained, the adapters of the U-Net."""
 
     rests = True  # the weights of a region that no query of the batch falls into
 
@@ -139,14 +151,15 @@ class RegionStage(Stage):
         check_recovery(background is not None, names.NO_RECOVERY in tensors, model)
         if background is None and model.recovery_layers:
             background = new_background_encoder(dim, reference_encoder.token_count - 1, model.recovery_layers)
-        for name, parameter in unet.named_parameters():
-            parameter.requires_grad_(names.REGION_LORA in name)
         unet.gradient_checkpointing = config.system.gradient_checkpointing
-        self.model = nn.ModuleDict({"diffusion_model": unet})
-        if background is not None:
-            self.transformer, self.thresh_embedder = background.transformer, background.thresh_embedder
-        self.train()
         sketch_encoder = sketch_encoder.requires_grad_(False).eval().to(device)
+        if adapted.wanted(config):
+            check_has_regions(tensors, model)
+            adapted.hang(self, unet, *([] if background is None else [background]))
+            adapted.in_frozen_type(config, unet, sketch_encoder)
+        else:
+            self._register(unet, background)
+        self.train()
         for network in (unet, sketch_encoder):
             if config.system.channels_last:
                 network.to(memory_format=torch.channels_last)
@@ -156,6 +169,14 @@ class RegionStage(Stage):
         self._background_encoder = (background,)
         self.schedule = NoiseSchedule().to(device)
         self.encodings = build_encodings(config, device, encodings(config))
+
+    def _register(self, unet: UNet, background: BackgroundEncoder | None) -> None:
+        """Train the region weights of a U-Net, and what makes background tokens."""
+        for name, parameter in unet.named_parameters():
+            parameter.requires_grad_(names.REGION_LORA in name)
+        self.model = nn.ModuleDict({"diffusion_model": unet})
+        if background is not None:
+            self.transformer, self.thresh_embedder = background.transformer, background.thresh_embedder
 
     @torch.no_grad()
     def latents(
@@ -214,7 +235,7 @@ class RegionStage(Stage):
         sketches, masks = drawn[:, :-1], drawn[:, -1:]
 
         t = draws.timesteps(self.schedule.steps, count).to(self.device)
-        noise = offset_noise(draws.randn(latents.shape), loss.offset_noise, draws).to(latents)
+        noise = drawn_noise(latents.shape, loss, draws).to(latents)
         keep = keep_mask(count, drop_rate(loss.reference_drop, loss.reference_drop_end, progress), draws)
         background, encoder = masked_tokens, self._background_encoder[0]
         if encoder is not None:
@@ -222,15 +243,16 @@ class RegionStage(Stage):
         sets = [drop_references(tokens, keep), drop_references(background, keep)]
         with torch.no_grad():
             control = colorizer.sketch_encoder(model_sketch(sketches))
-        answer = self.model["diffusion_model"](
-            self.schedule.add_noise(latents, noise, t),
+        answer = colorizer.unet(
+            self.schedule.add_noise(latents, shown_noise(noise, loss, draws), t),
             t,
             None,
             control,
             split=Split(sets, latent_masks(masks), OPTIONS, ours),
         )
-        wanted, weight = target_and_weight(self.schedule, latents, noise, t, prediction, loss.min_snr_gamma)
-        return {"denoising": denoising_loss(answer, wanted, weight, huber=self.config.loss.huber)}
+        wanted, weight = target_and_weight(self.schedule, latents, noise, t, prediction, loss)
+        places = place_weights(latent_masks(masks), loss)
+        return {"denoising": denoising_loss(answer, wanted, weight, huber=loss.huber, places=places)}
 
     @torch.no_grad()
     def sheet(self, batch: Batch, draws: Draws) -> np.ndarray:
@@ -256,8 +278,10 @@ class RegionStage(Stage):
             return entanglement_curves(colorizer, batch, self.config.report, draws, "fig2fig")
 
     def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-        """The whole model: the tensors of model.init as they are, with the trained ones."""
+        """The whole model: the tensors of model.init as they are, with the trained ones; or adapters."""
         config = self.config
+        if adapted.wanted(config):
+            return adapted.export(config, "v1.5", weights)
         tensors, _ = checkpoint.read_tensors(Path(config.model.init))
         if config.model.vae:
             tensors = {k: v for k, v in tensors.items() if not k.startswith(names.VAE)}

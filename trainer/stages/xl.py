@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -28,11 +27,12 @@ from colorize.unet.unet import UNet
 from trainer.cache.encodings import KEY, build_encodings
 from trainer.config import Config, ConfigError, Model
 from trainer.draws import Draws
-from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
+from trainer.losses.diffusion import denoising_loss, drawn_noise, place_weights, shown_noise, target_and_weight
 from trainer.losses.gram import gram_loss, hooked_blocks, two_branches
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
 from trainer.models import checkpoint
 from trainer.models.autoencoder import XL_SCALE
+from trainer.models.colorizer import latent_masks
 from trainer.models.denoising import Denoising
 from trainer.models.frozen import (
     FrozenReferenceEncoder,
@@ -44,6 +44,7 @@ from trainer.models.frozen import (
 from trainer.models.xl_colorizer import XLColorizer, embedded, networks_from
 from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
 
+from . import adapted
 from .shared import drawn_latents, entanglement_curves, model_header, model_markers
 from .sizes import xl_sizes
 from .stage import Stage
@@ -61,7 +62,7 @@ def also_reads(config: Config) -> tuple[str, ...]:
     gram = config.gram
     wanted = {
         "other_reference": bool(gram.weight) and gram.other == "dataset",
-        "mask": bool(gram.weight) and gram.figure_only,
+        "mask": bool(gram.weight) and gram.figure_only or config.loss.background_weight < 1,
         "reference_mask": bool(config.loss.reference_inpaint),
         "other_reference_mask": bool(config.loss.reference_inpaint),
     }
@@ -185,6 +186,8 @@ class XLStage(Stage):
     def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         """The whole model in the official layout: what the file of model.init had, with the trained tensors."""
         config, prediction = self.config, self.config.model.prediction_type
+        if adapted.wanted(config):
+            return adapted.export(config, self.family, weights)
         heads = self.colorizer.unet.config.num_head_channels
         tensors = dict(self.untrained()) | dict(weights)
         if config.model.vae or not any(key.startswith(names.VAE) for key in tensors):
@@ -201,7 +204,8 @@ class XLStage(Stage):
 
 
 class XLBackboneStage(XLStage):
-    """Trains `model.diffusion_model`, `control_encoder` and `proj`; all encoders stay frozen."""
+    """Trains `model.diffusion_model`, `control_encoder` and `proj`; all encoders stay frozen. With [adapter] trains
+    `diffusion_model`, the adapters of the U-Net, alone."""
 
     def networks(
         self, encoder: FrozenReferenceEncoder, tagger: SecondTower
@@ -218,8 +222,12 @@ class XLBackboneStage(XLStage):
                 )
         else:
             unet, sketch_encoder, projection = new_networks(self.config, encoder.output_dim, tagger.output_dim)
-        self.model = nn.ModuleDict({"diffusion_model": unet})
-        self.control_encoder, self.proj = sketch_encoder, projection
+        if adapted.wanted(self.config):
+            adapted.hang(self, unet, sketch_encoder, projection)
+            adapted.in_frozen_type(self.config, unet, sketch_encoder)
+        else:
+            self.model = nn.ModuleDict({"diffusion_model": unet})
+            self.control_encoder, self.proj = sketch_encoder, projection
         self.train()
         return unet, sketch_encoder, projection
 
@@ -228,18 +236,19 @@ class XLBackboneStage(XLStage):
         count = len(batch["color"])
         latents = self.latents(batch, draws)
         seen = self.inpainted(batch, draws.rand((count, 2)))
-        dropped = draws.rand((count, len(self.control_encoder.proj_outs))) < loss.sketch_drop
+        dropped = draws.rand((count, len(self.colorizer.sketch_encoder.proj_outs))) < loss.sketch_drop
         t = draws.timesteps(self.schedule.steps, count).to(self.device)
-        noise = offset_noise(draws.randn(latents.shape), loss.offset_noise, draws).to(self.device)
+        noise = drawn_noise(latents.shape, loss, draws).to(self.device)
+        shown = shown_noise(noise, loss, draws)
         keep = keep_mask(count, drop_rate(loss.reference_drop, loss.reference_drop_end, progress), draws)
 
-        hints = drop_levels(self.control_encoder(model_sketch(batch["sketch"])), ~dropped)
-        context = drop_references(self.proj(*seen), keep)
+        hints = drop_levels(self.colorizer.sketch_encoder(model_sketch(batch["sketch"])), ~dropped)
+        context = drop_references(self.colorizer.projection(*seen), keep)
         other = None
         if self.config.gram.weight and progress >= self.config.gram.start:
             other = self.other_context(batch, context)
-        figure = figure_mask(batch["mask"]) if self.config.gram.figure_only else None
-        return self.losses(latents, noise, t, hints, self.y(batch), context, other, figure)
+        figure = figure_mask(batch["mask"]) if "mask" in batch else None
+        return self.losses(latents, noise, t, hints, self.y(batch), context, other, figure, shown)
 
     def losses(
         self,
@@ -250,13 +259,14 @@ class XLBackboneStage(XLStage):
         y: torch.Tensor,  # (B, Y)
         context: torch.Tensor,  # (B, L, D)
         other: torch.Tensor | None = None,  # (B, L, D) of other references; None: no Gram loss
-        figure: torch.Tensor | None = None,  # (B, 1, H, W) 0..1, for gram.figure_only
+        figure: torch.Tensor | None = None,  # (B, 1, H, W) 0..1, for gram.figure_only and loss.background_weight
+        shown: torch.Tensor | None = None,  # the noise that the latents get, where it is not the one to be told
     ) -> dict[str, torch.Tensor]:
         """Loss terms: "denoising", and "gram" where another context is given."""
         config, gram = self.config, self.config.gram
         loss, prediction = config.loss, config.model.prediction_type
-        noisy, unet = self.schedule.add_noise(latents, noise, t), cast(UNet, self.model["diffusion_model"])
-        terms = {}
+        noisy, unet = self.schedule.add_noise(latents, noise if shown is None else shown, t), self.colorizer.unet
+        terms, inside = {}, figure if gram.figure_only else None
         if other is None:
             answer = unet(noisy, t, context, hints, y=y)
         else:
@@ -264,10 +274,11 @@ class XLBackboneStage(XLStage):
             answer, aligned, misaligned = two_branches(unet, noisy, t, hints, y, context, other, blocks)
             with torch.autocast(self.device.type, enabled=False):
                 terms["gram"] = gram.weight * gram_loss(
-                    misaligned, aligned, gram.variant, gram.temperature, gram.normalise_rows, gram.standardise, figure
+                    misaligned, aligned, gram.variant, gram.temperature, gram.normalise_rows, gram.standardise, inside
                 )
-        wanted, weight = target_and_weight(self.schedule, latents, noise, t, prediction, loss.min_snr_gamma)
-        return {"denoising": denoising_loss(answer, wanted, weight, huber=self.config.loss.huber)} | terms
+        wanted, weight = target_and_weight(self.schedule, latents, noise, t, prediction, loss)
+        places = None if figure is None else place_weights(latent_masks(figure), loss)
+        return {"denoising": denoising_loss(answer, wanted, weight, huber=loss.huber, places=places)} | terms
 
     @torch.no_grad()
     def curves(self, batch: Batch, draws: Draws) -> dict[str, float]:
@@ -290,7 +301,11 @@ class XLBackboneStage(XLStage):
         Of another picture they are never dropped: a sample without its reference is compared with a wrong one.
         """
         gram = self.config.gram
-        other = context.roll(1, dims=0) if gram.other == "batch" else self.proj(*self.seen_in(batch, other=True))
+        other = (
+            context.roll(1, dims=0)
+            if gram.other == "batch"
+            else self.colorizer.projection(*self.seen_in(batch, other=True))
+        )
         return other if gram.train_projection else other.detach()
 
 

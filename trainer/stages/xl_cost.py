@@ -15,6 +15,8 @@ from trainer.config import Config
 from trainer.models.frozen import tensor_shapes
 from trainer.models.xl_colorizer import unet_of
 
+from . import adapted
+from .activations import colorizer_activations
 from .cost import Cost, cached, count
 from .file_sizes import autoencoder_size, first_of, reference_encoder, second_tower
 from .v1_5 import region_ranks
@@ -49,6 +51,8 @@ def _cost(config: Config, regions: bool, plugin: bool) -> Cost:
     with torch.device("meta"):
         backbone, sizes = _backbone(first_of(config), encoder.output_dim, tower_width)
         trained = _region_parts(config, sizes, plugin) if regions else backbone
+    if adapted.wanted(config):
+        trained = adapted.trained_sizes(config, sizes)
     side = config.data.size // 8
     shapes = (
         f"latents   ({batch}, {sizes.in_channels}, {side}, {side})",
@@ -56,8 +60,11 @@ def _cost(config: Config, regions: bool, plugin: bool) -> Cost:
         f"widths    {[sizes.model_channels * m for m in sizes.channel_mult]}, depths "
         f"{list(sizes.transformer_depth)}, heads of {sizes.num_head_channels}",
     )
-    frozen = backbone | encoders if regions else encoders
-    return cached(Cost(trained, frozen, shapes), config, tuple(encoders))
+    frozen = encoders if trained is backbone else backbone | encoders
+    activations = None
+    if not plugin:
+        activations = colorizer_activations(config, sizes, encoder.token_count - 1, frozen=trained is not backbone)
+    return cached(Cost(trained, frozen, shapes, activations, adapted.halved(config)), config, tuple(encoders))
 
 
 def _backbone(config: Config, clip_width: int, tower_width: int) -> tuple[dict[str, int], UNetConfig]:

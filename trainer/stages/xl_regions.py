@@ -29,7 +29,7 @@ from colorize.unet.unet import UNet
 from trainer.config import Config, ConfigError
 from trainer.draws import Draws
 from trainer.losses.bleach import background_reference, draw_bleached, whiten_background
-from trainer.losses.diffusion import denoising_loss, offset_noise, target_and_weight
+from trainer.losses.diffusion import denoising_loss, drawn_noise, place_weights, shown_noise, target_and_weight
 from trainer.losses.reference_drop import drop_rate, drop_references, keep_mask
 from trainer.models import checkpoint
 from trainer.models.autoencoder import XL_SCALE
@@ -108,17 +108,18 @@ class XLRegionStage(XLStage):
                 hints = drop_levels(hints, draws.rand((count, len(hints))) >= loss.sketch_drop)
             sets = [self.colorizer.projection(*seen), self.colorizer.tokens(background)]
         t = draws.timesteps(self.schedule.steps, count).to(self.device)
-        noise = offset_noise(draws.randn(latents.shape), loss.offset_noise, draws).to(latents)
+        noise = drawn_noise(latents.shape, loss, draws).to(latents)
         keep = keep_mask(count, drop_rate(loss.reference_drop, loss.reference_drop_end, progress), draws)
         split = Split([drop_references(tokens, keep) for tokens in sets], latent_masks(masks), self.options, ours)
         banks = None
         if self.plugin:
             given = plugin_input(self.encoded(background, draws), masks, reference_masks)
             banks = self.bg_encoder(given, embedded(batch["crop"], self.bg_encoder).to(self.device))
-        noisy = self.schedule.add_noise(latents, noise, t)
+        noisy = self.schedule.add_noise(latents, shown_noise(noise, loss, draws), t)
         answer = self.model["diffusion_model"](noisy, t, None, hints, split=split, y=self.y(batch), banks=banks)
-        wanted, weight = target_and_weight(self.schedule, latents, noise, t, prediction, loss.min_snr_gamma)
-        return {"denoising": denoising_loss(answer, wanted, weight, huber=self.config.loss.huber)}
+        wanted, weight = target_and_weight(self.schedule, latents, noise, t, prediction, loss)
+        places = place_weights(latent_masks(masks), loss)
+        return {"denoising": denoising_loss(answer, wanted, weight, huber=loss.huber, places=places)}
 
     def references(self, batch: Batch, draws: Draws) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         """References (B, 3, H, W) in [-1, 1], some of them inpainted (loss.reference_inpaint), and what is seen."""

@@ -19,7 +19,7 @@ from trainer.__main__ import main
 from trainer.commands import dry_run
 from trainer.config import PRESETS, ConfigError, load
 from trainer.models.frozen import encoder_sizes
-from trainer.stages import colorizer_cost, file_sizes, table
+from trainer.stages import colorizer_cost, file_sizes, table, xl_cost
 from trainer.stages.cost import count
 
 NAMES = sorted(file.stem for file in PRESETS.glob("*.toml"))
@@ -29,7 +29,8 @@ NAMES = sorted(file.stem for file in PRESETS.glob("*.toml"))
 def empty_folder(tmp_path, monkeypatch):
     """A folder without any file, from which commands are given. What autograd keeps is counted elsewhere."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(colorizer_cost, "colorizer_activations", lambda *sizes, **options: 2**30)
+    for module in (colorizer_cost, xl_cost):
+        monkeypatch.setattr(module, "colorizer_activations", lambda *sizes, **options: 2**30)
 
 
 def files_of(name: str) -> dict[str, str]:
