@@ -33,6 +33,7 @@ from trainer.pictures import Batch, picture
 from trainer.run.datasets import build_dataset
 from trainer.stages import table
 from trainer.stages.v1_5 import grown_masks, is_binary
+from trainer.workers import Team, device
 
 log = logging.getLogger("trainer")
 
@@ -239,15 +240,26 @@ def _share(text: str) -> tuple[int, int]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar="FILE", help="TOML file of the run, or the name of a preset")
     parser.add_argument(
-        "--share", type=_share, default=(1, 1), metavar="K/N", help="only the k-th of n parts, for several processes"
+        "--share",
+        type=_share,
+        default=(1, 1),
+        metavar="K/N",
+        help="only the k-th of n parts, for several machines; the processes of `accelerate launch` share by themselves",
     )
     parser.epilog = "Every key can be overridden: --section.key value; data.cache_folder names the folder to write."
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
     config = table.load(args.config, overrides)
-    summary = build_cache(config, share=args.share)
+    team, (part, parts) = Team.launched(), args.share
+    share = ((part - 1) * team.count + team.index + 1, parts * team.count)
+    summary = build_cache(config, device(), share, progress=team.main)
+    team.wait()
+    if not team.main:
+        return
     print("\n".join(summary.lines()))
+    if team.count > 1:
+        print(f"(the first of {team.count} processes; the others wrote theirs)")
     files = [file for file in Path(config.data.cache_folder).rglob("*.safetensors")]
     size = sum(file.stat().st_size for file in files) / 2**20
     print(f"{config.data.cache_folder}: {len(files)} files, {size:.0f} MiB")

@@ -41,6 +41,7 @@ from trainer.prepare.layout import Picture, Set, open_set
 from trainer.prepare.methods import Method
 from trainer.prepare.tables import read_table
 from trainer.prepare.work import Job, Pool, Result
+from trainer.workers import Team
 
 log = logging.getLogger("trainer")
 
@@ -359,6 +360,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    team = Team.launched()
+    if team.count > 1:
+        log.info("one of the %d processes prepares, the others wait: --workers is what shares its work", team.count)
+    try:
+        return _run(args) if team.main else 0
+    finally:
+        team.wait()  # whoever starts the next command with these processes finds everything there
+
+
+def _run(args: argparse.Namespace) -> int:
     if args.side < 0 or not 64 <= args.mask_size <= 4096 or not 0 <= args.mask_threshold < 1:
         raise ConfigError("--side is 0 or more, --mask-size 64 to 4096, --mask-threshold 0 up to (not including) 1.")
     device = args.device
