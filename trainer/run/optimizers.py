@@ -20,7 +20,7 @@ from trainer.packages import present
 log = logging.getLogger("trainer")
 
 
-class Kind(NamedTuple):
+class OptimizerKind(NamedTuple):
     """An optimiser of a package."""
 
     state: float
@@ -32,13 +32,15 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "adamw": Kind(8),
-    "adamw8bit": Kind(2, "bitsandbytes", "bitsandbytes"),
-    "adafactor": Kind(2),  # next to nothing for matrices; of a 3x3 kernel, rows and columns of the 3x3 are kept
-    "lion": Kind(4, "pytorch_optimizer", "pytorch-optimizer"),
-    "prodigy": Kind(16, "pytorch_optimizer", "pytorch-optimizer"),
-    "dadapt": Kind(12, "pytorch_optimizer", "pytorch-optimizer"),
-    "schedule_free": Kind(8, "pytorch_optimizer", "pytorch-optimizer"),
+    "adamw": OptimizerKind(8),
+    "adamw8bit": OptimizerKind(2, "bitsandbytes", "bitsandbytes"),
+    "adafactor": OptimizerKind(
+        2
+    ),  # next to nothing for matrices; of a 3x3 kernel, rows and columns of the 3x3 are kept
+    "lion": OptimizerKind(4, "pytorch_optimizer", "pytorch-optimizer"),
+    "prodigy": OptimizerKind(16, "pytorch_optimizer", "pytorch-optimizer"),
+    "dadapt": OptimizerKind(12, "pytorch_optimizer", "pytorch-optimizer"),
+    "schedule_free": OptimizerKind(8, "pytorch_optimizer", "pytorch-optimizer"),
 }
 
 

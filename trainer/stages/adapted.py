@@ -22,7 +22,7 @@ from .cost import count
 from .shared import model_header, model_markers
 from .stage import Stage
 
-PREFIX = "diffusion_model."
+PREFIX = names.LORA_UNET
 """Of the adapters' tensors: the stage's own name for them, and the one behind which ComfyUI looks for layers."""
 
 

@@ -119,7 +119,7 @@ def test_numbers_for_wandb(values, monkeypatch, tmp_path):
     package.Image = lambda image: image.shape
     monkeypatch.setitem(sys.modules, "wandb", package)
     monkeypatch.delenv("WANDB_MODE", raising=False)
-    values["report"] = values.get("report", {}) | {"wandb": "sketches", "log_every": 1, "sample_steps": 1}
+    values["report"] = values.get("report", {}) | {"wandb": "sketches", "log_every": 1, "sample_every": 1}
     for steps in (1, 2):
         file = loop.train(configuration.build(values | {"run": values["run"] | {"steps": steps}}))
     first, second = (options for options in begun if "mode" in options)
