@@ -10,6 +10,7 @@ docs/PAPERS.md has the command of every table's row.
 All runs of one command use the same pairs and the same noise; further settings are compared with the first pair by
 pair, and so are a second model (`--against`), for example with and without the Gram loss, and pictures that other
 methods made of the same pairs (`--pairs` writes these, `--results` reads those).
+`--views X Y` also draws what a point of the first pairs looks at inside the U-Net (views.py).
 A command that was stopped goes on when it is given again; `accelerate launch --num_processes N --module trainer
 evaluate ...` shares the pairs among N processes. In report.json a number that is not finite is null: the PSNR of
 results that equal their pictures, a set of which nothing was measured.
