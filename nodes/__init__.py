@@ -41,6 +41,7 @@ from .reference import ColorizeEncodeReference, ColorizeLoadReferenceEncoder
 from .regions import ColorizeAddRegion
 from .restore import ColorizeRestoreSize
 from .segment import ColorizeLoadSegmenter, ColorizeSegmentCharacter
+from .shot_noise import ColorizeShotNoise
 from .shots import ColorizeCarryColors, ColorizeFollowFigures, ColorizeMatchRegions
 from .sketch import ColorizePrepareSketch
 from .sketch_strength import ColorizeSketchStrength
@@ -105,6 +106,7 @@ class ColorizeDiffusionExtension(ComfyExtension):
             ColorizeMatchRegions,
             ColorizeCarryColors,
             ColorizeFollowFigures,
+            ColorizeShotNoise,
             ColorizeSaveLayers,
             ColorizeEntanglementMeter,
             ColorizePlaceViews,

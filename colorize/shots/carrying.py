@@ -1,8 +1,9 @@
 """Colours of a key drawing carried through a shot, from frame to frame outwards.
 
-What a piece of a frame may be is a belief over the key's colours; a piece takes it from the frame before, from the one
-three before, which bridges a blink, and from the key itself: from whichever is surest. What is new has no belief, and
-gives none to the next frame.
+What a piece of a frame may be is a belief over the key's colours and "something else". The frame before, the one three
+before, which bridges a blink, and the key itself are asked; their answers are pooled as weighted logarithms, each with
+as much weight as there is a match (a filter: what the key says again and again outweighs one wrong frame, which the
+surest answer alone would carry on for ever). What is new has no belief, and gives none to the next frame.
 """
 
 from __future__ import annotations
@@ -21,6 +22,12 @@ CERTAIN = 2.0  # how much more a sure belief of a correction counts than any oth
 GIVEN = 4.0  # the same of what was given for the frame itself: it stands there
 STEPS = (1, 3)
 """Frames back that are asked, besides the key."""
+WEIGHTS = {1: 0.8, 3: 0.3, 0: 0.4}
+"""Of their answers; 0 is the key's."""
+DOUBTS = {1: 0.02, 3: 0.03, 0: 0.05}
+"""Share of every answer that is taken for nothing."""
+SHARPNESS = 1.3  # of the pooled answer
+LEAST = 0.02  # weight of an answer without a match
 
 
 @dataclass
@@ -37,9 +44,10 @@ class Carrier:
 
     def next(self, frame: Shapes) -> np.ndarray:
         """(n, k) float32: how likely every piece of the next frame has every colour; rows sum to 1 or less."""
-        asked = [self.walked[-back] for back in STEPS if back <= len(self.walked)]
-        found = [self.match(shapes, frame).likelihood @ belief for shapes, belief in [*asked, (self.key, self.belief)]]
-        belief = surest(found)
+        asked = {back: self.walked[-back] for back in STEPS if back <= len(self.walked)}
+        asked[0] = self.key, self.belief
+        found = {back: self.match(shapes, frame).likelihood @ belief for back, (shapes, belief) in asked.items()}
+        belief = pooled(found)
         self.remember(frame, belief)
         return belief
 
@@ -68,6 +76,25 @@ def known(entry: np.ndarray, colours: int) -> np.ndarray:
     belief = np.zeros((len(entry), colours), np.float32)
     belief[entry >= 0, entry[entry >= 0]] = 1
     return belief
+
+
+def pooled(answers: Mapping[int, np.ndarray]) -> np.ndarray:
+    """(n, k) belief of pieces from what is answered (n, k) by the frame so many back, 0 = the key.
+
+    Rows of answers sum to 1 or less, the rest is not known; rows of the result leave "something else" out.
+    """
+    first = next(iter(answers.values()))
+    score, total = np.zeros((len(first), first.shape[1] + 1)), np.zeros((len(first), 1))
+    for back, answer in answers.items():
+        match = answer.sum(axis=1, keepdims=True)
+        places = answer.shape[1] + 1
+        known_ = np.concatenate([answer, np.zeros_like(match)], axis=1) + np.maximum(1 - match, 0) / places
+        weight = WEIGHTS[back] * np.maximum(match, LEAST)
+        score = score + weight * np.log((1 - DOUBTS[back]) * known_ + DOUBTS[back] / places)
+        total = total + weight
+    score = score / total * SHARPNESS
+    likely = np.exp(score - score.max(axis=1, keepdims=True))
+    return (likely / likely.sum(axis=1, keepdims=True))[:, :-1].astype(np.float32)
 
 
 def surest(beliefs: Sequence[np.ndarray]) -> np.ndarray:

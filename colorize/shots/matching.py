@@ -35,6 +35,8 @@ WEIGHTS = {  # first pass, second pass: what a unit of each kind of evidence add
 }
 NEW = ((1.75, 0.56), (3.00, 0.79))  # logit of "new" in either pass: a constant, and for outlines not found
 RIDGE = 60.0  # squared units by which a piece has to be wider before its motion may turn or stretch it
+SPARE = 1.2  # of its own area, as which a piece of the source may be found again
+HALF = 0.5  # of its area from which a piece counts for how much larger all are
 NEAR = 2  # units; how near to an outline a moved outline has to lie
 
 
@@ -62,7 +64,23 @@ def match(source: Shapes, target: Shapes) -> Matches:
     if source.labels.shape != target.labels.shape:
         sizes = " and ".join(f"{shape[1]}x{shape[0]}" for shape in (source.labels.shape, target.labels.shape))
         raise ValueError(f"Drawings of different sizes cannot be matched ({sizes}); bring all frames to one size.")
-    return Matches(likelihood(source, target, motion(source.maps, target.maps)))
+    found = likelihood(source, target, motion(source.maps, target.maps))
+    return Matches(rivals(found, source.areas, target.areas))
+
+
+def rivals(found: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(n, m) float32: probabilities (n, m) after the target's pieces have competed for those of the source.
+
+    A soft form of a cycle check: a piece gives way where another is likelier to be of the same piece, by the ratio of
+    their probabilities; and of a piece of the source no more than SPARE times its area is taken, where the pieces of
+    the target are not larger in general. What is too much is new. source (m,), target (n,): areas in pixels.
+    """
+    claimed = found * found / np.maximum(found.max(axis=0, keepdims=True), 1e-9)
+    new = 1 - found.sum(axis=1, keepdims=True)
+    claimed = claimed / np.maximum(claimed.sum(axis=1, keepdims=True) + new, 1e-9)
+    taken = target @ claimed / np.maximum(source, 1)
+    usual = max(1.0, float(np.median(taken[taken > HALF]))) if (taken > HALF).any() else 1.0
+    return (claimed * np.minimum(1, SPARE * usual / np.maximum(taken, 1e-9))).astype(np.float32)
 
 
 def likelihood(source: Shapes, target: Shapes, shift: np.ndarray) -> np.ndarray:

@@ -58,6 +58,7 @@ IDS = [
     "ColorizeMatchRegions",
     "ColorizeCarryColors",
     "ColorizeFollowFigures",
+    "ColorizeShotNoise",
     "ColorizeSaveLayers",
     "ColorizeEntanglementMeter",
     "ColorizePlaceViews",

@@ -75,3 +75,16 @@ def test_figures_are_named_once(pack, regions):
     assert second.max() == unsure.max() == 0
     with pytest.raises(ValueError, match="different sizes"):
         pack.run("ColorizeFollowFigures", regions=regions, mask_1=mask, mask_2=mask[:, :100])
+
+
+def test_noise_for_a_shot_goes_to_core_s_sampler(pack, lines):
+    sketch = 1 - lines
+    (noise,) = pack.run("ColorizeShotNoise", sketch=sketch, noise_seed=2**64 - 1, key_frame=1)
+    drawn = noise.generate_noise({"samples": torch.zeros(3, 4, 25, 30)})
+    assert drawn.shape == (3, 4, 25, 30) and noise.seed == 2**64 - 1 and 0.9 < float(drawn.std()) < 1.1
+    assert torch.equal(drawn, noise.generate_noise({"samples": torch.ones(3, 4, 25, 30)}))
+    assert not torch.equal(drawn[0], drawn[1])
+    with pytest.raises(ValueError, match="3 sketches for 2 latents"):
+        noise.generate_noise({"samples": torch.zeros(2, 4, 25, 30)})
+    with pytest.raises(ValueError, match="sketch output of Prepare Sketch"):
+        pack.run("ColorizeShotNoise", sketch=lines)

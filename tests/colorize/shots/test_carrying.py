@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from colorize.pictures.regions import find_regions
+from colorize.shots import carrying
 from colorize.shots.carrying import SURE, carried, known, surest
 from colorize.shots.shapes import shapes_of
 from tests.drawings import box, drawing
@@ -79,6 +80,23 @@ def test_beliefs():
     assert np.array_equal(known(np.array([1, -1, 0]), 2), [[0, 1], [0, 0], [1, 0]])
     first, second = np.array([[0.2, 0.1], [0.5, 0]]), np.array([[0, 0.3], [0, 0.5]])
     assert np.array_equal(surest([first, second]), [[0, 0.3], [0.5, 0]])
+
+
+def test_answers_are_pooled():
+    """Against the formula; what the key and an older frame say outweighs one wrong frame."""
+    answers = {1: np.array([[0.1, 0.85], [0.0, 0.0]]), 3: np.array([[0.9, 0.0], [0.0, 0.0]])}
+    answers[0] = np.array([[0.95, 0.0], [0.0, 0.0]])
+    scores, total = np.zeros(3), 0.0
+    for back, rows in answers.items():
+        row, matched = rows[0], rows[0].sum()
+        every = np.array([*row, 0]) + (1 - matched) / 3
+        weight = carrying.WEIGHTS[back] * max(matched, carrying.LEAST)
+        doubt = carrying.DOUBTS[back]
+        scores, total = scores + weight * np.log((1 - doubt) * every + doubt / 3), total + weight
+    likely = np.exp(scores / total * carrying.SHARPNESS)
+    found = carrying.pooled(answers)
+    assert np.allclose(found[0], (likely / likely.sum())[:2], atol=1e-6) and found[0].argmax() == 0
+    assert np.allclose(found[1], 1 / 3, atol=1e-6)
 
 
 def test_a_shot_needs_a_key_of_its_own():

@@ -92,6 +92,29 @@ def test_it_is_what_the_literal_version_computes(seed):
     assert slow.max() > 0.5 and np.abs(fast - slow).max() < 1e-5
 
 
+def test_pieces_compete():
+    """Against loops: who is less likely gives way, and nothing is found again much larger than it was."""
+    random = np.random.default_rng(3)
+    found = random.dirichlet(np.full(5, 0.4), 6)[:, :4]
+    source, target = random.uniform(50, 200, 4), random.uniform(20, 400, 6)
+    slow = np.zeros_like(found)
+    for j in range(6):
+        for i in range(4):
+            slow[j, i] = found[j, i] * found[j, i] / max(found[k, i] for k in range(6))
+        slow[j] /= slow[j].sum() + 1 - found[j].sum()
+    taken = [sum(slow[j, i] * target[j] for j in range(6)) / source[i] for i in range(4)]
+    usual = max(1, np.median([one for one in taken if one > matching.HALF]))
+    for i in range(4):
+        slow[:, i] *= min(1, matching.SPARE * usual / taken[i])
+    assert np.abs(matching.rivals(found, source, target) - slow).max() < 1e-6
+
+
+def test_a_drawing_seen_larger_is_found_all_the_same():
+    before = shapes_of(regions([box(90, 70, 150, 130), [(0, 160), (240, 160)]]))
+    drawn = regions([box(80, 60, 160, 140), [(0, 180), (240, 180)]])
+    assert match(before, shapes_of(drawn)).likelihood[piece(drawn, 120, 100)].max() > 0.6
+
+
 def test_shapes_of_a_large_drawing_are_taken_from_a_small_copy():
     corners = box(100, 100, 700, 500)
     small, large = (shapes_of(regions([corners], size=(600, 800), scale=scale, width=5)) for scale in (1, 2))
