@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Graph = dict[str, dict[str, Any]]
-WORKFLOWS = ("quickstart", "fig2fig", "texture", "recolor", "flats")
 STEPS = 2
-LIMITS = {"width": 128, "height": 128, "batch_size": 2, "length": 2, "amount": 2}
-"""Largest values of inputs that make much work."""
+PROBES = 3  # how many of the workflows, the first, are run again and again
+OURS, SHARE = "Colorize", 0.3  # the beginning of our nodes' ids; how often one of them is put in where there is any
+SIDE = 128  # pixels
+LIMITS = {"batch_size": 2, "length": 2, "amount": 2}
+"""Largest values of inputs that make much work, beside sides of pictures."""
 PASSING = ("MODEL", "CONDITIONING", "LATENT", "IMAGE", "MASK", "CONTROL_NET", "REFERENCE", "COLORIZER", "VAE")
 """Types that a node may be put in the way of."""
 LEFT_OUT = ("api node", "3d", "audio", "video", "training", "dataset", "loaders")
@@ -26,9 +28,15 @@ WORDS = ("", "a", "../x", "\0", "長い名前" * 20, "x" * 300, "%date%", "NaN",
 class Maker:
     """Makes the graphs of a run."""
 
-    def __init__(self, info: Mapping[str, Any], workflows: Sequence[Graph], pictures: Sequence[str], seed: int) -> None:
-        """info: of /object_info. workflows: in the form of the API. pictures: names in the input folder."""
+    def __init__(
+        self, info: Mapping[str, Any], workflows: Sequence[Graph], pictures: Sequence[str], seed: int, side: int = SIDE
+    ) -> None:
+        """info: of /object_info. workflows: in the form of the API. pictures: names in the input folder.
+
+        side: pixels that width and height have at most.
+        """
         self.info, self.workflows, self.pictures, self.seed = info, list(workflows), list(pictures), seed
+        self.limits = {**LIMITS, "width": side, "height": side}
         self.between = {kind: sorted(self._between(kind)) for kind in PASSING}
 
     def graph(self, number: int) -> Graph:
@@ -44,19 +52,20 @@ class Maker:
             self._break(graph, rng)
         return graph
 
-    def probe(self) -> Graph:
-        """The graph that must give the same picture before and after all others."""
-        graph = copy.deepcopy(self.workflows[0])
-        self._small(graph)
-        return graph
+    def probes(self) -> list[Graph]:
+        """The graphs that must give the same pictures before and after all others: some workflows as they are."""
+        graphs = copy.deepcopy(self.workflows[:PROBES])
+        for graph in graphs:
+            self._small(graph)
+        return graphs
 
     def _small(self, graph: Graph) -> None:
         for node in graph.values():
             for name, value in node["inputs"].items():
                 if name == "steps":
                     node["inputs"][name] = STEPS
-                elif name in LIMITS and isinstance(value, int):
-                    node["inputs"][name] = min(value, LIMITS[name])
+                elif name in self.limits and isinstance(value, int):
+                    node["inputs"][name] = min(value, self.limits[name])
 
     def _between(self, kind: str) -> list[str]:
         """Nodes that take a `kind` and give one."""
@@ -100,7 +109,9 @@ class Maker:
         number, name, kind = rng.choice(links)
         if not self.between[kind]:
             return
-        chosen, taken, inputs = rng.choice(self.between[kind]), False, {}
+        ours = [node for node in self.between[kind] if node.startswith(OURS)]
+        chosen = rng.choice(ours if ours and rng.random() < SHARE else self.between[kind])
+        taken, inputs = False, {}
         for key, given in self._inputs(chosen).items():
             if given[0] == kind and not taken:
                 inputs[key], taken = graph[number]["inputs"][name], True

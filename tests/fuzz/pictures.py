@@ -7,11 +7,21 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+EXAMPLES, PREFIX = Path(__file__).resolve().parents[2] / "workflows" / "examples", "colorize_"
 KINDS = (
     ("RGB", "png"), ("RGBA", "png"), ("L", "png"), ("1", "png"), ("P", "png"), ("I;16", "png"), ("LA", "png"),
     ("RGB", "jpg"), ("CMYK", "jpg"), ("RGB", "webp"), ("RGBA", "webp"), ("P", "gif"), ("RGB", "bmp"), ("RGB", "tiff"),
 )  # fmt: skip
 SIZES = ((64, 64), (96, 64), (63, 65), (1, 1), (1, 200), (300, 20), (128, 128))
+
+
+def copy_examples(folder: Path, longest: int | None) -> None:
+    """The pictures of the shipped workflows under the names they load; longest: side that none of them is above."""
+    for file in sorted(EXAMPLES.iterdir()):
+        with Image.open(file) as picture:
+            if longest is not None:
+                picture.thumbnail((longest, longest))
+            picture.save(folder / f"{PREFIX}{file.name}")
 
 
 def write(folder: Path, rng: random.Random) -> list[str]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from tests import fuzz
 from tests.fuzz.graphs import Maker
+from tests.fuzz.memory import grows
+from tests.fuzz.probes import Probes
 from tests.fuzz.run import Counts, Fuzz
 
 INFO = {
@@ -32,9 +36,8 @@ def test_a_seed_and_number_give_the_same_graph():
     assert graphs == [two.graph(number) for number in range(40)]
     assert graphs != [Maker(INFO, [FLOW], ["a.png"], seed=4).graph(number) for number in range(40)]
     assert any(node["class_type"] == "Invert" for graph in graphs for node in graph.values())
-    assert FLOW["2"]["inputs"]["width"] == 512 and one.probe()["2"]["inputs"] | {"images": 0} == {
-        "images": 0, "width": 128, "steps": 2,
-    }  # fmt: skip
+    probe = one.probes()[0]["2"]["inputs"]
+    assert FLOW["2"]["inputs"]["width"] == 512 and probe["width"] == 128 and probe["steps"] == 2
 
 
 @pytest.mark.parametrize(
@@ -70,6 +73,68 @@ def test_a_picture_that_is_no_number_is_a_problem(tmp_path):
     log.write_text(log.read_text() + "RuntimeWarning: invalid value encountered in cast\n")
     run._judge(1, FLOW, {"status": {"messages": []}})
     assert "not a number" in run.counts.problems[0]
+
+
+class Pictures:
+    """A server of which only the pictures matter: of every graph the colour that `colour` says, or none."""
+
+    def __init__(self, colour):
+        self.colour, self.asked = colour, []
+
+    def post_json(self, path, document):
+        self.asked.append(path)
+        return 200, {"prompt_id": document.get("prompt")}
+
+    def entry(self, graph):
+        colour = self.colour(graph)
+        return {"status": "it failed", "outputs": {} if colour is None else {"2": {"images": [colour]}}}
+
+    def fetch(self, colour):
+        out = io.BytesIO()
+        Image.new("RGB", (2, 2), colour).save(out, "png")
+        return out.getvalue()
+
+
+def probed(colours, monkeypatch):
+    monkeypatch.setattr("tests.fuzz.probes.FREEING", 0)
+    graph = {"1": {"class_type": "Sampler", "inputs": {"seed": 1}}}
+    server = Pictures(lambda graph: colours[graph["1"]["inputs"]["seed"]])
+    return Probes(server, [graph], server.entry), server
+
+
+def test_a_picture_that_changes_between_two_probes_is_a_leak(monkeypatch):
+    colours = {1: "red", 2: "blue"}
+    probes, server = probed(colours, monkeypatch)
+    assert probes.compare() == [] and probes.compare() == [] and server.asked.count("/free") == 2
+    colours[1] = "green"
+    assert len(leaks := probes.compare()) == 2 and all("state leaked" in leak for leak in leaks)
+    colours[1] = None
+    assert "no picture: it failed" in probes.compare()[0]
+    with pytest.raises(RuntimeError, match="no picture"):
+        probed({1: None, 2: None}, monkeypatch)[0].compare()
+
+
+def test_memory_that_grows_is_told():
+    flat = [1000.0] * 500
+    assert grows(flat) == "" and grows([*flat[:400], *[1019.0] * 100]) == ""
+    assert "from 1000 MiB (second hundred) to 1021 MiB" in grows([*flat[:400], *[1021.0] * 100])
+
+
+def test_shares_add_up():
+    one, two = Counts(run=2, slowest=[(5.0, 1), (1.0, 0)]), Counts(run=3, slowest=[(7.0, 9)], problems=["p"])
+    one.outcomes["done"], two.outcomes["done"] = 2, 3
+    one += two
+    assert (one.run, one.outcomes["done"], one.slowest[0], one.problems) == (5, 5, (7.0, 9), ["p"])
+
+
+def test_every_workflow_has_its_stand_ins():
+    from tests.fuzz import models
+
+    there = {*models.makers(), "animediffusion_small.safetensors"}
+    for name in fuzz.ALL:
+        for node in json.loads((fuzz.ROOT / "workflows" / "api" / f"{name}.json").read_text()).values():
+            if node["class_type"].startswith("ColorizeLoad"):
+                assert {value for key, value in node["inputs"].items() if key.endswith("_name")} <= there
 
 
 @pytest.mark.server
