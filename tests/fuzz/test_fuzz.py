@@ -40,22 +40,29 @@ def test_a_seed_and_number_give_the_same_graph():
     assert FLOW["2"]["inputs"]["width"] == 512 and probe["width"] == 128 and probe["steps"] == 2
 
 
+OURS = '  File "/c/custom_nodes/colorize-diffusion/model_patches/payload.py", line 3, in f\n'
+OTHERS = '  File "/c/nodes.py", line 9, in g\n    raise ValueError("bad")\n'
+
+
 @pytest.mark.parametrize(
-    "node, kind, trace, outcome",
+    "node, kind, frames, outcome",
     [
-        ("ColorizeApplyReference", "ValueError", "", "told"),
-        ("ColorizeApplyReference", "x.CheckpointError", "", "told"),
-        ("ColorizeApplyReference", "KeyError", "", "problem"),
-        ("KSampler", "RuntimeError", "custom_nodes/colorize-diffusion/model_patches/payload.py", "problem"),
-        ("ImageCrop", "RuntimeError", "nodes.py", "theirs"),
-        ("SaveImage", "OSError", "cache/colorize-diffusion/env-1/lib/PIL/Image.py", "theirs"),
+        ("ColorizeApplyReference", "ValueError", [OURS + "    raise ValueError(\n"], "told"),
+        ("KSampler", "x.PaletteError", [OTHERS, OURS + "    raise PaletteError(text) from None\n"], "told"),
+        ("ColorizeApplyReference", "ValueError", [OURS + "    height, width = size\n"], "problem"),
+        ("ColorizeApplyReference", "KeyError", [OTHERS], "problem"),
+        ("KSampler", "RuntimeError", [OURS + "    return q @ k\n"], "problem"),
+        ("KSampler", "ValueError", [OURS + "    return plain(x)\n", OTHERS], "problem"),
+        ("KSampler", "comfy.model_management.OOM_EXCEPTION", [OURS], "told"),
+        ("ImageCrop", "RuntimeError", [OTHERS], "theirs"),
+        ("SaveImage", "OSError", ['File "cache/colorize-diffusion/env-1/lib/PIL/Image.py"'], "theirs"),
     ],
 )
-def test_a_traceback_that_is_no_message_of_ours_is_a_problem(tmp_path, node, kind, trace, outcome):
+def test_a_traceback_that_is_no_message_of_ours_is_a_problem(tmp_path, node, kind, frames, outcome):
     (tmp_path / "log").write_text("nothing")
     server = SimpleNamespace(log=tmp_path / "log")
     run = Fuzz(server, Maker(INFO, [FLOW], ["a.png"], 3), tmp_path / "found")
-    error = {"node_type": node, "exception_type": kind, "exception_message": "m", "traceback": [trace]}
+    error = {"node_type": node, "exception_type": kind, "exception_message": "m", "traceback": frames}
     run._judge(7, FLOW, {"status": {"messages": [["execution_error", error]]}})
     assert dict(run.counts.outcomes) == {outcome: 1}
     if outcome == "problem":
