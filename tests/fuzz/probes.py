@@ -59,10 +59,14 @@ class Probes:
         return self._picture(graph)
 
     def _picture(self, graph: Graph) -> str:
-        """A hash of the pixels of the last picture of a graph; why there is none, in words."""
+        """A hash of the pixels of the picture a graph saves; why there is none, in words.
+
+        Previews are left out: which output comes last changes with what is cached.
+        """
         code, answer = self.server.post_json("/prompt", {"prompt": graph})
         entry = self.entry(answer["prompt_id"]) if code == 200 else {"status": answer}
-        images = [image for out in (entry or {}).get("outputs", {}).values() for image in out.get("images", ())]
+        outputs = (entry or {}).get("outputs", {}).values()
+        images = [image for out in outputs for image in out.get("images", ()) if image["type"] == "output"]
         if not images:
             return f"{NONE}: {entry and entry['status']}"
         picture = Image.open(io.BytesIO(self.server.fetch(images[-1]))).convert("RGB")

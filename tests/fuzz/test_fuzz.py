@@ -80,6 +80,9 @@ def test_a_picture_that_is_no_number_is_a_problem(tmp_path):
     log.write_text(log.read_text() + "RuntimeWarning: invalid value encountered in cast\n")
     run._judge(1, FLOW, {"status": {"messages": []}})
     assert "not a number" in run.counts.problems[0]
+    log.write_text(log.read_text() + "RuntimeWarning: invalid value encountered in cast\n")
+    run._judge(2, {"1": {"class_type": "ModelSamplingFlux", "inputs": {}}}, {"status": {"messages": []}})
+    assert len(run.counts.problems) == 1
 
 
 class Pictures:
@@ -94,11 +97,13 @@ class Pictures:
 
     def entry(self, graph):
         colour = self.colour(graph)
-        return {"status": "it failed", "outputs": {} if colour is None else {"2": {"images": [colour]}}}
+        saved = [] if colour is None else [{"type": "output", "filename": colour}]
+        preview = {"images": [{"type": "temp", "filename": f"#{len(self.asked):06}"}]}
+        return {"status": "it failed", "outputs": {"2": {"images": saved}, "3": preview}}
 
-    def fetch(self, colour):
+    def fetch(self, image):
         out = io.BytesIO()
-        Image.new("RGB", (2, 2), colour).save(out, "png")
+        Image.new("RGB", (2, 2), image["filename"]).save(out, "png")
         return out.getvalue()
 
 
