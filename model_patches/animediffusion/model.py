@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import comfy.conds
@@ -83,10 +84,27 @@ class PixelUNet(AnimeUNet):
         **kwargs: Any,
     ) -> torch.Tensor:
         """x (B, 7, H, W), timesteps (B,) -> (B, 3, H, W). Sides are padded to the multiple the network needs."""
+        check_unpatched(transformer_options or {}, control)
         height, width = x.shape[-2:]
         step = self.config.multiple
         x = F.pad(x, (0, -width % step, 0, -height % step), mode="replicate")
         return AnimeUNet.forward(self, x, timesteps)[..., :height, :width]
+
+
+def check_unpatched(options: Mapping[str, Any], control: Any) -> None:
+    """Raise ValueError where nodes before the sampler patch what this network has not. options: transformer_options."""
+    held = [(options.get(kind) or {}).items() for kind in ("patches", "patches_replace")]
+    kinds = sorted(name for every in held for name, patches in every if patches)
+    if kinds:
+        raise ValueError(
+            f"Another node patches {', '.join(kinds)} of the model, which AnimeDiffusion's network does not have. "
+            "Remove it (Self-Attention or Perturbed-Attention Guidance, HyperTile, FreeU, Deep Shrink, their like)."
+        )
+    if control and any(values is not None for maps in control.values() for values in maps):
+        raise ValueError(
+            "A ControlNet is applied, which AnimeDiffusion's network cannot read. Remove it: the lines come from "
+            "AnimeDiffusion Conditioning."
+        )
 
 
 class AnimeDiffusionModel(comfy.model_base.BaseModel):

@@ -1,5 +1,6 @@
 """AnimeDiffusion inside ComfyUI: every file layout, core samplers, and the paper's walks against the plain ones."""
 
+import importlib
 import json
 import shutil
 from dataclasses import asdict
@@ -299,3 +300,22 @@ def test_the_shipped_workflow_runs(pack, folders, ours):
     lines, picture = results["4"][3], results["8"][0]
     assert lines.shape == (1, 64, 64, 3) and 0.5 < lines.mean() < 0.98
     assert picture.shape == (1, 512, 512, 3) and torch.isfinite(picture).all()
+
+
+@pytest.mark.parametrize(
+    "node, inputs", [("sag.SelfAttentionGuidance", (1.0, 2.0)), ("pag.PerturbedAttentionGuidance", (1.0,))]
+)
+def test_patches_it_has_no_layers_for_are_told(pack, loaded, condition, node, inputs):
+    """Found by the fuzz harness, --stand-ins --seed 102 --only 25: SAG failed with NoneType has no attribute shape."""
+    file, _, name = node.partition(".")
+    patch = getattr(importlib.import_module(f"comfy_extras.nodes_{file}"), name)
+    conditioning, latent, _, _ = condition()
+    with pytest.raises(ValueError, match="Another node patches attn1 of the model, .*Remove it"):
+        sample(pack, patch.execute(loaded[0], *inputs)[0], conditioning, latent, steps=2)
+
+
+def test_a_controlnet_is_told(pack):
+    check = pack.module("model_patches.animediffusion.model").check_unpatched
+    check({"patches": {"attn1_patch": []}, "patches_replace": {}}, {"input": [None], "middle": []})
+    with pytest.raises(ValueError, match="ControlNet .*AnimeDiffusion Conditioning"):
+        check({}, {"input": [torch.zeros(1)]})
