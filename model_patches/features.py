@@ -91,10 +91,18 @@ class PictureFeatures:
         """The same on a device: one copy for all conditions of a run, gone when the run's conditions are."""
         if self.tensors[0].device == device:
             return self
-        copy = self._copies.get(str(device))
+        return self._copy(str(device), [values.to(device) for values in self.tensors])
+
+    def of_pictures(self, numbers: tuple[int, ...]) -> PictureFeatures:
+        """Those of some pictures of the batch, in turn where there are fewer than pictures; one is everybody's."""
+        if self.count == 1:
+            return self
+        return self._copy(str(numbers), [values[[n % self.count for n in numbers]] for values in self.tensors])
+
+    def _copy(self, name: str, tensors: Sequence[torch.Tensor]) -> PictureFeatures:
+        copy = self._copies.get(name)
         if copy is None:
-            tensors = tuple(values.to(device) for values in self.tensors)
-            copy = self._copies[str(device)] = replace(self, tensors=tensors, plans=PlanCache())
+            copy = self._copies[name] = replace(self, tensors=tuple(tensors), plans=PlanCache())
         return copy
 
     to = on  # ComfyUI asks conditions to move when it spreads a run over several devices

@@ -28,6 +28,7 @@ from ..colorize.unet.split_attention import BANK_OPTIONS, Split, SplitOptions, t
 from .features import PictureFeatures, PlanCache
 
 PAYLOAD = "colorize"  # key of the payload in a conditioning's dictionary, and of the Guide in transformer_options
+COND = "colorize_"  # before a field of StepInputs: its name among ComfyUI's conds
 LAST_STEP = SCHEDULE_STEPS - 1
 NOISE_STREAM = 0x5EED_C0105  # keeps the tokens' noise apart from the latent's, which is drawn from the same seed
 
@@ -149,20 +150,20 @@ class StepInputs:
             noise=comfy.conds.CONDList,
             features=comfy.conds.CONDConstant,
         )
-        return {key: kinds[key.removeprefix(_COND)](value) for key, value in self.keywords().items()}
+        return {key: kinds[key.removeprefix(COND)](value) for key, value in self.keywords().items()}
 
     def keywords(self) -> dict[str, Any]:
         """As keyword arguments of the model, what is None left out."""
-        values = {_COND + entry.name: getattr(self, entry.name) for entry in fields(self)}
-        if (masks := values.pop(f"{_COND}masks")) is not None:
-            values[f"{_COND}fine_masks"] = masks.repeat_interleave(FINE, -2).repeat_interleave(FINE, -1)
+        values = {COND + entry.name: getattr(self, entry.name) for entry in fields(self)}
+        if (masks := values.pop(f"{COND}masks")) is not None:
+            values[f"{COND}fine_masks"] = masks.repeat_interleave(FINE, -2).repeat_interleave(FINE, -1)
         return {key: value for key, value in values.items() if value is not None}
 
     @classmethod
     def take(cls, keywords: MutableMapping[str, Any]) -> StepInputs | None:
         """Out of the keyword arguments of the model, which lose them; None in a run without payload."""
-        values = {entry.name: keywords.pop(_COND + entry.name, None) for entry in fields(cls)}
-        if (fine := keywords.pop(f"{_COND}fine_masks", None)) is not None:
+        values = {entry.name: keywords.pop(COND + entry.name, None) for entry in fields(cls)}
+        if (fine := keywords.pop(f"{COND}fine_masks", None)) is not None:
             values["masks"] = fine[..., ::FINE, ::FINE]
         return None if values["settings"] is None else cls(**values)
 
@@ -251,9 +252,6 @@ def in_rows(values: torch.Tensor, rows: int) -> torch.Tensor:
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a is b or (a.shape == b.shape and torch.equal(a.to(b), b))
-
-
-_COND = "colorize_"  # before a field of StepInputs: its name among ComfyUI's conds
 
 
 @dataclass(frozen=True, eq=False)

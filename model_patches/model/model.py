@@ -19,7 +19,7 @@ from ...colorize.counts import check_count
 from ...colorize.distilled import Distilled
 from ...colorize.unet.region_lora import KINDS, region_ranks, to_module_names, to_official_names
 from ..payload import Payload, StepInputs
-from . import sampled_part
+from . import compiled, context_windows, sampled_part
 from .attention import ColorizeUNet
 from .others import with_control, with_others
 from .previews import SmallLatents, has_small_latents
@@ -79,6 +79,12 @@ class ColorizeModel(comfy.model_base.BaseModel):
             conds.update(inputs.conds())
         return conds
 
+    def resize_cond_for_context_window(
+        self, cond_key: str, cond_value: Any, window: Any, x_in: torch.Tensor, device: Any, **kwargs: Any
+    ) -> Any:
+        numbers = context_windows.pictures(window, x_in)
+        return None if numbers is None else context_windows.cut(cond_key, cond_value, numbers)
+
     def _apply_model(
         self,
         x: torch.Tensor,
@@ -100,6 +106,8 @@ class ColorizeModel(comfy.model_base.BaseModel):
         control, transformer_options = with_control(control, transformer_options)
         if NEGATIVE in transformer_options.get("cond_or_uncond", ()):
             self.tell_guided_student(t, transformer_options.get("sample_sigmas"))
+        if compiled.is_compiled(self.diffusion_model):
+            kwargs["trace"] = compiled.outline(transformer_options)
         return super()._apply_model(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
     def tell_guided_student(self, t: torch.Tensor, sigmas: torch.Tensor | None) -> None:

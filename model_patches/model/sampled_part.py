@@ -1,4 +1,4 @@
-"""Which part of the picture a call of the U-Net samples.
+"""Which part of the picture, and which pictures of the batch, a call of the U-Net samples.
 
 Area conditioning crops the latent and everything that ComfyUI knows to have its shape. A control is told nothing of it,
 so this rides among the conds of every condition and the sketch is cropped alike (sketch_control.py).
@@ -23,6 +23,8 @@ class Part:
     """(h, w) of the run's latent."""
     area: tuple[int, ...] | None = None
     """(h, w, y, x) of the part; None: all of it."""
+    pictures: tuple[int, ...] | None = None
+    """Numbers of the pictures in ComfyUI's context window; None: all of the batch."""
 
     @property
     def size(self) -> tuple[int, ...]:
@@ -38,6 +40,10 @@ class PartCond(comfy.conds.CONDConstant):
 
     def process_cond(self, batch_size: int, area: Sequence[int] | None = None, **kwargs: Any) -> PartCond:
         return PartCond(tuple(replace(part, area=None if area is None else tuple(area)) for part in self.cond))
+
+    def of_pictures(self, numbers: tuple[int, ...]) -> PartCond:
+        """In a context window with these pictures."""
+        return PartCond(tuple(replace(part, pictures=numbers) for part in self.cond))
 
     def can_concat(self, other: Any) -> bool:
         return True

@@ -27,13 +27,14 @@ from ...colorize.sketch import xl_encoder as xl_sketch_encoder
 from ...colorize.sketch.encoder import SketchEncoder
 from ...colorize.sketch.xl_encoder import XLSketchEncoder
 from ...colorize.unet.config import HINT_BLOCKS
-from . import sampled_part
+from . import context_windows, sampled_part
 from .advanced_apply import TakesMask
 from .sampled_part import Part
 
 LIGHT, PAPER_SHARE = 0.85, 0.6  # a hint with more than this share of pixels lighter than that is paper
 LATENT_ADVICE = (
-    "Use one sketch, or the LATENT of the same Prepare Sketch, which has as many pictures as there are sketches."
+    "Use one sketch, or the LATENT of the same Prepare Sketch, which has as many pictures as there are sketches. "
+    "Behind Rebatch Latents, rebatch the drawings alike (Rebatch Images before Prepare Sketch)."
 )
 CACHED_SIZES = 8  # sketches of an image-to-image, hires or area pass are kept side by side
 CACHED_TILES = 64  # batches of tiles of a run
@@ -56,6 +57,11 @@ def entries_of(maps: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
     for block, values in zip(blocks, maps, strict=True):
         entries[block] = values
     return entries[::-1]
+
+
+def of_pictures(maps: list[torch.Tensor], pictures: tuple[int, ...] | None) -> list[torch.Tensor]:
+    """The maps of these pictures of a batch, in turn where there are fewer sketches; None: as they are."""
+    return maps if pictures is None else [context_windows.taken(values, pictures) for values in maps]
 
 
 def check_is_sketch(hint: torch.Tensor) -> None:
@@ -163,6 +169,7 @@ class SketchControl(TakesMask, comfy.controlnet.ControlBase):
         x: (rows * conditions, 4, h, w). parts: what each condition samples; empty when nobody says it.
         """
         size, rows = tuple(x.shape[-2:]), len(x) // conditions
+        pictures = parts[0].pictures if parts else None
         pixels = tuple(side * PIXELS_PER_LATENT for side in size)
         if self.cond_hint is not None and self.cond_hint.shape[-2:] == pixels:  # set by a node that samples tiles
             return self._in_rows(self._handed(self.cond_hint, x.device), len(x), 1)
@@ -172,11 +179,13 @@ class SketchControl(TakesMask, comfy.controlnet.ControlBase):
                     "A node samples a part of the picture without telling the sketch which: the whole sketch is "
                     "squeezed into each part. Tiled Diffusion and ComfyUI's areas tell it."
                 )
-            return self._in_rows(self.features(pixels[0], pixels[1], x.device), rows, conditions)
+            maps = of_pictures(self.features(pixels[0], pixels[1], x.device), pictures)
+            return self._in_rows(maps, rows, conditions)
         cut = []
         for part in parts:
             height, width = (side * PIXELS_PER_LATENT for side in part.whole)
-            maps = self._in_rows(self.features(height, width, x.device, part.area), rows, 1)
+            maps = of_pictures(self.features(height, width, x.device, part.area), pictures)
+            maps = self._in_rows(maps, rows, 1)
             cut.append([values.expand(rows, -1, -1, -1) for values in maps])
         return [torch.cat(level) for level in zip(*cut, strict=True)]
 

@@ -153,9 +153,12 @@ class Graph:
         return self.pack.run("ColorizePrepareSketch", image=image, width=size, height=size)
 
     def conditioned(
-        self, loaded, reference=None, sketch=None, strength=1.0, start=0.0, end=1.0, control_net=None, **apply
+        self, loaded, reference=None, sketch=None, sketch_strength=1.0, start=0.0, end=1.0, control_net=None, **apply
     ):
-        """(MODEL, positive, negative) with the sketch applied; `apply`: further inputs of Apply Reference."""
+        """(MODEL, positive, negative) with the sketch applied; `apply`: further inputs of Apply Reference.
+
+        sketch_strength, start, end: of the sketch.
+        """
         model, positive, negative = self.pack.run(
             "ColorizeApplyReference",
             model=loaded.model,
@@ -169,7 +172,7 @@ class Graph:
             negative,
             control_net or loaded.control_net,
             self.sketch()[0] if sketch is None else sketch,
-            strength,
+            sketch_strength,
             start,
             end,
         )

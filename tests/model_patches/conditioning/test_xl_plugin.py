@@ -136,6 +136,15 @@ def test_it_is_off_where_the_reference_is(xl_graph, loaded_plugin, apply):
     assert torch.equal(xl_graph.sample(model, *apply(positive, negative)), plain)
 
 
+def test_cut_self_attention_is_refused_with_a_mask(xl_graph, masked, apply):
+    from comfy_extras.nodes_hypertile import HyperTile
+
+    model, positive, negative = masked
+    tiled = HyperTile.execute(model, 32, 2, 1, False)[0]
+    with pytest.raises(ValueError, match="cuts or merges the tokens of self-attention .*Remove that node"):
+        xl_graph.sample(tiled, *apply(positive, negative), size=128)
+
+
 # -- what it costs -----------------------------------------------------------------------------------------------------
 
 

@@ -165,7 +165,7 @@ def test_chain_with_another_control(pack, graph, loaded):
 
 def test_strength_zero_is_no_control(graph, loaded):
     """The core node leaves the control out; that is not a blank sketch."""
-    model, positive, negative = graph.conditioned(loaded, strength=0.0)
+    model, positive, negative = graph.conditioned(loaded, sketch_strength=0.0)
     assert "control" not in positive[0][1]
     none = graph.sample(model, positive, negative)
     blank = graph.sample(*graph.conditioned(loaded, sketch=torch.zeros(1, 64, 64, 3)))
@@ -286,7 +286,7 @@ def test_level_strengths_in_a_graph(graph, loaded):
         for levels in ((1, 1, 1, 1), (0, 0, 0, 0), (1, 0, 0, 0))
     )
     assert torch.equal(same, plain) and not torch.allclose(fine, plain) and not torch.allclose(fine, none)
-    without = graph.sample(*graph.conditioned(loaded, strength=0.0))
+    without = graph.sample(*graph.conditioned(loaded, sketch_strength=0.0))
     assert torch.allclose(none, without, atol=1e-5)
 
 

@@ -356,7 +356,7 @@ def test_node(pack, parts):
 
 
 def test_bad_input(graph, loaded, parts):
-    plain = graph.conditioned(loaded, strength=0.0)[1]
+    plain = graph.conditioned(loaded, sketch_strength=0.0)[1]
     with pytest.raises(ValueError, match=r"sketch scale is 1.5, but positive carries no sketch.*Put Apply ControlNet"):
         parts.guider(4.0, 1.5, positive=plain)
     assert torch.isfinite(denoised(parts.guider(4.0, 1.0, positive=plain))).all()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import sys
 from pathlib import Path
@@ -12,25 +11,10 @@ import pytest
 import torch
 
 from conftest import ROOT
+from tests.model_patches.model.conftest import with_background
 from tests.tiny import half_mask
 
 MODES = ("masked vanilla", "bg2fig", "fig2fig")
-
-
-def with_background(reference, seed: int = 9):
-    tokens = torch.randn(reference.local_tokens.shape, generator=torch.Generator().manual_seed(seed))
-    return dataclasses.replace(reference, background_tokens=tokens)
-
-
-@pytest.fixture
-def fig2fig(graph, loaded_v1_5):
-    """fig2fig(**settings) -> (model, positive, negative) of the tiny v1.5 model, figure on the left."""
-
-    def make(**settings):
-        given = dict(reference=with_background(graph.reference()), mode="fig2fig", figure_mask=half_mask())
-        return graph.conditioned(loaded_v1_5, **given | settings)
-
-    return make
 
 
 # -- two copies of the pack --------------------------------------------------------------------------------------------
@@ -364,8 +348,8 @@ def test_arithmetic_that_changes_no_tokens_stays(pack, graph, fig2fig):
 def test_the_page_names_tests_that_are_here():
     page = (ROOT / "docs" / "COMPATIBILITY.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.endswith("` |")]
-    tests = "".join(file.read_text(encoding="utf-8") for file in Path(__file__).parent.glob("test_*.py"))
-    assert len(rows) >= 15
+    tests = "".join(file.read_text(encoding="utf-8") for file in Path(__file__).parents[1].rglob("test_*.py"))
+    assert len(rows) >= 25
     for row in rows:
         answer, test = (cell.strip() for cell in row.split("|")[3:5])
         assert answer.startswith(("works", "refused", "warned")), row
