@@ -73,7 +73,8 @@ class Adapter(nn.Module):
         layer = self._layer[0]
         if isinstance(layer, nn.Linear):
             return F.linear(x, weight)
-        return F.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation)  # type: ignore[arg-type]
+        padding: Any = layer.padding  # numbers, or a word
+        return F.conv2d(x, weight, None, layer.stride, padding, layer.dilation)
 
 
 class LoRA(Adapter):
