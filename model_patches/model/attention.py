@@ -153,11 +153,11 @@ class ColorizeUNet(UNetModel):
             block.attn2 = ReferenceAttention(block.attn2, place, ranks, device, self.dtype, operations)
         self.distilled = StudentMark(device, self.dtype)
 
-    def _forward(self, *args: Any, trace: str = "", **kwargs: Any) -> torch.Tensor:
+    def forward(self, *args: Any, trace: str = "", **kwargs: Any) -> torch.Tensor:
         """trace: see compiled.py; torch.compile compares what is read."""
         if trace == "unread":
             raise ValueError("trace is 'unread', which no run is called: use the word of compiled.outline.")
-        return super()._forward(*args, **kwargs)
+        return super().forward(*args, **kwargs)
 
     def reference_layers(self) -> dict[tuple[str, int, int], ReferenceAttention]:
         """The cross-attention layers by what ComfyUI calls their place: (kind, number of the block, transformer)."""

@@ -39,6 +39,11 @@ class PartCond(comfy.conds.CONDConstant):
         super().__init__(cond)
 
     def process_cond(self, batch_size: int, area: Sequence[int] | None = None, **kwargs: Any) -> PartCond:
+        if area is not None and min(area[:2]) < 1:
+            raise ValueError(
+                "The area of a conditioning (Conditioning Set Area) has no part inside the picture. Give it a width "
+                "and a height above 0, and an x and y before the picture's end."
+            )
         return PartCond(tuple(replace(part, area=None if area is None else tuple(area)) for part in self.cond))
 
     def of_pictures(self, numbers: tuple[int, ...]) -> PartCond:

@@ -83,6 +83,14 @@ def test_areas_of_a_whole_run_follow_the_drawing(pack, graph, fig2fig):
     assert torch.isfinite(halves).all() and (halves - plain).abs().max() > 1e-3
 
 
+def test_an_area_outside_the_picture_is_told(pack, graph, loaded):
+    """Found by the fuzz harness, --stand-ins --seed 102 --only 134: a convolution failed on a sketch without rows."""
+    model, positive, negative = graph.conditioned(loaded)
+    outside = pack.run("ConditioningSetAreaPercentage", positive, 1.0, 0.0, 0.0, 1.0, 1.0)[0]
+    with pytest.raises(ValueError, match="has no part inside the picture. Give it a width"):
+        graph.sample(model, outside, negative)
+
+
 def test_a_hint_that_another_node_cut_is_honoured(pack, loaded, caplog):
     control, hint = hinted(loaded)
     control.cond_hint = torch.cat([hint[..., :32, :32], hint[..., 32:, 32:]])
