@@ -50,7 +50,7 @@ from .style_background import ColorizeApplyStyleBackground
 from .tags import ColorizeLoadTagger, ColorizeTagReference
 
 PACK_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-BUNDLED_MODEL_KINDS = ("checkpoints", "clip_vision")
+BUNDLED_MODEL_KINDS = ("checkpoints", "clip_vision", "loras")
 
 
 class ColorizeDiffusionExtension(ComfyExtension):

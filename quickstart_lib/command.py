@@ -10,6 +10,7 @@ from pathlib import Path
 from . import environment, frames, job, options, output, shots, testing
 from .errors import QuickstartError
 from .plan import API_WORKFLOW, FLATS_WORKFLOW, PACK, introduce, make_plan, palette_file, picture
+from .quality import student, with_student
 from .requirements import EXTRAS_FOR_TESTS, EXTRAS_FOR_TRAINER
 from .runtime import choose_environment, find_comfyui, place_models, tell_device
 from .server import Server
@@ -25,7 +26,8 @@ def colour(chosen: argparse.Namespace, status: Status) -> None:
     if chosen.layers:
         output.layers_file(chosen.layers)
     palette_file(chosen.palette)
-    workflow = job.load_workflow(FLATS_WORKFLOW if chosen.flats else API_WORKFLOW)
+    whole = job.load_workflow(FLATS_WORKFLOW if chosen.flats else API_WORKFLOW)
+    workflow = with_student(whole, student(chosen))
     comfy = find_comfyui(chosen, cache, status)
     plan = make_plan(chosen, comfy, workflow, status)
     introduce(plan, chosen, workflow, status)

@@ -24,6 +24,8 @@ BINDINGS = {
     "steps": ("Sampler", "steps"),
     "seed": ("Sampler", "seed"),
     "reference_scale": ("Sampler", "cfg"),
+    "sampler": ("Sampler", "sampler_name"),
+    "scheduler": ("Sampler", "scheduler"),
 }
 
 # the same for what only workflows/api/flats.json has
@@ -31,6 +33,8 @@ FLATS_BINDINGS = {
     "palette": ("Palette from Reference", "file_name"),
     "layers": ("Save Layers", "format"),
 }
+
+STUDENT = "Student"  # title of the node that quality.py adds: the bundled model's LoRA
 
 AS_GIVEN = (
     "width x height"  # what Prepare Sketch calls a canvas that does not follow the drawing: sizes.py has done that
@@ -40,6 +44,7 @@ AS_GIVEN = (
 WORDS = {
     "Load ColorizeDiffusion Checkpoint": "Loading the model",
     "Load Reference Encoder": "Loading the reference encoder",
+    STUDENT: "Loading what makes it fast",
     "Sketch": "Reading the sketch",
     "Reference": "Reading the reference",
     "Prepare Sketch": "Preparing the sketch",

@@ -50,6 +50,11 @@ def families() -> ModuleType:
     return importlib.import_module("colorize.families")
 
 
+def names() -> ModuleType:
+    """The pack's names of parts and facts of files."""
+    return importlib.import_module("colorize.names")
+
+
 def header(option: str, file: Path) -> tuple[dict[str, _Shape], dict[str, str]]:
     """(name -> shape, metadata) of a safetensors file; raises when it is another kind of file or not whole."""
     try:

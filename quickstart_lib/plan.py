@@ -136,6 +136,8 @@ def introduce(plan: Plan, chosen: argparse.Namespace, workflow: job.Workflow, st
         f"{plan.values['height']}, {job.value_of(filled, 'steps')} steps"
         + (f"; the picture gets the drawing's {drawing[0]} x {drawing[1]}" if drawing else "")
     )
+    if any(job.title_of(node) == job.STUDENT for node in filled.values()):
+        status.line("Fast, by the model's student; the model itself, with 20 steps and guidance: add --quality full")
     if example:
         status.line("Your own: python quickstart.py my_sketch.png my_reference.png")
     if not chosen.flats:

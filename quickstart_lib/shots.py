@@ -23,6 +23,7 @@ from .plan import (
     picture,
     values_for,
 )
+from .quality import student, student_in, with_student
 from .record import DONE, FAILED, WRITING, Entry, Record, digest
 from .runtime import choose_environment, find_comfyui, place_models, tell_device
 from .server import Server
@@ -257,7 +258,8 @@ def about_run(
 ) -> dict[str, str | int | float | None]:
     """Everything that decides how the pictures come out, drawings and sizes apart."""
     filled = job.fill(workflow, values_for(chosen, models, None))
-    values = {name: job.value_of(filled, name) for name in ("steps", "seed", "reference_scale")}
+    values = {name: job.value_of(filled, name) for name in ("steps", "seed", "reference_scale", "sampler", "scheduler")}
+    values["student"] = student_in(workflow)
     files = {name: f"{file.name}, {file.stat().st_size} bytes" for name, file in models.files.items()}
     return {
         "reference": str(reference.file),
@@ -299,7 +301,8 @@ def _colour(
     cache: Path,
     status: Status,
 ) -> int:
-    watch, workflow = Stopwatch(), job.load_workflow(FLATS_WORKFLOW if is_flat(chosen) else API_WORKFLOW)
+    watch, whole = Stopwatch(), job.load_workflow(FLATS_WORKFLOW if is_flat(chosen) else API_WORKFLOW)
+    workflow = with_student(whole, student(chosen))
     comfy = find_comfyui(chosen, cache, status)
     models = look_at_models(chosen, comfy, workflow)
     env = choose_environment(chosen, comfy, cache, (), status)

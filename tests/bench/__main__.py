@@ -19,6 +19,7 @@ WITHOUT_COMFYUI = {
     "gram": "tests.bench.gram",
     "index": "tests.bench.data_index",
     "loader": "tests.bench.loader",
+    "student": "tests.bench.student",
     "train": "tests.bench.train",
 }
 

@@ -23,6 +23,7 @@ from colorize.pictures import images
 from trainer.metrics.intervals import interval
 from trainer.metrics.regions import region_errors, shown_regions
 from trainer.models.colorizer import V1Colorizer
+from trainer.models.denoising import Denoising
 from trainer.pictures import contact_sheet, model_sketch, picture
 from trainer.world import REGION_NAMES, pair
 
@@ -52,7 +53,7 @@ def coloured(
 ) -> torch.Tensor:
     """Model sketch (1, 3, H, W) coloured on a canvas (width, height) and brought back: (1, 3, H, W) in -1..1."""
     placed, frame = images.place(sketch, canvas[1], canvas[0])
-    result = model.generate(placed, tokens, steps, 2.0, torch.Generator().manual_seed(seed))
+    result = model.generate(placed, tokens, Denoising(steps, 2.0), torch.Generator().manual_seed(seed))
     return images.restore((result + 1) / 2, frame) * 2 - 1
 
 

@@ -98,7 +98,7 @@ def pictures(server: Server, name: str) -> None:
         sketch = Image.open(shown["Sketch"])
         picture = words_thumbnail(references[0], words) if edits else inputs_thumbnail(sketch, references)
     else:
-        result = Image.open(io.BytesIO(job.run(server, workflow, Status()).picture))
+        result = Image.open(io.BytesIO(job.run(server, saved(workflow), Status()).picture))
         split = json.loads(layout(name).read_text(encoding="utf-8")).get("split", 0.5)  # left of the face
         picture = thumbnail(Image.open(shown.get("Sketch") or shown["Picture"]), references[0], result, split)
     picture.save(template(name).with_suffix(".jpg"), quality=90)
@@ -111,6 +111,18 @@ def pictures(server: Server, name: str) -> None:
     small = graph.resize((1600, 1600 * graph.height // graph.width), Image.LANCZOS)
     small.quantize(256, dither=Image.Dither.NONE).save(shot, optimize=True)  # half the bytes, the same words
     print(shot, seen["status"]["status_str"], seen["errors"])
+
+
+def saved(workflow: job.Workflow) -> job.Workflow:
+    """The workflow with pictures saved that it only shows."""
+    out = dict(workflow)
+    for number, node in workflow.items():
+        if node["class_type"] == "PreviewImage":
+            out[number] = node | {
+                "class_type": "SaveImage",
+                "inputs": node["inputs"] | {"filename_prefix": "colorized"},
+            }
+    return out
 
 
 def look(server: Server, name: str) -> None:

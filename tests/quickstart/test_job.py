@@ -27,6 +27,8 @@ def test_every_option_has_its_place(workflow):
         "steps": 3,
         "seed": 0,
         "reference_scale": 5.5,
+        "sampler": "lcm",
+        "scheduler": "beta",
     }
     assert set(values) == set(job.BINDINGS)
     filled = job.fill(workflow, values)

@@ -1,0 +1,87 @@
+"""How a picture is made: fast, by the bundled model's student, or in full, by the model itself with guidance."""
+
+import argparse
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import job, models
+from .errors import QuickstartError
+from .plan import PACK
+
+STUDENT_FILE = PACK / "models" / "loras" / "colorize_small_student.safetensors"
+OWN = ("checkpoint", "encoder", "reference_scale")  # options of the full way
+
+
+@dataclass(frozen=True)
+class Student:
+    """What the bundled model learned as a LoRA, and how it is run."""
+
+    file: Path
+    settings: dict[str, int | float | str]
+    """Option of job.BINDINGS -> value for the sampler."""
+
+
+def student(chosen: argparse.Namespace, file: Path = STUDENT_FILE) -> Student | None:
+    """The student that the options ask for; None for the full way. Raises QuickstartError where they contradict.
+
+    Without --quality the fast way is taken, unless an option of the full way is given.
+    """
+    own = [name for name in OWN if getattr(chosen, name) is not None]
+    if chosen.quality == "full" or chosen.quality is None and (own or chosen.steps is not None or not file.is_file()):
+        return None
+    if own:
+        option = "--" + own[0].replace("_", "-")
+        raise QuickstartError(
+            f"--quality fast runs what the bundled model has learned, with guidance in it, and does not go with "
+            f"{option}: leave out {option}, or choose --quality full."
+        )
+    if not file.is_file():
+        raise QuickstartError(
+            f"The bundled file {file} is missing. Restore it from the repository, or choose --quality full."
+        )
+    return Student(file, settings_of(file))
+
+
+def settings_of(file: Path) -> dict[str, int | float | str]:
+    """How a student is run, from the header of its file; raises QuickstartError."""
+    _, metadata = models.header("The student", file)
+    try:
+        facts = json.loads(metadata[models.names().DISTILLED_FACTS])
+        return {
+            "steps": int(facts["steps"]),
+            "reference_scale": float(facts["cfg"]),
+            "sampler": str(facts["sampler"]),
+            "scheduler": str(facts["scheduler"]),
+        }
+    except (KeyError, TypeError, ValueError):
+        raise QuickstartError(
+            f"{file} does not say how it is run, so it is not a student of this pack's trainer. Restore it from the "
+            "repository, or choose --quality full."
+        ) from None
+
+
+def with_student(workflow: job.Workflow, found: Student | None) -> job.Workflow:
+    """The workflow with the student's LoRA behind the loader and its settings in the sampler; as it is without one."""
+    if found is None:
+        return workflow
+    changed = copy.deepcopy(workflow)
+    loader = job.find_input(changed, "checkpoint")[0]
+    model, added = [loader, 0], str(max(int(number) for number in changed) + 1)
+    for node in changed.values():
+        node["inputs"] |= {name: [added, 0] for name, value in node["inputs"].items() if value == model}
+    changed[added] = {
+        "class_type": "LoraLoaderModelOnly",
+        "inputs": {"model": model, "lora_name": found.file.name, "strength_model": 1.0},
+        "_meta": {"title": job.STUDENT},
+    }
+    return job.fill(changed, found.settings)
+
+
+def student_in(workflow: job.Workflow) -> str | None:
+    """What names the student that a workflow runs, for records; None without one."""
+    for node in workflow.values():
+        if job.title_of(node) == job.STUDENT:
+            return f"{node['inputs']['lora_name']}, {STUDENT_FILE.stat().st_size} bytes"
+    return None

@@ -1,0 +1,84 @@
+"""Which way a picture is made, and what the fast way changes in the workflow."""
+
+import json
+import struct
+
+import pytest
+
+from colorize.names import DISTILLED_FACTS
+from quickstart_lib import job, options, quality
+from quickstart_lib.errors import QuickstartError
+
+FACTS = {"steps": 2, "sampler": "euler", "scheduler": "simple", "cfg": 1.0, "guidance": 2.0}
+
+
+def lora(path, metadata):
+    """A file with a header and one tensor of one number."""
+    entry = {"x": {"dtype": "F16", "shape": [1], "data_offsets": [0, 2]}, "__metadata__": metadata}
+    text = json.dumps(entry).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"\0\0")
+    return path
+
+
+@pytest.fixture
+def file(tmp_path):
+    return lora(tmp_path / "student.safetensors", {DISTILLED_FACTS: json.dumps(FACTS)})
+
+
+@pytest.fixture
+def workflow(root):
+    return job.load_workflow(root / "workflows" / "api" / "quickstart.json")
+
+
+def chosen(*arguments):
+    return options.read([*arguments])[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fast"),
+    [
+        ([], True),
+        (["--quality", "fast"], True),
+        (["--quality", "fast", "--steps", "4"], True),
+        (["--quality", "full"], False),
+        (["--steps", "20"], False),
+        (["--reference-scale", "3"], False),
+        (["--checkpoint", "mine.safetensors"], False),
+        (["--encoder", "mine.safetensors"], False),
+    ],
+)
+def test_options_of_the_full_way_choose_it(file, arguments, fast):
+    assert (quality.student(chosen(*arguments), file) is not None) == fast
+
+
+def test_contradictions_and_missing_files_are_told(tmp_path, file):
+    with pytest.raises(QuickstartError, match="does not go with --reference-scale: leave out"):
+        quality.student(chosen("--quality", "fast", "--reference-scale", "3"), file)
+    gone = tmp_path / "gone.safetensors"
+    assert quality.student(chosen(), gone) is None
+    with pytest.raises(QuickstartError, match="is missing. Restore it"):
+        quality.student(chosen("--quality", "fast"), gone)
+    with pytest.raises(QuickstartError, match="does not say how it is run"):
+        quality.student(chosen(), lora(tmp_path / "other.safetensors", {}))
+
+
+@pytest.mark.parametrize("name", ["quickstart", "flats"])
+def test_the_student_stands_between_the_loader_and_everything_that_reads_the_model(root, file, name):
+    whole = job.load_workflow(root / "workflows" / "api" / f"{name}.json")
+    changed = quality.with_student(whole, quality.student(chosen(), file))
+    loader = job.find_input(changed, "checkpoint")[0]
+    node = job.find_node(changed, job.STUDENT, "lora_name")
+    readers = {n for n, each in whole.items() for value in each["inputs"].values() if value == [loader, 0]}
+    assert readers and all([node, 0] in changed[reader]["inputs"].values() for reader in readers)
+    assert changed[node]["inputs"] == {"model": [loader, 0], "lora_name": file.name, "strength_model": 1.0}
+    told = {option: job.value_of(changed, option) for option in ("steps", "reference_scale", "sampler", "scheduler")}
+    assert told == {"steps": 2, "reference_scale": 1.0, "sampler": "euler", "scheduler": "simple"}
+    assert set(changed) - set(whole) == {node} and quality.with_student(whole, None) == whole
+    assert job.STUDENT in job.WORDS
+
+
+def test_records_tell_one_student_from_none(workflow, file, monkeypatch):
+    monkeypatch.setattr(quality, "STUDENT_FILE", file)
+    assert quality.student_in(workflow) is None
+    changed = quality.with_student(workflow, quality.student(chosen(), file))
+    assert quality.student_in(changed) == f"student.safetensors, {file.stat().st_size} bytes"
