@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..colorize.counts import check_count
-from ..colorize.unet.decoder_guide import DecoderGuide, figure_split
+from ..colorize.unet.decoder_guide import DecoderGuide, figure_options
 from ..colorize.unet.split_attention import BANK_OPTIONS, Split, SplitOptions
 
 
@@ -156,5 +156,8 @@ class StyleAndBackground(PictureFeatures):
     ) -> dict[str, Any]:
         """The `DecoderGuide` of one step; arguments as in `PictureFeatures.read`."""
         tensors = self.rows(rows)
-        split = None if masks is None else figure_split(masks, options.threshold, options.soft)
+        split = None
+        if masks is not None:
+            figures, options = masks.amax(dim=1, keepdim=True), figure_options(options.threshold, options.soft)
+            split = self.plans.split(tensors[:1] * 2, figures, options, ())
         return dict(decoder=DecoderGuide(tensors[: self.backgrounds], tensors[self.backgrounds :], split))

@@ -23,9 +23,11 @@ import torch.nn.functional as F
 from ..colorize.counts import check_count
 from ..colorize.reference.noisy_sampling import SCHEDULE_STEPS, noisy_sampling_tokens, steps_left
 from ..colorize.unet.decoder_guide import DecoderGuide
+from ..colorize.unet.kept import KeptLayer
 from ..colorize.unet.size_embedding import SCORE
 from ..colorize.unet.split_attention import BANK_OPTIONS, Split, SplitOptions, to_latent_size
 from .features import PictureFeatures, PlanCache
+from .run_memory import Pairs, RunMemory, Shown, pick
 
 PAYLOAD = "colorize"  # key of the payload in a conditioning's dictionary, and of the Guide in transformer_options
 COND = "colorize_"  # before a field of StepInputs: its name among ComfyUI's conds
@@ -195,6 +197,8 @@ class StepInputs:
         sizes: Sequence[tuple[int, int]],  # feature map sizes with cross-attention
         sigmas: torch.Tensor | None = None,  # (T + 1,) of the run; None: noisy sampling counts the training schedule
         dtype: torch.dtype | None = None,  # of the tokens in the network; None: as they are
+        memory: RunMemory | None = None,  # of the run; None: every row and layer computes everything anew
+        network: Any = None,  # whose layers read the guide; of a memory
     ) -> tuple[Guide, torch.Tensor]:
         """The guide of one step, and the tokens as this step sees them."""
         settings, device = self.settings, sigma.device
@@ -212,14 +216,22 @@ class StepInputs:
             if not off and not all(on):
                 keep = torch.tensor(on, device=device).view(-1, 1, 1)
                 every = [t * keep for t in every]
-        split = None
-        if settings.split is not None and masks is not None and not off:
-            split = settings.plans.split(every, masks, settings.split, sizes)
+        split, shown = None, None
+        if memory is not None and not off:
+            parts = every if masks is not None else every[:1]
+            kinds = (None,) if settings.split is None or masks is None else settings.split.kinds
+            shown = memory.shown(network, parts, kinds)
+        blank = shown is not None and shown.rows == ()
+        if settings.split is not None and masks is not None and not off and not blank:
+            rows = None if shown is None else shown.rows
+            tokens_shown = every if shown is None else shown.tokens
+            split = settings.plans.split(tokens_shown, pick(masks, rows), settings.split, sizes)
+        guide = Guide(settings.strengths, split, off or blank, own=every[0], shown=None if blank else shown)
         if self.features is None or off:
-            return Guide(settings.strengths, split, off), every[0]
+            return guide, every[0]
         options = BANK_OPTIONS if settings.split is None else settings.split
         read = self.features.read(len(sigma), masks, sizes, options)
-        return Guide(settings.strengths, split, off, **read), every[0]
+        return replace(guide, **read), every[0]
 
     def _noisy(
         self, tokens: list[torch.Tensor], sigma: torch.Tensor, step: torch.Tensor, sigmas: torch.Tensor | None
@@ -270,11 +282,29 @@ class Guide:
     """v2: what the output blocks read of a style and of a background."""
     handed: dict[str, Any] = field(default_factory=dict)
     """From a patch to the cross-attention layer that runs next (model/others.py)."""
+    own: torch.Tensor | None = field(default=None, repr=False)
+    """(B, M, D) tokens that the layers are called with; what `shown` says is true of no others."""
+    shown: Shown | None = field(default=None, repr=False)
+    """Rows that show a reference, the split's alone; None: all rows."""
+    bank_pairs: Pairs = field(default=(), repr=False)
+    """Keys and values of the banks; empty: projected by the layers."""
+    kept: tuple[KeptLayer, ...] | None = field(default=None, repr=False)
+    """Of every cross-attention layer, for the rows that show a reference; None: computed by the layer."""
 
     @staticmethod
     def of(options: Mapping[str, Any]) -> Guide | None:
         """The guide of transformer_options; None in a run without payload."""
         return options.get(PAYLOAD)
+
+    def rows(self, context: torch.Tensor | None) -> tuple[int, ...] | None:
+        """The rows that a layer called with these tokens has to answer; None: all. The others' answer is zero."""
+        if self.shown is None or (self.split is None and context is not self.own):
+            return None
+        return self.shown.rows
+
+    def kept_of(self, place: int, context: torch.Tensor | None) -> KeptLayer | None:
+        """What is kept of the layer at `place` that is called with these tokens; None: nothing."""
+        return None if self.kept is None or (self.split is None and context is not self.own) else self.kept[place]
 
     def into(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """A copy of transformer_options with this guide."""

@@ -177,7 +177,7 @@ MUTATIONS = (
     ),
     Mutation(
         "split attention: a region with the other's LoRA",
-        "colorize/unet/split_attention.py",
+        "colorize/unet/kept.py",
         'layer.term("to_v", shown, kind)',
         'layer.term("to_v", shown, kind and {"fg": "bg", "bg": "fg"}[kind])',
         V1_5,

@@ -45,13 +45,23 @@ class Warp(nn.Module):
             operations.Linear(width, 4 * width, **options), nn.SiLU(), operations.Linear(4 * width, width, **options)
         )
 
-    def forward(self, skip: torch.Tensor, tokens: torch.Tensor | None = None, attend: Attend = attend) -> torch.Tensor:
-        """skip (B, C, H, W) over tokens (B or 1, S, C), which are not normalised; without tokens over itself."""
+    def forward(
+        self,
+        skip: torch.Tensor,
+        tokens: torch.Tensor | None = None,
+        attend: Attend = attend,
+        pair: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        """skip (B, C, H, W) over tokens (B or 1, S, C), which are not normalised; without tokens over itself.
+
+        pair: keys and values of the tokens, where they are known.
+        """
         t = skip.flatten(2).transpose(1, 2)
         normed = self.norm1(t)
         tokens = normed if tokens is None else tokens
         # The tokens of a single background are projected once for all rows.
-        k, v = (layer(tokens).expand(len(t), -1, -1) for layer in (self.attn.to_k, self.attn.to_v))
+        pair = pair or (self.attn.to_k(tokens), self.attn.to_v(tokens))
+        k, v = (values.expand(len(t), -1, -1) for values in pair)
         t = t + self.attn.to_out(attend(self.attn.to_q(normed), k, v, self.attn.heads))
         t = t + self.ff(self.norm2(t))
         return t.transpose(1, 2).unflatten(2, skip.shape[-2:])
@@ -94,6 +104,8 @@ class DecoderGuide:
     """(B or 1, 2 C_i) of every output block; empty: answers stay as they are."""
     split: Split | None = None
     """Where the figure is: its options count, its tokens do not. None: the background is everywhere."""
+    pairs: Sequence[tuple[torch.Tensor, torch.Tensor]] = ()
+    """Keys and values of the backgrounds, where they are known."""
 
     def skip(self, number: int, warp: Warp, skip: torch.Tensor, attend: Attend = attend) -> torch.Tensor:
         """The skip (B, C, H, W) of output block `number`: warped where the background is.
@@ -102,7 +114,8 @@ class DecoderGuide:
         """
         if not self.backgrounds:
             return skip
-        warped = warp(skip, self.backgrounds[number].to(skip), attend)
+        pair = self.pairs[number] if self.pairs else None
+        warped = warp(skip, self.backgrounds[number].to(skip), attend, pair)
         if self.split is None:
             return warped
         size = skip.shape[-2:]
@@ -119,5 +132,9 @@ class DecoderGuide:
 
 def figure_split(masks: torch.Tensor, threshold: float = SplitOptions.threshold, soft: bool = False) -> Split:
     """Figure masks (B, F, h, w) at the size of the latent -> a Split for `DecoderGuide`, all figures as one."""
-    options = SplitOptions(kinds=(None, None), strengths=(1.0, 1.0), threshold=threshold, soft=soft)
-    return Split((masks, masks), masks.amax(dim=1, keepdim=True), options)
+    return Split((masks, masks), masks.amax(dim=1, keepdim=True), figure_options(threshold, soft))
+
+
+def figure_options(threshold: float = SplitOptions.threshold, soft: bool = False) -> SplitOptions:
+    """Who is background for a `DecoderGuide`."""
+    return SplitOptions(kinds=(None, None), strengths=(1.0, 1.0), threshold=threshold, soft=soft)

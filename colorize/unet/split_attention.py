@@ -14,12 +14,15 @@ n queries of one region, M tokens of one region, D width of a token, C channels.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import cast
 
 import torch
 import torch.nn.functional as F
+
+from .kept import KeptLayer, RegionAttention, keys_and_values
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,16 @@ class Share:
     """(B * n,) places in the queries flattened to (B * N); None: every query, in order."""
     weight: torch.Tensor | None
     """(B, n, 1) factor on the region's result, padding has 0; None: 1 everywhere."""
+
+
+@dataclass(frozen=True, eq=False)
+class Parting:
+    """A feature map on which every query belongs to one region alone."""
+
+    order: torch.Tensor
+    """(sum of B * n,) the queries of all regions one after the other, as their shares have them"""
+    back: torch.Tensor
+    """(B * N,) place of every query in that order"""
 
 
 def to_latent_size(masks: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -125,6 +138,29 @@ def shares(weights: torch.Tensor) -> tuple[Share | None, ...]:
     return tuple(result)
 
 
+def parting(parts: Sequence[Share | None], total: int) -> Parting | None:
+    """How shares divide `total` queries (B * N) among them; None where a query belongs to none, to two, or all to one.
+
+    Padding of a share counts for nothing: its weight is 0.
+    """
+    indices, used = [], []
+    for share in parts:
+        if share is None:
+            continue
+        if share.index is None:
+            return None
+        indices.append(share.index)
+        used.append(torch.ones_like(share.index) if share.weight is None else (share.weight != 0).flatten().long())
+    if not indices:
+        return None
+    order, counts = torch.cat(indices), torch.cat(used)
+    if not bool((torch.zeros(total, dtype=torch.long, device=order.device).index_add(0, order, counts) == 1).all()):
+        return None
+    places = counts.nonzero()[:, 0]
+    back = torch.empty(total, dtype=torch.long, device=order.device).index_copy(0, order[places], places)
+    return Parting(order, back)
+
+
 class Split:
     """The regions of one run of the U-Net: their tokens, and who answers which query at every feature map size."""
 
@@ -145,6 +181,8 @@ class Split:
         self.options = options
         self._threshold = threshold
         self._plans: dict[tuple[int, int], tuple[Share | None, ...]] = {}
+        self._partings: dict[tuple[int, int], Parting | None] = {}
+        self._weights: dict[tuple[int, int], torch.Tensor] = {}
         self._two: Split | None = None
 
     def with_tokens(self, tokens: Sequence[torch.Tensor]) -> Split:
@@ -168,24 +206,26 @@ class Split:
         size = (height, width)
         if size not in self._plans:
             self._plans[size] = shares(self.weights(height, width))
+            self._partings[size] = parting(self._plans[size], len(self.masks) * height * width)
         return self._plans[size]
 
+    def parting(self, height: int, width: int) -> Parting | None:
+        """How the plan of this size divides the queries, see `parting`; made with it."""
+        self.plan(height, width)
+        return self._partings[height, width]
+
     def weights(self, height: int, width: int) -> torch.Tensor:
-        """Weight of every region at every query of a feature map of height x width: (B, R, N), see `composition`."""
-        masks = self.masks.float()
-        if masks.shape[-2:] != (height, width):
-            masks = F.interpolate(masks, size=(height, width), mode="bicubic", align_corners=False)
-        return composition(masks, self.options, self._threshold)
+        """Weight of every region at every query of a feature map of height x width: (B, R, N), see `composition`.
 
-
-class RegionAttention(Protocol):
-    """What split attention asks of a cross-attention layer."""
-
-    def project(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        """The plain projection "to_q", "to_k" or "to_v" of x (..., width in) -> (..., C)."""
-
-    def term(self, name: str, x: torch.Tensor, kind: str | None) -> torch.Tensor | None:
-        """The region term that is added to it, or None."""
+        Made once per size.
+        """
+        size = (height, width)
+        if size not in self._weights:
+            masks = self.masks.float()
+            if masks.shape[-2:] != size:
+                masks = F.interpolate(masks, size=size, mode="bicubic", align_corners=False)
+            self._weights[size] = composition(masks, self.options, self._threshold)
+        return self._weights[size]
 
 
 def split_attention(
@@ -195,41 +235,95 @@ def split_attention(
     size: tuple[int, int],  # H, W with H * W = N
     attend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
     values: Sequence[torch.Tensor] | None = None,  # R tensors (B, M, D) the values are made of; None: the tokens
+    kept: KeptLayer | None = None,  # of this layer and these tokens; None: computed here
 ) -> torch.Tensor:
     """Attention results (B, N, C) before the output projection, composed of all regions (Eq. 2).
 
     attend(q, k, v): multi-head attention of (B, n, C), (B, M, C), (B, M, C) -> (B, n, C).
     """
-    batch = len(x)
-    queries = layer.project("to_q", x).flatten(0, 1)
-    hidden = x.flatten(0, 1)
-    composed = None
-    sets = zip(split.plan(*size), split.options.kinds, split.tokens, values or split.tokens, strict=True)
-    for share, kind, tokens, shown in sets:
-        if share is None:
+    plan, parted, batch = split.plan(*size), split.parting(*size), len(x)
+    asked = _parted_queries if parted is not None else _all_queries
+    queries = asked(layer, x.flatten(0, 1), split, size, kept)
+    answers: list[torch.Tensor | None] = []
+    for number, (share, query) in enumerate(zip(plan, queries, strict=True)):
+        if share is None or query is None:
+            answers.append(None)
             continue
+        if kept is not None:
+            key, value = kept.keys[number], kept.values[number]
+        else:
+            tokens, shown = split.tokens[number], (values or split.tokens)[number]
+            key, value = keys_and_values(layer, tokens, shown, split.options.kinds[number])
+        answer = attend(query.unflatten(0, (batch, -1)), key, value)
+        answers.append((answer if share.weight is None else answer * share.weight.to(answer.dtype)).flatten(0, 1))
+    if parted is not None:
+        composed = torch.cat([answer for answer in answers if answer is not None]).index_select(0, parted.back)
+    else:
+        composed = _composed(answers, plan, len(x) * x.shape[1])
+        if composed is None:  # all strengths are 0
+            composed = torch.zeros_like(layer.project("to_q", x)).flatten(0, 1)
+    return composed.unflatten(0, (batch, -1))
 
-        def pick(values: torch.Tensor, share: Share = share) -> torch.Tensor:
-            picked = values if share.index is None else values.index_select(0, share.index)
-            return picked.unflatten(0, (batch, -1))
 
-        query = pick(queries)
-        key, value = layer.project("to_k", tokens), layer.project("to_v", shown)
-        if (term := layer.term("to_q", pick(hidden), kind) if kind else None) is not None:
-            query = query + term
-        if (term := layer.term("to_k", tokens, kind)) is not None:
-            key = key + term
-        if (term := layer.term("to_v", shown, kind)) is not None:
-            value = value + term
-        answer = attend(query, key, value)
-        if share.weight is not None:
-            answer = answer * share.weight.to(answer.dtype)
-        answer = answer.flatten(0, 1)
+Queries = list[torch.Tensor | None]
+"""(B * n, C) of every region, None for one without any."""
+
+
+def _parted_queries(
+    layer: RegionAttention, hidden: torch.Tensor, split: Split, size: tuple[int, int], kept: KeptLayer | None
+) -> Queries:
+    """Every query of hidden (B * N, C) projected once, for its own region; neighbours of one kind together."""
+    plan, order = split.plan(*size), cast(Parting, split.parting(*size)).order
+    counts = [0 if share is None else len(cast(torch.Tensor, share.index)) for share in plan]
+    ordered, queries, start = hidden.index_select(0, order), [], 0
+    for kind, group in itertools.groupby(zip(split.options.kinds, counts, strict=True), key=lambda pair: pair[0]):
+        own = [count for _, count in group]
+        if total := sum(own):
+            asked = _query(layer, ordered.narrow(0, start, total), kind, kept)
+            queries += [part if len(part) else None for part in asked.split(own)]
+        else:
+            queries += [None] * len(own)
+        start += total
+    return queries
+
+
+def _all_queries(
+    layer: RegionAttention, hidden: torch.Tensor, split: Split, size: tuple[int, int], kept: KeptLayer | None
+) -> Queries:
+    """The queries of regions that share some: the plain projection of hidden (B * N, C) is made once for all."""
+    queries: Queries = []
+    plain: torch.Tensor | None = None
+    for share, kind in zip(split.plan(*size), split.options.kinds, strict=True):
+        if share is None:
+            queries.append(None)
+            continue
+        own = hidden if share.index is None else hidden.index_select(0, share.index)
+        if kept is not None and kind in kept.queries:
+            queries.append(own @ kept.queries[kind])
+            continue
+        plain = layer.project("to_q", hidden) if plain is None else plain
+        query = plain if share.index is None else plain.index_select(0, share.index)
+        term = layer.term("to_q", own, kind)
+        queries.append(query if term is None else query + term)
+    return queries
+
+
+def _query(layer: RegionAttention, hidden: torch.Tensor, kind: str | None, kept: KeptLayer | None) -> torch.Tensor:
+    if kept is not None and kind in kept.queries:
+        return hidden @ kept.queries[kind]
+    query, term = layer.project("to_q", hidden), layer.term("to_q", hidden, kind)
+    return query if term is None else query + term
+
+
+def _composed(answers: Queries, plan: Sequence[Share | None], total: int) -> torch.Tensor | None:
+    """(total, C): the sum of the regions' answers, each at the places of its share; None where there are none."""
+    composed = None
+    for share, answer in zip(plan, answers, strict=True):
+        if share is None or answer is None:
+            continue
         if share.index is None:
             composed = answer if composed is None else composed + answer
         else:
-            composed = torch.zeros_like(queries) if composed is None else composed
-            composed = composed.index_add(0, share.index, answer.to(composed.dtype))
-    if composed is None:  # all strengths are 0
-        composed = torch.zeros_like(queries)
-    return composed.unflatten(0, (batch, -1))
+            composed = answer.new_zeros(total, answer.shape[-1]) if composed is None else composed
+            composed = composed.index_add(0, share.index, answer)
+    return composed

@@ -5,6 +5,7 @@ They follow the `Guide` of a step (payload.py) and know region weights; without 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,10 +13,12 @@ from comfy.ldm.modules.attention import BasicTransformerBlock, CrossAttention, S
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel, Upsample
 
 from ...colorize.distilled import Distilled
+from ...colorize.unet.kept import KeptLayer
 from ...colorize.unet.region_lora import KINDS, LowRank, Ranks
 from ...colorize.unet.split_attention import split_attention
 from ...colorize.unet.strengths import attention_places
 from ..payload import Guide
+from ..run_memory import Pairs, pick, put
 
 
 def stored_attention(layer: torch.nn.Module) -> dict[str, torch.nn.Module]:
@@ -91,15 +94,26 @@ class ReferenceAttention(CrossAttention):
             )  # fmt: skip
 
         if guide.off or strength == 0:
-            attended = x.new_zeros(*x.shape[:-1], self.heads * self.dim_head)
-        elif guide.split is None:
+            return x.new_zeros(*x.shape[:-1], self.inner)
+        rows = guide.rows(context)
+        own, kept = pick(x, rows), guide.kept_of(self.place, context)
+        if guide.split is None:
             context = x if context is None else context
-            attended = attend(self.to_q(x), self.to_k(context), self.to_v(context if value is None else value))
+            value = context if value is None else value
+            if kept is None:
+                attended = attend(self.to_q(own), self.to_k(pick(context, rows)), self.to_v(pick(value, rows)))
+            else:
+                attended = attend(self.to_q(own), kept.keys[0], kept.values[0])
         else:
             size = tuple(transformer_options["activations_shape"][-2:])
             split = guide.split if tokens is None else guide.split.with_tokens(tokens)
-            attended = split_attention(self, x, split, size, attend, values)
-        return attended if strength == 1 else attended * strength
+            attended = split_attention(self, own, split, size, attend, values, kept)
+        return put(attended if strength == 1 else attended * strength, rows, len(x))
+
+    @property
+    def inner(self) -> int:
+        """Channels of queries, keys and values."""
+        return self.heads * self.dim_head
 
     def project(self, name: str, x: torch.Tensor) -> torch.Tensor:
         """The plain projection `name` (see colorize.unet.split_attention.RegionAttention)."""
@@ -159,6 +173,14 @@ class ColorizeUNet(UNetModel):
             raise ValueError("trace is 'unread', which no run is called: use the word of compiled.outline.")
         return super().forward(*args, **kwargs)
 
+    def reference_layers_in_order(self) -> list[ReferenceAttention]:
+        """The cross-attention layers in the order of their places."""
+        return sorted(self.reference_layers().values(), key=lambda layer: layer.place)
+
+    def keys_and_values(self, tokens: Sequence[torch.Tensor]) -> Pairs:
+        """Keys and values of what the network reads of pictures beside the reference, reader by reader."""
+        return ()
+
     def reference_layers(self) -> dict[tuple[str, int, int], ReferenceAttention]:
         """The cross-attention layers by what ComfyUI calls their place: (kind, number of the block, transformer)."""
         found = {}
@@ -202,8 +224,12 @@ class BankAttention(CrossAttention):
         own = in_tiles(x if context is None else context, len(x))
         value = None if value is None else in_tiles(value, len(x))
         bank = guide.banks[self.number].to(x.dtype)
+        if guide.bank_pairs:
+            key, shown = guide.bank_pairs[self.number]
+        else:
+            key, shown = self.to_k(bank), self.to_v(bank)
         if len(bank) > 1 and len(bank) != len(x):
-            bank = bank.repeat_interleave(len(x) // len(bank), dim=0)
+            bank, key, shown = (t.repeat_interleave(len(x) // len(bank), dim=0) for t in (bank, key, shown))
 
         def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             # The bank of a single background is projected once for all rows.
@@ -214,8 +240,8 @@ class BankAttention(CrossAttention):
             )  # fmt: skip
 
         if guide.bank_split is None:
-            keys = [self.to_k(own), self.to_k(bank).expand(len(x), -1, -1)]
-            values = [self.to_v(own if value is None else value), self.to_v(bank).expand(len(x), -1, -1)]
+            keys = [self.to_k(own), key.expand(len(x), -1, -1)]
+            values = [self.to_v(own if value is None else value), shown.expand(len(x), -1, -1)]
             attended = attend(self.to_q(x), torch.cat(keys, dim=1), torch.cat(values, dim=1))
         else:
             size = tuple(transformer_options["activations_shape"][-2:])
@@ -224,7 +250,8 @@ class BankAttention(CrossAttention):
                     "Another node cuts or merges the tokens of self-attention (HyperTile, ToMe), which the background "
                     "plugin with a figure mask cannot follow. Remove that node, or Apply Background Plugin."
                 )
-            attended = split_attention(self, x, guide.bank_split.with_tokens((own, bank)), size, attend)
+            pairs = KeptLayer((self.to_k(own), key), (self.to_v(own), shown), {})
+            attended = split_attention(self, x, guide.bank_split.with_tokens((own, bank)), size, attend, kept=pairs)
         return self.to_out(attended)
 
     def project(self, name: str, x: torch.Tensor) -> torch.Tensor:

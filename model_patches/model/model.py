@@ -7,6 +7,8 @@ own `UNetModel` with the released tensor names: only its attention layers are ou
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import comfy.latent_formats
@@ -18,7 +20,8 @@ from ...colorize import families, names, recognition
 from ...colorize.counts import check_count
 from ...colorize.distilled import Distilled
 from ...colorize.unet.region_lora import KINDS, region_ranks, to_module_names, to_official_names
-from ..payload import Payload, StepInputs
+from ..payload import Guide, Payload, StepInputs, StepSettings
+from ..run_memory import MEMORY, MemoryCond, Pairs, RunMemory, may_share
 from . import compiled, context_windows, sampled_part
 from .attention import ColorizeUNet
 from .others import with_control, with_others
@@ -74,6 +77,8 @@ class ColorizeModel(comfy.model_base.BaseModel):
         if noise is not None:
             conds[sampled_part.PART] = sampled_part.PartCond((sampled_part.Part(tuple(noise.shape[-2:])),))
         payload = Payload.of(kwargs)
+        if tokens is not None:
+            conds[MEMORY] = MemoryCond(RunMemory())
         if payload is not None and tokens is not None and noise is not None:
             inputs = payload.inputs(tokens, noise, kwargs.get("seed"), kwargs["device"], self.features_node)
             conds.update(inputs.conds())
@@ -95,13 +100,22 @@ class ColorizeModel(comfy.model_base.BaseModel):
         transformer_options: dict[str, Any] = {},  # noqa: B006 - as inherited
         **kwargs: Any,
     ) -> torch.Tensor:
-        inputs = StepInputs.take(kwargs)
+        inputs, memory = StepInputs.take(kwargs), kwargs.pop(MEMORY, None)
         kwargs.pop(sampled_part.PART, None)  # told the sketch where it is
+        network = self.diffusion_model
+        if memory is not None and not may_share(memory, self.current_patcher, network, transformer_options):
+            memory = None
+        if inputs is None and memory is not None:
+            inputs = StepInputs(StepSettings())
         if inputs is not None and c_crossattn is not None:
             inputs.check_size(x.shape[-2:])
             step, sigmas = self.model_sampling.timestep(t), transformer_options.get("sample_sigmas")
             dtype = self.get_dtype_inference()
-            guide, c_crossattn = inputs.guide(c_crossattn, t, step, self._sizes(x), sigmas, dtype)
+            guide, c_crossattn = inputs.guide(c_crossattn, t, step, self._sizes(x), sigmas, dtype, memory, network)
+            if memory is not None and inputs.features is not None:
+                guide = _with_pairs(guide, memory, network, inputs.features, dtype)
+            if guide.shown is not None and inputs.noise is None:
+                guide = replace(guide, kept=guide.shown.layers())
             transformer_options = with_others(guide.into(transformer_options), guide, self.diffusion_model)
         control, transformer_options = with_control(control, transformer_options)
         if NEGATIVE in transformer_options.get("cond_or_uncond", ()):
@@ -147,6 +161,19 @@ class ColorizeModel(comfy.model_base.BaseModel):
             out.pop(names.UNET + names.DISTILLED, None)
         out.update(self.companions)
         return out
+
+
+def _with_pairs(guide: Guide, memory: RunMemory, network: Any, features: Any, dtype: torch.dtype) -> Guide:
+    """The guide with keys and values of what the network reads of pictures."""
+
+    def pairs(read: Sequence[torch.Tensor]) -> Pairs:
+        return memory.features(network, features, [values.to(dtype) for values in read])
+
+    if guide.banks:
+        return replace(guide, bank_pairs=pairs(guide.banks))
+    if guide.decoder is None or not guide.decoder.backgrounds:
+        return guide
+    return replace(guide, decoder=replace(guide.decoder, pairs=pairs(guide.decoder.backgrounds)))
 
 
 class ColorizeBase(comfy.supported_models_base.BASE):

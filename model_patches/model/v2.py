@@ -6,7 +6,7 @@ output block ends with an empty layer that marks the place of its modulation. Th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from ...colorize import recognition
 from ...colorize.unet.decoder_guide import DecoderGuide, Modulation, Warp
 from ..features import StyleAndBackground
 from ..payload import Guide, with_patch
+from ..run_memory import Pairs
 from .attention import ColorizeUNet
 from .model import ColorizeModel, ColorizeV1
 
@@ -49,6 +50,11 @@ class V2UNet(ColorizeUNet):
             modulations.append(Modulation(emb_width, before, **options))
             block.append(ModulationPlace(number))
         self.warp_modules, self.style_modules = torch.nn.ModuleList(warps), torch.nn.ModuleList(modulations)
+
+    def keys_and_values(self, tokens: Sequence[torch.Tensor]) -> Pairs:
+        """Of the backgrounds."""
+        warps = [cast(Warp, warp).attn for warp in self.warp_modules]
+        return [(attn.to_k(own), attn.to_v(own)) for attn, own in zip(warps, tokens, strict=True)]
 
     def _forward(
         self,

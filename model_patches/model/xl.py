@@ -7,6 +7,7 @@ Reference-based Sketch Colorization (CVPR 2026) and the released files.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.latent_formats
@@ -19,6 +20,7 @@ from ...colorize.unet import size_embedding
 from ...colorize.unet.region_lora import XL_KINDS
 from ..features import Banks
 from ..payload import Payload
+from ..run_memory import Pairs
 from .attention import BankAttention, ColorizeUNet
 from .model import ColorizeBase, ColorizeModel
 
@@ -33,6 +35,11 @@ class XLUNet(ColorizeUNet):
         blocks = [module for module in self.output_blocks.modules() if isinstance(module, BasicTransformerBlock)]
         for number, block in enumerate(blocks):
             block.attn1 = BankAttention(block.attn1, number)
+
+    def keys_and_values(self, tokens: Sequence[torch.Tensor]) -> Pairs:
+        """Of the banks."""
+        layers = [module for module in self.output_blocks.modules() if isinstance(module, BankAttention)]
+        return [(layer.to_k(bank), layer.to_v(bank)) for layer, bank in zip(layers, tokens, strict=True)]
 
 
 class ColorizeXLModel(ColorizeModel):

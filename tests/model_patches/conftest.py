@@ -228,3 +228,15 @@ def compiled(fresh_compiler):
         return model
 
     return run
+
+
+@pytest.fixture
+def plainly(pack, monkeypatch):
+    """plainly(graph, ...) samples as graph.sample does, every step and row computing everything anew."""
+
+    def run(graph, *arguments, **inputs):
+        with monkeypatch.context() as patch:
+            patch.setattr(pack.module("model_patches.model.model"), "may_share", lambda *given: False)
+            return graph.sample(*arguments, **inputs)
+
+    return run

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from colorize.unet.config import UNetConfig, unet_config_from_state_dict
+from colorize.unet.kept import keep
 from colorize.unet.layers import Attention
 from colorize.unet.split_attention import Split, SplitOptions, composition, shares, split_attention, to_latent_size
 from colorize.unet.unet import UNet
@@ -129,9 +130,9 @@ def test_each_query_is_computed_once():
     split_attention(attention, x, Split(tokens, masks, options), (HEIGHT, WIDTH), attend)
     assert sum(asked) == HEIGHT * WIDTH
     projected = []
-    attention.to_q.register_forward_hook(lambda module, given, out: projected.append(given[0].shape[1]))
+    attention.to_q.register_forward_hook(lambda module, given, out: projected.append(len(given[0])))
     split_attention(attention, x, Split(tokens, masks, options), (HEIGHT, WIDTH), attention._attend)
-    assert projected == [HEIGHT * WIDTH]
+    assert sum(projected) == HEIGHT * WIDTH
 
 
 def test_regions_without_queries_cost_nothing():
@@ -270,3 +271,30 @@ def test_mixed_ranks_are_refused():
     weights[key] = weights[key][:3]
     with pytest.raises(ValueError, match="mixes models"):
         unet_config_from_state_dict(weights, "", 32)
+
+
+@pytest.mark.parametrize("change", [{}, {"soft": True, "merge": 0.4}, {"merge": 0.3}], ids=str)
+@pytest.mark.parametrize("figures", [1, 4])
+def test_what_is_kept_of_a_layer_is_what_it_computes(figures, change):
+    attention = layer()
+    x, tokens, masks = inputs(2, figures)
+    options = SplitOptions(("fg",) * figures + ("bg",), (1.0,) * figures + (0.8,), threshold=0.5, **change)
+    split = Split(tokens, masks, options)
+    plain = split_attention(attention, x, split, (HEIGHT, WIDTH), attention._attend)
+    for width in (0, CHANNELS):  # without the query projections, and with them
+        kept = keep(attention, tokens, options.kinds, width)
+        assert set(kept.queries) == ({"fg", "bg"} if width else set())
+        answer = split_attention(attention, x, split, (HEIGHT, WIDTH), attention._attend, kept=kept)
+        torch.testing.assert_close(answer, plain, atol=2e-5, rtol=2e-5)
+
+
+def test_queries_are_divided_where_each_has_one_region():
+    _, tokens, masks = inputs(2, 2)
+    hard = SplitOptions(("fg", "fg", "bg"), (1.0,) * 3, threshold=0.5)
+    parted = Split(tokens, masks, hard).parting(HEIGHT, WIDTH)
+    assert parted.back.tolist() != parted.order.tolist()  # rows of different counts: some places are padding
+    assert parted.order[parted.back].tolist() == list(range(2 * HEIGHT * WIDTH))
+    off = SplitOptions(("fg", "fg", "bg"), (1.0, 1.0, 0.0), threshold=0.5)
+    for options in (off, SplitOptions(("fg", "fg", "bg"), (1.0,) * 3, merge=0.5)):
+        assert Split(tokens, masks, options).parting(HEIGHT, WIDTH) is None
+    assert Split(tokens[1:], masks[:, 1:] * 0, SplitOptions(("fg", "bg"), (1.0, 1.0))).parting(3, 5) is None

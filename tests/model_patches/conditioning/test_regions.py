@@ -235,7 +235,7 @@ def test_compiled(graph, loaded_v1_5, fresh_compiler):
     )
     plain = graph.sample(model, positive, negative, steps=1)
     set_torch_compile_wrapper(model, backend="eager")
-    torch.testing.assert_close(graph.sample(model, positive, negative, steps=1), plain, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(graph.sample(model, positive, negative, steps=1), plain, atol=1e-4, rtol=1e-4)
 
 
 def test_plans_are_kept_for_the_same_masks_and_options_only(pack):

@@ -174,6 +174,19 @@ def test_banks_leave_the_device_after_a_run(pack):
     assert not list(banks._copies.values())
 
 
+def test_keys_and_values_of_a_bank_are_made_once(xl_graph, loaded_plugin, masked, apply, plainly):
+    model, *both = masked
+    both = apply(*both)
+    layer = next(m for m in model.model.diffusion_model.modules() if type(m).__name__ == "BankAttention")
+    asked = []
+    hook = layer.to_k.register_forward_hook(lambda module, given, out: asked.append(len(given[0])))
+    shared = xl_graph.sample(model, *both, steps=3)
+    assert asked == [1, 2, 2, 2]  # the bank; then the picture's own rows, step by step
+    plain = plainly(xl_graph, model, *both, steps=3)
+    hook.remove()
+    assert (shared - plain).abs().max() < 1e-4 * plain.abs().max()
+
+
 def test_the_network_is_built_when_it_is_used(pack, plugin_file):
     colorizer = pack.run("ColorizeLoadCheckpoint", ckpt_name=plugin_file)[3]
     assert "patcher" not in vars(colorizer.plugin)

@@ -206,7 +206,7 @@ def test_a_replaced_layer_keeps_regions_strength_and_window(graph, fig2fig, mode
     mask = {"figure_mask": None} if mode == "vanilla" else {}
     model, positive, negative = fig2fig(mode=mode, **settings, **mask)
     plain = graph.sample(model, positive, negative)
-    assert (graph.sample(replaced(model, same_attention), positive, negative) - plain).abs().max() < 1e-5
+    assert (graph.sample(replaced(model, same_attention), positive, negative) - plain).abs().max() < 1e-4
 
 
 def test_what_a_replacement_adds_is_added(graph, fig2fig):
@@ -232,7 +232,7 @@ def test_a_patch_of_the_tokens_meets_every_region(graph, fig2fig):
     patched.set_model_attn2_patch(lambda n, context, value, extra: (n, context * 0.0, value * 0.0))
     got = graph.sample(patched, positive, negative, cfg=1.0)
     expected = graph.sample(model, negative, negative, cfg=1.0)
-    assert (got - expected).abs().max() < 1e-5
+    assert (got - expected).abs().max() < 1e-4
     values = model.clone()
     values.set_model_attn2_patch(lambda n, context, value, extra: (n, context, value * 0.5))
     assert (graph.sample(values, positive, negative) - graph.sample(model, positive, negative)).abs().max() > 1e-3
@@ -324,7 +324,7 @@ def test_zero_out_is_the_condition_without_reference(pack, graph, fig2fig, mode)
     model, positive, negative = fig2fig(mode=mode)
     zeroed = pack.run("ConditioningZeroOut", positive)[0]
     expected = graph.sample(model, negative, negative, cfg=1.0)
-    assert (graph.sample(model, zeroed, negative, cfg=1.0) - expected).abs().max() < 1e-5
+    assert (graph.sample(model, zeroed, negative, cfg=1.0) - expected).abs().max() < 1e-4
 
 
 def test_zero_out_has_no_noise_of_noisy_sampling(pack, graph, loaded):
@@ -346,7 +346,7 @@ def test_arithmetic_that_changes_no_tokens_stays(pack, graph, fig2fig):
     model, positive, negative = fig2fig()
     ranged = pack.run("ConditioningSetTimestepRange", positive, 0.0, 1.0)[0]
     plain = graph.sample(model, positive, negative)
-    assert (graph.sample(model, ranged, negative) - plain).abs().max() < 1e-5
+    assert (graph.sample(model, ranged, negative) - plain).abs().max() < 1e-4
     both = pack.run("ConditioningCombine", positive, positive)[0]
     assert (graph.sample(model, both, negative) - plain).abs().max() < 1e-4
     masked = pack.run("ConditioningSetMask", positive, torch.ones(1, 64, 64), "default", 1.0)[0]

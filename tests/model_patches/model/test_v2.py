@@ -190,6 +190,16 @@ def test_style_and_background_change_the_picture(graph, split, apply):
         assert all(differ(results[-1], other) for other in results[:-1]), inputs
 
 
+def test_masks_and_keys_are_made_once(graph, split, apply, plainly, pack, monkeypatch):
+    model, *both = split
+    both, module, resized = apply(*both, background=picture()), pack.module("colorize.unet.split_attention"), []
+    monkeypatch.setattr(module, "composition", lambda *a, make=module.composition: resized.append(a) or make(*a))
+    shared = graph.sample(model, *both, steps=3)
+    assert len(resized) <= 8  # twice, for regions and decoder, on each of four sizes: not in every block and step
+    plain = plainly(graph, model, *both, steps=3)
+    assert (shared - plain).abs().max() < 1e-4 * plain.abs().max()
+
+
 def test_style_without_regions(graph, plain, apply):
     model, *both = plain
     styled = [graph.sample(model, *apply(*both, style_image=picture(seed=seed))) for seed in (1, 2)]
