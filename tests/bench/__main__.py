@@ -20,6 +20,7 @@ WITHOUT_COMFYUI = {
     "index": "tests.bench.data_index",
     "loader": "tests.bench.loader",
     "student": "tests.bench.student",
+    "solvers": "tests.bench.solvers",
     "train": "tests.bench.train",
 }
 

@@ -15,11 +15,12 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
 from ..golden.ours import ours
-from . import anime, extract, xl
+from . import anime, extract, split, xl
 from .measure import paired, timed
 
 NAMES = ("unet", "sketch", "split", "injection", "picture", "extract", "xl", "anime")
 CFG = 3.0
+WIDTH = 128  # of random weights
 
 
 def lines(size: int) -> torch.Tensor:
@@ -64,25 +65,6 @@ class Setting:
     def step(self, model, control=None):
         return model.apply_model(self.x, self.sigma, c_crossattn=self.tokens, control=control, transformer_options={})
 
-    def split_step(self, figures: int, both: bool = False):
-        """A step in fig2fig with `figures` figures, each an upright stripe of the left half of the picture.
-
-        both: every query answers for every region, as the released code computes it.
-        """
-        payload, split = ours("model_patches.payload"), ours("colorize.unet.split_attention")
-        masks = torch.zeros(1, figures, *self.x.shape[-2:])
-        for figure, columns in enumerate(torch.arange(self.x.shape[-1] // 2).chunk(figures)):
-            masks[:, figure, :, columns] = 1
-        options = split.SplitOptions(
-            kinds=("fg",) * figures + ("bg",), strengths=(1.0,) * (figures + 1), merge=0.5 if both else 0.0, soft=both
-        )
-        return self.model.model.apply_model(
-            self.x, self.sigma, c_crossattn=self.tokens, transformer_options={},
-            colorize_settings=payload.StepSettings(split=options),
-            colorize_tokens=[self.tokens + figure + 1 for figure in range(figures)],
-            colorize_masks=masks.clamp(min=1e-3) if both else masks,
-        )  # fmt: skip
-
     def sketch_control(self):
         """A CONTROL_NET with a sketch encoder of the U-Net's width and random weights."""
         encoder = ours("colorize.sketch.encoder").SketchEncoder(
@@ -118,17 +100,9 @@ def bench_sketch(options) -> None:
     print(f"sketch: the encoder runs once ({encoder:.3f} s); with it, {options.steps} steps are {whole:.3f} of stock")
 
 
-def bench_split(options) -> None:
-    setting = Setting(options, region_ranks=(4, 0.5))
-
-    def vanilla():
-        return setting.step(setting.model.model)
-
-    for figures, bar in ((1, 1.10), (4, 1.25)):
-        ratio = paired(lambda n=figures: setting.split_step(n), vanilla, options.repeats)
-        print(f"split: fig2fig step with {figures} figure(s) against a vanilla step: {ratio}. Bar: {bar:.2f}")
-    ratio = paired(lambda: setting.split_step(1, both=True), vanilla, options.repeats)
-    print(f"split: both regions for every query, as the released code does, against a vanilla step: {ratio}")
+def random_model(options):
+    """Of the v1.5 layout."""
+    return Setting(options, region_ranks=(4, 0.5)).model.model
 
 
 def bench_injection(options) -> None:
@@ -232,7 +206,11 @@ def bench_extract(options) -> None:
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Ratios of interleaved runs.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(NAMES)} (default: all)")
-    parser.add_argument("--width", type=int, default=128, help="channels of the U-Net's first level (released: 320)")
+    parser.add_argument(
+        "--width",
+        type=int,
+        help=f"channels of the first level (default {WIDTH}; split: the bundled model; released: 320)",
+    )
     parser.add_argument(
         "--size", type=int, help="side of the picture in pixels, a multiple of 64 (default: 256, xl 1024)"
     )
@@ -246,11 +224,11 @@ def main(arguments: Sequence[str]) -> None:
     if unknown := set(options.names) - set(NAMES):
         parser.error(f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     torch.set_num_threads(options.threads)
-    given = options.size
+    given, width = options.size, options.width
     benches = {
         "unet": bench_unet,
         "sketch": bench_sketch,
-        "split": bench_split,
+        "split": lambda options: split.bench_split(options, lambda: random_model(options)),
         "injection": bench_injection,
         "picture": bench_picture,
         "extract": bench_extract,
@@ -260,4 +238,5 @@ def main(arguments: Sequence[str]) -> None:
     with torch.inference_mode():
         for name in options.names or NAMES:
             options.size = given or (1024 if name == "xl" else 256)
+            options.width = width or (None if name == "split" else WIDTH)
             benches[name](options)
