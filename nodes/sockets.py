@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -26,9 +27,10 @@ PaletteSocket = io.Custom("PALETTE")  # colorize.pictures.palette.Palette
 
 
 class Node(io.ComfyNode):
-    """What every node of the pack is: a node that refuses NaN and infinity.
+    """What every node of the pack is: a node that refuses NaN and infinity, and numbers and words at its sockets.
 
-    Core compares numbers from the API with min and max, which NaN passes; it would paint a black picture silently.
+    Core compares numbers from the API with min and max, which NaN passes; it would paint a black picture silently. And
+    it hands on what a graph of the API has written where an output belongs.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -38,13 +40,28 @@ class Node(io.ComfyNode):
             cls.execute = _with_finite_numbers(own.__func__)
 
 
+WRITTEN = (bool, int, float, str, list, dict)  # what a graph of the API can have in place of a connection
+
+
+def is_object(annotation: Any) -> bool:
+    """Whether an argument annotated so, as text, takes objects alone: nothing that can be written into a graph."""
+    if not isinstance(annotation, str):
+        return False
+    return not {"Any", "object", "Mapping", "Sequence", "tuple", "None", *(kind.__name__ for kind in WRITTEN)} & set(
+        re.findall(r"\w+", annotation.replace("| None", ""))
+    )
+
+
 def _with_finite_numbers(execute: Callable[..., Any]) -> classmethod:
     signature = inspect.signature(execute)
+    sockets = {name for name, given in signature.parameters.items() if is_object(given.annotation)}
 
     @functools.wraps(execute)
     def wrapper(cls: type, *args: Any, **kwargs: Any) -> Any:
         for name, value in signature.bind_partial(cls, *args, **kwargs).arguments.items():
             check_finite(name, value)
+            if name in sockets and isinstance(value, WRITTEN):
+                raise ValueError(f"{name} is {value!r:.60}, where another node's output belongs. Connect one.")
         return execute(cls, *args, **kwargs)
 
     return classmethod(wrapper)

@@ -180,3 +180,20 @@ def test_onnx_files_of_strange_sizes_are_told(pack, tmp_path, monkeypatch, shape
     (tmp_path / "a.onnx").write_bytes(b"x")
     with pytest.raises(ValueError, match="'a.onnx' reads"):
         module.OnnxNetwork(str(tmp_path / "a.onnx"))
+
+
+@pytest.mark.parametrize("written", [10**30, "word", {}, [], True])
+def test_what_is_written_at_a_socket_is_told(pack, written):
+    """Found by the fuzz harness, --stand-ins --seed 101 --only 293: 'int' object has no attribute 'width'."""
+    picture = torch.zeros(1, 8, 8, 3)
+    with pytest.raises(ValueError, match="frame is .*, where another node's output belongs"):
+        pack.run("ColorizeRestoreSize", image=picture, frame=written)
+    with pytest.raises(ValueError, match="regions is .*Connect one"):
+        pack.run("ColorizeFlattenColors", image=picture, regions=written)
+
+
+def test_only_objects_are_sockets(pack):
+    is_object = pack.module("nodes.sockets").is_object
+    assert is_object("images.Frame") and is_object("torch.Tensor | None") and is_object("Regions")
+    for annotation in ("str", "float | None", "dict[str, Any]", "list[torch.Tensor]", "Any", "tuple[int, int]", int):
+        assert not is_object(annotation)
