@@ -179,7 +179,7 @@ class _Hadamard(torch.autograd.Function):
         return (a @ b) * (c @ d)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
         a, b, c, d = ctx.saved_tensors
         first, second = gradient * (c @ d), gradient * (a @ b)
         return first @ b.T, a.T @ first, second @ d.T, c.T @ second

@@ -64,6 +64,8 @@ def prepare(config: Config) -> Run:
     adam = config.optimizer
     optimizer = optimizers.new_optimizer(schedules.parameter_groups(parameters, adam), adam, device)
     accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=stage.rests)
+    if config.system.deepspeed:  # it sends weights as bytes, which other layouts do not allow, and lays them flat
+        stage.to(memory_format=torch.contiguous_format)
     wrapped, optimizer = accelerator.prepare(stage, optimizer)
     run = Run(
         config,

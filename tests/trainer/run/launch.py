@@ -21,13 +21,11 @@ def command(config: str, processes: int = 1) -> list[str]:
     return [*launch, *options, "--module", "trainer", "train", "--config", config]
 
 
-def start(arguments: list[str], log: Path, group: bool = False, **environment: str) -> subprocess.Popen:
-    """Start a process whose output goes to `log`. group: as the head of a group, which can be killed as a whole."""
+def start(arguments: list[str], log: Path, **environment: str) -> subprocess.Popen:
+    """Start a process whose output goes to `log`."""
     env = {**os.environ, **ENVIRONMENT, **environment}
     with log.open("ab") as file:
-        return subprocess.Popen(
-            arguments, cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT, start_new_session=group
-        )
+        return subprocess.Popen(arguments, cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT)
 
 
 def finish(process: subprocess.Popen, log: Path, timeout: float = 300) -> None:

@@ -2,11 +2,10 @@
 
 import importlib.util
 import json
-import os
-import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -37,11 +36,12 @@ def test_zero_2_trains_resumes_and_converts_as_one_process_does(values, write_to
     values["system"] = {"precision": "fp32", "deepspeed": "zero2", "trust_checkpoint": True}
     arguments, log = command(write_toml(values), processes=2), tmp_path / "zero.txt"
     here = {"ACCELERATE_USE_CPU": "false", "DS_ACCELERATOR": "cpu"}
-    process = start(arguments, log, group=True, **here)
+    process = start(arguments, log, **here)
     begin = time.monotonic()
     while not checkpoint.folders(tmp_path / "zero") and process.poll() is None and time.monotonic() < begin + 600:
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
+    for one in (*psutil.Process(process.pid).children(recursive=True), process):  # workers are no part of its group
+        one.kill()
     process.wait()
     assert checkpoint.folders(tmp_path / "zero"), log.read_text(errors="replace")[-4000:]
     finish(start(arguments, log, **here), log)
