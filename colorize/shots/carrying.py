@@ -81,20 +81,24 @@ def known(entry: np.ndarray, colours: int) -> np.ndarray:
 def pooled(answers: Mapping[int, np.ndarray]) -> np.ndarray:
     """(n, k) belief of pieces from what is answered (n, k) by the frame so many back, 0 = the key.
 
-    Rows of answers sum to 1 or less, the rest is not known; rows of the result leave "something else" out.
+    Rows of answers sum to 1 or less, the rest is not known; rows of the result leave "something else" out. No row is
+    surer than the surest answer that agrees: what is inherited from a still drawing does not become certain by that.
     """
-    first = next(iter(answers.values()))
-    score, total = np.zeros((len(first), first.shape[1] + 1)), np.zeros((len(first), 1))
+    count, colours = next(iter(answers.values())).shape
+    places = colours + 1
+    score, total = np.zeros((count, places)), np.zeros((count, 1))
     for back, answer in answers.items():
         match = answer.sum(axis=1, keepdims=True)
-        places = answer.shape[1] + 1
         known_ = np.concatenate([answer, np.zeros_like(match)], axis=1) + np.maximum(1 - match, 0) / places
         weight = WEIGHTS[back] * np.maximum(match, LEAST)
         score = score + weight * np.log((1 - DOUBTS[back]) * known_ + DOUBTS[back] / places)
         total = total + weight
     score = score / total * SHARPNESS
     likely = np.exp(score - score.max(axis=1, keepdims=True))
-    return (likely / likely.sum(axis=1, keepdims=True))[:, :-1].astype(np.float32)
+    likely = (likely / likely.sum(axis=1, keepdims=True))[:, :-1]
+    best = np.arange(len(likely)), likely.argmax(axis=1)
+    agreed = np.maximum(np.max([answer[best] for answer in answers.values()], axis=0), 1 / places)
+    return (likely * np.minimum(1, agreed / likely[best])[:, None]).astype(np.float32)
 
 
 def surest(beliefs: Sequence[np.ndarray]) -> np.ndarray:

@@ -99,6 +99,14 @@ def test_answers_are_pooled():
     assert np.allclose(found[1], 1 / 3, atol=1e-6)
 
 
+def test_what_is_inherited_does_not_become_certain():
+    """A still drawing, and a piece that is 0.6 sure: ten frames later it is no surer."""
+    belief = np.array([[0.6, 0.2]], np.float32)
+    for _ in range(10):
+        belief = carrying.pooled({1: belief, 3: belief, 0: np.array([[0.5, 0.1]])})
+    assert belief[0].argmax() == 0 and belief[0].max() <= 0.6 + 1e-6
+
+
 def test_a_shot_needs_a_key_of_its_own():
     shapes = [shapes_of(one) for one in frames(walk(0))]
     for keys in ({}, {1: np.zeros(3, int)}):
