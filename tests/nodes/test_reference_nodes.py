@@ -256,10 +256,13 @@ def applied(pack, monkeypatch):
             return "clone"
 
     def run(**kwargs):
-        out = pack.run("ColorizeApplyReference", model=Model(), colorizer="c", reference="r", **kwargs)
+        stand_ins = (object(), object())
+        out = pack.run(
+            "ColorizeApplyReference", model=Model(), colorizer=stand_ins[0], reference=stand_ins[1], **kwargs
+        )
         assert out == ("clone", ["positive"], ["negative"])
         model, colorizer, reference, settings, mask = seen.pop()
-        assert (model, colorizer, reference) == ("m", "c", "r")
+        assert model == "m" and (colorizer, reference) == stand_ins
         return settings, mask
 
     return run
