@@ -13,12 +13,17 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "TOKENIZERS
 
 def command(config: str, processes: int = 1) -> list[str]:
     """The command line that trains with a TOML file; several processes talk through gloo, as they do on a CPU."""
+    return launched(processes, "train", "--config", config)
+
+
+def launched(processes: int, *arguments: str) -> list[str]:
+    """The command line of a command of the trainer in several processes."""
     if processes == 1:
-        return [sys.executable, "-m", "trainer", "train", "--config", config]
+        return [sys.executable, "-m", "trainer", *arguments]
     # --multi_gpu is accelerate's word for "several local processes"; ACCELERATE_USE_CPU keeps them on the CPU.
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
     options = ["--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"]
-    return [*launch, *options, "--module", "trainer", "train", "--config", config]
+    return [*launch, *options, "--module", "trainer", *arguments]
 
 
 def start(arguments: list[str], log: Path, **environment: str) -> subprocess.Popen:
