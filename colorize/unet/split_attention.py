@@ -259,9 +259,8 @@ def split_attention(
     if parted is not None:
         composed = torch.cat([answer for answer in answers if answer is not None]).index_select(0, parted.back)
     else:
-        composed = _composed(answers, plan, len(x) * x.shape[1])
-        if composed is None:  # all strengths are 0
-            composed = torch.zeros_like(layer.project("to_q", x)).flatten(0, 1)
+        found = _composed(answers, plan, len(x) * x.shape[1])  # None where all strengths are 0
+        composed = torch.zeros_like(layer.project("to_q", x)).flatten(0, 1) if found is None else found
     return composed.unflatten(0, (batch, -1))
 
 

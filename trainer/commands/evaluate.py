@@ -166,7 +166,10 @@ def check(args: argparse.Namespace) -> None:
 
 def look_of(args: argparse.Namespace) -> Look | None:
     """What --views asks for. ConfigError for a point outside the picture."""
-    return Look(*args.views, args.views_at) if args.views else None
+    if not args.views:
+        return None
+    x, y = args.views
+    return Look(x, y, args.views_at)
 
 
 @dataclass

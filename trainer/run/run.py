@@ -214,7 +214,7 @@ class Run:
             if main:
                 checkpoint.commit(Path(temporary[0]), state, keep)
         elif main:
-            parts = {"model": self.stage.state_dict(), "optimizer": self.optimizer.state_dict()}
+            parts: dict[str, Any] = {"model": self.stage.state_dict(), "optimizer": self.optimizer.state_dict()}
             if self.ema is not None:
                 parts["ema"] = self.ema.state_dict()
             if self.accelerator.scaler is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 from colorize import distilled, names
 from colorize.sampling.guidance import single_guidance
 from colorize.sampling.schedule import NoiseSchedule
+from colorize.unet.unet import UNet
 from trainer.config import Config, ConfigError
 from trainer.draws import Draws
 from trainer.losses.diffusion import denoising_loss
@@ -102,7 +104,8 @@ class DistillStage(Stage):
 
     def student(self, lesson: Lesson) -> X0:
         """What the student takes for the clean sample."""
-        return self._x0(lambda x, t: lesson.answer(self.model["diffusion_model"], x, t))
+        unet = cast(UNet, self.model["diffusion_model"])
+        return self._x0(lambda x, t: lesson.answer(unet, x, t))
 
     def teacher(self, lesson: Lesson) -> X0:
         """What the guided teacher takes for the clean sample."""
