@@ -52,15 +52,20 @@ def is_object(annotation: Any) -> bool:
     )
 
 
+def is_needed(annotation: str) -> bool:
+    """Whether None is a mistake at an argument annotated so; pictures have a message of their own."""
+    return "None" not in annotation and "Tensor" not in annotation
+
+
 def _with_finite_numbers(execute: Callable[..., Any]) -> classmethod:
     signature = inspect.signature(execute)
-    sockets = {name for name, given in signature.parameters.items() if is_object(given.annotation)}
+    sockets = {name: given.annotation for name, given in signature.parameters.items() if is_object(given.annotation)}
 
     @functools.wraps(execute)
     def wrapper(cls: type, *args: Any, **kwargs: Any) -> Any:
         for name, value in signature.bind_partial(cls, *args, **kwargs).arguments.items():
             check_finite(name, value)
-            if name in sockets and isinstance(value, WRITTEN):
+            if name in sockets and (isinstance(value, WRITTEN) or value is None and is_needed(sockets[name])):
                 raise ValueError(f"{name} is {value!r:.60}, where another node's output belongs. Connect one.")
         return execute(cls, *args, **kwargs)
 

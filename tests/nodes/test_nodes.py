@@ -133,7 +133,7 @@ def test_bad_pictures_are_named(pack, prepare):
     with pytest.raises(ValueError, match="sketch has the shape"):
         prepare(torch.rand(4, 4, 3))
     with pytest.raises(ValueError, match="reference is empty"):
-        pack.run("ColorizeEncodeReference", encoder=None, image=torch.rand(0, 4, 4, 3))
+        pack.run("ColorizeEncodeReference", encoder=object(), image=torch.rand(0, 4, 4, 3))
 
 
 def test_missing_files_are_named(pack):

@@ -182,9 +182,9 @@ def test_onnx_files_of_strange_sizes_are_told(pack, tmp_path, monkeypatch, shape
         module.OnnxNetwork(str(tmp_path / "a.onnx"))
 
 
-@pytest.mark.parametrize("written", [10**30, "word", {}, [], True])
+@pytest.mark.parametrize("written", [10**30, "word", {}, [], True, None])
 def test_what_is_written_at_a_socket_is_told(pack, written):
-    """Found by the fuzz harness, --stand-ins --seed 101 --only 293: 'int' object has no attribute 'width'."""
+    """Found by the fuzz harness, --stand-ins --seed 101 --only 293 and 455: 'int' object has no attribute 'width'."""
     picture = torch.zeros(1, 8, 8, 3)
     with pytest.raises(ValueError, match="frame is .*, where another node's output belongs"):
         pack.run("ColorizeRestoreSize", image=picture, frame=written)
