@@ -59,8 +59,8 @@ MUTATIONS = (
     Mutation(
         "v1: dual, second term with the reference",
         "trainer/stages/v1.py",
-        "t, torch.zeros_like(tokens), control)",
-        "t, tokens, control)",
+        "torch.zeros_like(tokens),",
+        "tokens,",
         DUAL,
     ),
     Mutation(
@@ -200,8 +200,8 @@ MUTATIONS = (
     Mutation(
         "xl: Gram loss between the aligned branch and itself",
         "trainer/stages/xl.py",
-        "self.y(batch), context, other, figure)",
-        "self.y(batch), context, None if other is None else context, figure)",
+        "self.y(batch), context, other, figure, shown)",
+        "self.y(batch), context, None if other is None else context, figure, shown)",
         XL,
     ),
     Mutation(
