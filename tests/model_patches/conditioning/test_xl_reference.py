@@ -191,7 +191,7 @@ def test_region_weights_of_stage_xl_lora(pack, xl_graph, loaded_regions, figure_
     hook = unet.register_forward_hook(note, with_kwargs=True)
     mask = random(1, 64, 64).sigmoid()
     conditioned = xl_graph.conditioned(
-        loaded_regions, figure_reference, strength=0.0, mode="fig2fig", figure_mask=mask, mask_threshold=0.5,
+        loaded_regions, figure_reference, sketch_strength=0.0, mode="fig2fig", figure_mask=mask, mask_threshold=0.5,
         figure_strength=0.8,
     )  # fmt: skip
     xl_graph.sample(*conditioned, steps=1, cfg=1.0)
