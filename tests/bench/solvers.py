@@ -39,8 +39,7 @@ def table(found: Sequence[dict], passes: dict[str, float]) -> str:
         for key, _ in COLUMNS:
             low, high = run[key].get("error_95", (float("nan"),) * 2)
             cells.append(f"{run[key]['error']:8.2f} ({low:.2f} to {high:.2f})".rjust(24))
-        edges = run["edges"]["f1"] if "edges" in run else float("nan")
-        lines.append(f"{run['mode']:44}{passes[run['mode']]:6g}  {''.join(cells)}{edges:10.3f}")
+        lines.append(f"{run['mode']:44}{passes[run['mode']]:6g}  {''.join(cells)}{run['edge_f1']:10.3f}")
     return "\n".join(lines)
 
 

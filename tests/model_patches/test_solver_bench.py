@@ -56,10 +56,11 @@ def test_passes_are_counted_and_what_is_there_is_kept(pack, job, tmp_path, monke
 
 def test_the_table_begins_with_the_fewest_passes():
     block = {"error": 9.0, "error_95": [8.0, 10.0]}
+    same = {"shown_background": block, "shown_regions": block, "edge_f1": 0.9}
     runs = [
-        {"mode": name, "shown_figure": {**block, "error": error}, "shown_background": block, "shown_regions": block}
+        {"mode": name, "shown_figure": {**block, "error": error}, **same}
         for name, error in (("slow", 5.0), ("worse", 8.0), ("better", 7.0))
     ]
     lines = table(runs, {"slow": 8, "worse": 4, "better": 4}).splitlines()
     assert [line.split()[0] for line in lines] == ["setting", "better", "worse", "slow"]
-    assert "7.00 (8.00 to 10.00)" in lines[1]
+    assert "7.00 (8.00 to 10.00)" in lines[1] and lines[1].endswith(" 0.900")
