@@ -150,11 +150,11 @@ def test_same_network_as_the_trainer(loaded_xl, pure_unet):
 
 
 def test_no_step_cost(pack, loaded_xl):
-    """Nothing runs per step besides ComfyUI's own U-Net: no method of it is replaced."""
+    """Nothing runs per step besides ComfyUI's own U-Net; `forward` takes the word of a trace off (compiled.py)."""
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     unet = type(loaded_xl.model.model.diffusion_model)
-    assert unet.__name__ == "XLUNet" and unet.forward is UNetModel.forward and unet._forward is UNetModel._forward
+    assert unet.__name__ == "XLUNet" and unet._forward is UNetModel._forward
 
 
 def recorded_calls(model):
