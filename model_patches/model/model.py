@@ -51,6 +51,7 @@ class ColorizeModel(comfy.model_base.BaseModel):
         self.model_sampling = sampling(model_config)
         # Sketch encoder and token projection of the same file: unused here, kept so that Save Checkpoint writes them.
         self.companions: dict[str, torch.Tensor] = {}
+        self._guided_run: tuple[torch.Tensor | None] = (None,)  # noise levels of the last run that was guided
 
     @property
     def context_dim(self) -> int:
@@ -119,16 +120,18 @@ class ColorizeModel(comfy.model_base.BaseModel):
             transformer_options = with_others(guide.into(transformer_options), guide, self.diffusion_model)
         control, transformer_options = with_control(control, transformer_options)
         if NEGATIVE in transformer_options.get("cond_or_uncond", ()):
-            self.tell_guided_student(t, transformer_options.get("sample_sigmas"))
+            self.tell_guided_student(transformer_options.get("sample_sigmas"))
         if compiled.is_compiled(self.diffusion_model):
             kwargs["trace"] = compiled.outline(transformer_options)
         return super()._apply_model(x, t, c_concat, c_crossattn, control, transformer_options, **kwargs)
 
-    def tell_guided_student(self, t: torch.Tensor, sigmas: torch.Tensor | None) -> None:
-        """Warn, in the first step of a run, that a student is guided a second time. t: (B,) noise levels of the step;
-        sigmas: those of the run."""
-        first = sigmas is None or float(t.max()) >= float(sigmas.max()) * 0.999
-        if first and (student := self.diffusion_model.distilled.student()):
+    def tell_guided_student(self, sigmas: torch.Tensor | None) -> None:
+        """Warn once a run that a student is guided a second time. sigmas: the run's noise levels, which tell runs apart
+        without a look at their values, for which a GPU would have to wait."""
+        if sigmas is not None and sigmas is self._guided_run[0]:
+            return
+        self._guided_run = (sigmas,)
+        if student := self.diffusion_model.distilled.student():
             logging.warning("ColorizeDiffusion: %s", student.guided_twice())
 
     def _sizes(self, x: torch.Tensor) -> list[tuple[int, int]]:

@@ -261,9 +261,10 @@ def test_low_memory_mode(loaded):
 
 
 def test_compile(graph, loaded, compiled):
+    """Up to rounding: a traced network shares nothing between steps (run_memory.py), so its batches differ."""
     plain = graph.run(loaded)
     loaded.model = compiled(loaded.model)
-    assert torch.allclose(graph.run(loaded), plain, atol=1e-5)
+    assert torch.allclose(graph.run(loaded), plain, atol=1e-4)
 
 
 def test_previews(loaded):
