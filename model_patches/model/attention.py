@@ -139,6 +139,13 @@ class StudentMark(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(2, device=device, dtype=dtype), requires_grad=False)
 
+    def _load_from_state_dict(
+        self, state_dict: dict[str, torch.Tensor], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Files of models that are no students have no mark."""
+        state_dict.setdefault(prefix + "weight", torch.zeros(2))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     def student(self) -> Distilled | None:
         """The facts, or None for a model that is no student."""
         return Distilled.from_values(self.weight)

@@ -60,7 +60,7 @@ class Step:
         self.schedule = ours("colorize.sampling.schedule").NoiseSchedule()
         self.stage = SimpleNamespace(
             config=ours("trainer.config").build(settings),
-            model={"diffusion_model": self.unet},
+            colorizer=SimpleNamespace(unet=self.unet),
             schedule=self.schedule,
             device=torch.device("cpu"),
         )

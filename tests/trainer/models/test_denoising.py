@@ -98,7 +98,7 @@ def test_samplers_visit_their_steps():
         ({"guidance": 0.5}, "reference guidance is 0.5"),
         ({"sketch_guidance": float("nan")}, "sketch guidance is nan"),
         ({"noise_level": 1.5}, "noise level is 1.5"),
-        ({"sampler": "euler"}, "Unknown sampler 'euler'"),
+        ({"sampler": "heun"}, "Unknown sampler 'heun'"),
     ],
 )
 def test_numbers_that_cannot_be_meant(numbers, message):

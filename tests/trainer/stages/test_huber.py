@@ -41,6 +41,9 @@ def stage_values(values, xl, backbone, v1_file):
         if name == "v1_5":
             model = {"encoder": values["model"]["encoder"], "init": v1_file, "recovery_layers": 2}
             return values | {"run": values["run"] | {"stage": "v1_5"}, "model": model, "loss": {}}
+        if name == "distill":
+            model = {"encoder": values["model"]["encoder"], "init": v1_file}
+            return values | {"run": values["run"] | {"stage": "distill"}, "model": model, "loss": {}}
         return xl if name == "xl" else regions_of(xl, backbone, name)
 
     return give
@@ -55,8 +58,8 @@ def test_every_stage_that_has_the_key_reads_it(stage_values, name):
         torch.manual_seed(0)
         stage = table.build_stage(config, torch.device("cpu"))
         losses.append(stage(first_batch(config), Draws(0, 0, range(config.optimizer.batch))))
-    terms = {"denoising", "dual"} & losses[0].keys()
-    assert "denoising" in terms and all(losses[1][term] < losses[0][term] for term in terms)
+    terms = {"denoising", "dual", "distillation"} & losses[0].keys()
+    assert {"denoising", "distillation"} & terms and all(losses[1][term] < losses[0][term] for term in terms)
 
 
 def test_stages_of_pixels_do_not_have_it(values):

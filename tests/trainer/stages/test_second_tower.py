@@ -63,7 +63,9 @@ def test_two_towers_train_export_and_colour(clip_values, tmp_path):
 def test_other_stages_do_not_know_it(clip_values):
     clip_values["run"]["stage"] = "xl_lora"
     clip_values["model"]["init"] = "model.safetensors"
-    with pytest.raises(ConfigError, match='model.second_tower belongs to stage xl, not to xl_lora: set it to "tagger"'):
+    with pytest.raises(
+        ConfigError, match="model.second_tower belongs to stages xl and distill, not to xl_lora: set it"
+    ):
         table.checked(configuration.build(clip_values))
 
 
