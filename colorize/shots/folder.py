@@ -13,7 +13,6 @@ quickstart runs `main` with an environment's Python. Its job is a JSON file:
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,7 +36,7 @@ from .matching import match
 from .review import Unsure, flicker_map, unsure_regions
 from .shapes import Shapes, shapes_of
 from .shot_flats import joined, key_flats, settled, with_hints
-from .spool import Spool
+from .spool import Spool, whole
 from .strangers import BACK, Strangers
 
 SHADOW_TONES = 1  # of layered documents
@@ -139,9 +138,9 @@ class FolderShot:
     def _carry(self) -> Iterator[int]:
         """Walk away from every key, and keep what is believed of every frame."""
         for key, entry in self._keys.items():
-            name, belief = f"walk{key}", known(entry, len(self.palette.entries))
+            name, shapes, belief = f"walk{key}", self._shapes(key), known(entry, len(self.palette.entries))
             for direction in outwards(key, len(self._frames)):
-                carrier = Carrier(shapes_of(self.regions(key)), belief)
+                carrier = Carrier(shapes, belief)
                 for place, frame in enumerate(direction):
                     if not self._spool.has(name, frame):
                         self._spool.put(name, frame, belief=carrier.next(self._shapes(frame)))
@@ -170,16 +169,16 @@ class FolderShot:
         self._strangers = Strangers(len(self.palette.entries))
         everything = range(len(self._frames))
         for frame in everything:
-            if not self._spool.has("things", frame):
+            if self._spool.has("things", frame):
+                had = self._spool.get("things", frame)
+                if self._needed("things", everything[frame + 1 : frame + 1 + max(BACK)]):
+                    self._strangers.remember(self._shapes(frame), had["things"])
+            else:
                 regions, belief = self.regions(frame), self._belief(frame)
                 flats, sure = settled(regions, _colours(Path(self._frames[frame]["picture"])), self.palette, belief)
                 things = self._strangers.next(shapes_of(regions), belief, regions.region_of)
-                self._spool.put("things", frame, things=things, entry=flats.entry, sure=sure, areas=regions.areas)
-            else:
-                things = self._spool.get("things", frame)["things"]
-                if self._needed("things", everything[frame + 1 : frame + 1 + max(BACK)]):
-                    self._strangers.remember(self._shapes(frame), things)
-            had = self._spool.get("things", frame)
+                had = {"things": things, "entry": flats.entry, "sure": sure, "areas": regions.areas}
+                self._spool.put("things", frame, **had)
             self._strangers.vote(had["things"], had["entry"], had["areas"])
             yield frame
 
@@ -220,12 +219,8 @@ class FolderShot:
 def _save(picture: np.ndarray, target: Path) -> None:
     """Write a PNG; its name appears when the file is whole."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
+    with whole(target) as part:
         Image.fromarray(picture).save(part, format="PNG")
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def main(job_file: str, told_file: str) -> None:

@@ -6,12 +6,25 @@ A file has its name when it is whole, so what is there can be used.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from ..pictures.region_borders import Borders
 from ..pictures.regions import RegionMap
+
+
+@contextmanager
+def whole(file: Path) -> Iterator[Path]:
+    """A name beside `file` to write under; `file` appears when the block has ended well."""
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 class Spool:
@@ -30,14 +43,8 @@ class Spool:
 
     def put(self, name: str, frame: int, **arrays: np.ndarray) -> None:
         """Keep arrays."""
-        file = self._file(name, frame)
-        part = file.with_name(f".{file.name}.{os.getpid()}.part")
-        try:
-            with open(part, "wb") as out:
-                np.savez_compressed(out, **arrays)  # type: ignore[arg-type]  # the stub's **kwds takes a bool too
-            part.replace(file)
-        finally:
-            part.unlink(missing_ok=True)
+        with whole(self._file(name, frame)) as part, open(part, "wb") as out:
+            np.savez_compressed(out, **arrays)  # type: ignore[arg-type]  # the stub's **kwds takes a bool too
 
     def get(self, name: str, frame: int) -> dict[str, np.ndarray]:
         """What was put. Raises OSError where nothing was."""
