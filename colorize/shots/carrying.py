@@ -56,6 +56,12 @@ class Carrier:
         self.walked = [*self.walked, (frame, belief)][-max(STEPS) :]
 
 
+def check_key_frame(key_frame: int, frames: int) -> None:
+    """Raise ValueError unless a shot of so many frames has this one."""
+    if not 0 <= key_frame < frames:
+        raise ValueError(f"key_frame is {key_frame}; the shot has frames 0 to {frames - 1}.")
+
+
 def outwards(key: int, frames: int) -> tuple[range, range]:
     """The two walks away from a key frame: to the end, and back to the beginning."""
     return range(key + 1, frames), range(key - 1, -1, -1)

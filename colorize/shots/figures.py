@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..pictures.regions import RegionMap
-from .carrying import SURE, carried
+from .carrying import SURE, carried, check_key_frame
 from .shapes import Shapes, shapes_of
 
 HALF = 0.5  # share of a piece from which it belongs to a figure
@@ -41,8 +41,7 @@ def followed(
     masks: (figures, H, W) in 0..1 over the drawing of the key frame; of masks that overlap the last has the piece.
     on_frame is called once for every other frame. Raises ValueError for masks of another size and numbers out of range.
     """
-    if not 0 <= key_frame < len(regions):
-        raise ValueError(f"key_frame is {key_frame}; the shot has frames 0 to {len(regions) - 1}.")
+    check_key_frame(key_frame, len(regions))
     key, figures = regions[key_frame], len(masks)
     if masks.shape[1:] != key.pieces.shape:
         size, wanted = masks.shape[:0:-1], key.pieces.shape[::-1]

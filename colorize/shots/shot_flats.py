@@ -19,7 +19,7 @@ from ..pictures.palette import MOST_ENTRIES, Entry, Palette, colour_name
 from ..pictures.region_colours import samples
 from ..pictures.region_labelling import choose, costs
 from ..pictures.regions import RegionMap
-from .carrying import SURE, carried
+from .carrying import SURE, carried, check_key_frame
 from .contact_sheet import ContactSheet
 from .matching import Matches, match
 from .review import Unsure, flicker_map, unsure_regions
@@ -140,8 +140,7 @@ def shot_flats(
     on_frame is called at every step of a walk. Raises ValueError.
     """
     frames = [flats.regions for flats in batch.flats]
-    if not 0 <= key_frame < len(frames):
-        raise ValueError(f"key_frame is {key_frame}; the shot has frames 0 to {len(frames) - 1}.")
+    check_key_frame(key_frame, len(frames))
     painted = key_flats(key_regions or frames[key_frame], key, more)
     palette, keys = painted.palette, {key_frame: painted.entry}
     walk = [*frames[:key_frame], key_regions, *frames[key_frame:]] if key_regions else frames
