@@ -1,7 +1,6 @@
 """How a picture is made: fast, by the bundled model's student, or in full, by the model itself with guidance."""
 
 import argparse
-import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +65,7 @@ def with_student(workflow: job.Workflow, found: Student | None) -> job.Workflow:
     """The workflow with the student's LoRA behind the loader and its settings in the sampler; as it is without one."""
     if found is None:
         return workflow
-    changed = copy.deepcopy(workflow)
+    changed = job.fill(workflow, found.settings)
     loader = job.find_input(changed, "checkpoint")[0]
     model, added = [loader, 0], str(max(int(number) for number in changed) + 1)
     for node in changed.values():
@@ -76,7 +75,7 @@ def with_student(workflow: job.Workflow, found: Student | None) -> job.Workflow:
         "inputs": {"model": model, "lora_name": found.file.name, "strength_model": 1.0},
         "_meta": {"title": job.STUDENT},
     }
-    return job.fill(changed, found.settings)
+    return changed
 
 
 def student_in(workflow: job.Workflow) -> str | None:
