@@ -50,9 +50,8 @@ def keys_of(chosen: argparse.Namespace) -> Keys | None:
         return None
     if not frames.is_many(chosen.sketch):
         raise QuickstartError("--key colours a shot by one of its frames. Give the shot's folder or video as --sketch.")
-    layers = chosen.layers.name.lower() if chosen.layers else ""
-    palette = palette_file(chosen.palette)
-    return Keys(_pictures("--key", chosen.key), _pictures("--hints", chosen.hints), layers, palette)
+    painted, hints = _pictures("--key", chosen.key), _pictures("--hints", chosen.hints)
+    return Keys(painted, hints, output.layers_kind(chosen.layers), palette_file(chosen.palette))
 
 
 def _pictures(option: str, given: Path | None) -> tuple[Key, ...]:
@@ -105,13 +104,15 @@ def carry(keys: Keys, drawings: list[frames.Drawing], record: Record, env: Envir
     sources += [digest(keys.palette.read_bytes())] if keys.palette else []
     made_with = digest(str(len(keys.painted)), keys.layers, *sources, *(entry.key + entry.picture for entry in entries))
     begun = all(entry.keyed and entry.keyed_with in (made_with, made_with + "?") for entry in entries)
-    whole = begun and all(entry.keyed_with == made_with and _there(entry, record) for entry in entries)
+    whole = begun and all(
+        entry.keyed_with == made_with and record.holds(entry.keyed, entry.keyed_layers) for entry in entries
+    )
     if not whole:
         for drawing, entry in zip(drawings, entries):
             if not begun:
                 target = output.numbered(record.folder / FOLDER / drawing.target)
                 entry.keyed = target.relative_to(record.folder).as_posix()
-                entry.keyed_layers = f"{entry.keyed.rpartition('.')[0]}.{keys.layers}" if keys.layers else ""
+                entry.keyed_layers = output.beside(record.folder, entry.keyed, keys.layers)
             entry.keyed_with = made_with + "?"  # the names are in the report before the files are there
         record.save()
         _carry_all(keys, drawings, record, env, status, record.folder / WORK / made_with)
@@ -121,10 +122,6 @@ def carry(keys: Keys, drawings: list[frames.Drawing], record: Record, env: Envir
         shutil.rmtree(record.folder / WORK, ignore_errors=True)
     _tell(entries, record.folder, status)
     return [record.folder / entry.keyed for entry in entries]
-
-
-def _there(entry: Entry, record: Record) -> bool:
-    return all((record.folder / name).is_file() for name in (entry.keyed, entry.keyed_layers) if name)
 
 
 def _carry_all(

@@ -26,6 +26,11 @@ def numbered(file: Path) -> Path:
     return candidate
 
 
+def beside(folder: Path, picture: str, ending: str) -> str:
+    """A free name, below `folder`, for the layered document of a picture there; nothing without an ending."""
+    return numbered((folder / picture).with_suffix(f".{ending}")).relative_to(folder).as_posix() if ending else ""
+
+
 def output_file(given: Path | None) -> Path:
     """The picture to write, checked before any work is done."""
     return _checked(given or Path("colorized.png"), "--output", "PNG, JPEG and WebP", tuple(FORMATS))
@@ -34,6 +39,17 @@ def output_file(given: Path | None) -> Path:
 def layers_file(given: Path) -> Path:
     """The layered document to write, checked before any work is done."""
     return _checked(given, "--layers", "PSD and OpenRaster", LAYERS)
+
+
+def layers_kind(given: Path | None) -> str:
+    """The ending that --layers names for many drawings, checked before any work is done; nothing without it."""
+    kind = str(given or "").lower()
+    if kind and f".{kind}" not in LAYERS:
+        raise QuickstartError(
+            f"--layers is {given}, but --sketch names many drawings. Give psd or ora: every drawing gets a document "
+            "beside its picture."
+        )
+    return kind
 
 
 def _checked(given: Path, option: str, kinds: str, endings: tuple[str, ...]) -> Path:

@@ -79,13 +79,16 @@ class Record:
     def take(self, sketch: str, key: str) -> Entry:
         """The entry of a drawing: the earlier run's when its picture is there and would be the same, else a new one."""
         entry = self.entries.get(sketch)
-        names = [entry.picture, *([entry.layers] if entry.layers else [])] if entry is not None else []
-        there = bool(names and names[0]) and all(self._inside(name).is_file() for name in names)
+        there = entry is not None and bool(entry.picture) and self.holds(entry.picture, entry.layers)
         if entry is not None and entry.key == key and there and entry.state in (DONE, WRITING):
             entry.state = DONE  # the name appears when everything is on the disk: what is there is whole
         else:
             entry = self.entries[sketch] = Entry(sketch, key)
         return entry
+
+    def holds(self, *names: str) -> bool:
+        """Whether the files of these names, below the folder, are all there; an empty name asks for none."""
+        return all(self._inside(name).is_file() for name in names if name)
 
     def _inside(self, name: str) -> Path:
         """A file that the report names; a report that a stranger made points nowhere else."""

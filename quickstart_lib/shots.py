@@ -150,7 +150,7 @@ class Shot:
             task.target.parent.mkdir(parents=True, exist_ok=True)
             target = output.numbered(task.target)
             entry.state, entry.picture = WRITING, target.relative_to(self.record.folder).as_posix()
-            entry.layers = f"{entry.picture.rpartition('.')[0]}.{task.layers}" if task.layers else ""
+            entry.layers = output.beside(self.record.folder, entry.picture, task.layers)
             self.record.save()
             if task.layers and result.layers:
                 output.write(result.layers, self.record.folder / entry.layers)  # the picture comes last
@@ -212,7 +212,7 @@ def make_tasks(drawings: list[frames.Drawing], record: Record, values_of: "Value
         entry = record.take(drawing.label, digest(values_of.about, size, data))
         if entry.state != DONE:
             target = record.folder / drawing.target
-            tasks.append(Task(number, drawing.file, target, entry, workflow, values_of.layers or ""))
+            tasks.append(Task(number, drawing.file, target, entry, workflow, values_of.layers))
     return tasks
 
 
@@ -222,7 +222,7 @@ class Values:
     def __init__(self, chosen: argparse.Namespace, models: Models, workflow: job.Workflow, status: Status):
         self._chosen, self._models, self._workflow, self._status = chosen, models, workflow, status
         self._told: set[str] = set()
-        self.layers = layers_of(chosen) if is_flat(chosen) else None
+        self.layers, self.palette = flat_files(chosen)
         self.about = ""
         """Everything else that decides how the pictures come out."""
 
@@ -233,7 +233,7 @@ class Values:
         if size not in self._told:
             self._told.add(size)
             check_size(values, self._models, self._workflow, self._status)
-        return job.fill(self._workflow, values | {"layers": self.layers}), size
+        return job.fill(self._workflow, values | {"layers": self.layers or None}), size
 
 
 def is_flat(chosen: argparse.Namespace) -> bool:
@@ -241,16 +241,9 @@ def is_flat(chosen: argparse.Namespace) -> bool:
     return chosen.flats and chosen.key is None
 
 
-def layers_of(chosen: argparse.Namespace) -> str | None:
-    """The ending that --layers names for many drawings, checked before any work is done."""
-    if chosen.layers is None:
-        return None
-    if str(chosen.layers).lower() not in ("psd", "ora"):
-        raise QuickstartError(
-            f"--layers is {chosen.layers}, but --sketch names many drawings. Give psd or ora: every drawing gets a "
-            "document beside its picture."
-        )
-    return str(chosen.layers).lower()
+def flat_files(chosen: argparse.Namespace) -> tuple[str, Path | None]:
+    """(ending of the layered documents, or nothing; palette) for the model's own pictures."""
+    return (output.layers_kind(chosen.layers), palette_file(chosen.palette)) if is_flat(chosen) else ("", None)
 
 
 def about_run(
@@ -260,6 +253,7 @@ def about_run(
     filled = job.fill(workflow, values_for(chosen, models, None))
     values = {name: job.value_of(filled, name) for name in ("steps", "seed", "reference_scale", "sampler", "scheduler")}
     values["student"] = student_in(workflow)
+    layers, palette = flat_files(chosen)
     files = {name: f"{file.name}, {file.stat().st_size} bytes" for name, file in models.files.items()}
     return {
         "reference": str(reference.file),
@@ -267,8 +261,8 @@ def about_run(
         "workflow_digest": digest(json.dumps(workflow, sort_keys=True)),
         **files,
         **values,
-        **({"layers": layers_of(chosen)} if is_flat(chosen) and chosen.layers else {}),
-        **({"palette": digest(chosen.palette.read_bytes())} if is_flat(chosen) and chosen.palette else {}),
+        **({"layers": layers} if layers else {}),
+        **({"palette": digest(palette.read_bytes())} if palette else {}),
     }
 
 
@@ -276,7 +270,7 @@ def colour(chosen: argparse.Namespace, status: Status) -> int:
     """Colour every drawing of --sketch into the folder --output; the exit status, 1 when a drawing failed."""
     cache = environment.cache_folder(os.environ, Path.home())
     reference = picture("reference", chosen.reference)
-    layers_of(chosen)
+    output.layers_kind(chosen.layers)
     palette_file(chosen.palette)
     key = keyed.keys_of(chosen)
     videos.check(chosen.sketch)
@@ -313,8 +307,8 @@ def _colour(
         if key:
             keyed.check(key, drawings)  # a video's are known from here on
         record = Record(folder, about)
-        palette = palette_file(chosen.palette) if is_flat(chosen) else None
-        shot = Shot(record, make_tasks(drawings, record, values_of, status), len(drawings), status, palette)
+        tasks = make_tasks(drawings, record, values_of, status)
+        shot = Shot(record, tasks, len(drawings), status, values_of.palette)
         introduce(shot, drawings, reference, models, status)
         tell_device(env, chosen, status)
         record.save()

@@ -142,6 +142,26 @@ def test_layered_documents_lie_beside(made, tmp_path):
 
 
 @posix_only
+def test_a_document_of_other_colours_is_not_taken_for_the_new_one(made, tmp_path):
+    drawings, record, env, key = made
+    old = tmp_path / "out" / "keyed" / "a2.psd"
+    old.parent.mkdir()
+    old.write_text("old")
+    keyed.carry(keyed.Keys(key.painted, layers="psd"), drawings, record, env, Status())
+    assert report(tmp_path / "out")["drawings"][1]["keyed_layers"] == "keyed/a2-2.psd" and old.read_text() == "old"
+    assert (old.parent / "a2-2.psd").read_text() == "layers"
+
+
+@posix_only
+def test_a_report_that_names_files_elsewhere_is_not_believed(made, tmp_path):
+    drawings, record, env, key = made
+    keyed.carry(key, drawings, record, env, Status())
+    record.entries["a2.png"].keyed = "../keys/a2.png"
+    with pytest.raises(QuickstartError, match="outside its folder"):
+        keyed.carry(key, drawings, record, env, Status())
+
+
+@posix_only
 def test_a_real_key_pass(start, tmp_path):
     """The whole command with the pretended ComfyUI: its pictures are none, so the pass says so and keeps the others."""
     folder = tmp_path / "cut"

@@ -217,3 +217,8 @@ def test_every_drawing_of_a_folder_gets_a_layered_document(start, cut, tmp_path)
     assert known["drawings"][2]["layers"] == "a10.psd" and known["about"]["layers"] == "psd"
     (tmp_path / "out" / "a10.psd").unlink()
     assert Record(tmp_path / "out", {}).take("a10.png", known["drawings"][2]["key"]).state == "to do"
+    (tmp_path / "out" / "a1.png").unlink()  # its document stays, and a new one gets a number
+    code, _, err = start("finish", "--sketch", "cut", "--output", "out", "--layers", "psd").end()
+    named = {entry["sketch"]: entry["layers"] for entry in report(tmp_path / "out")["drawings"]}
+    assert code == 0 and named == {"a1.png": "a1-2.psd", "a2.png": "a2.psd", "a10.png": "a10-2.psd"}, err
+    assert (tmp_path / "out" / "a1-2.psd").is_file()
