@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import PurePath
 
 import torch
 
@@ -77,14 +76,3 @@ class Distilled:
                 }
             )
         }
-
-
-def lora_header(run: str, rank: int) -> dict[str, str]:
-    """Metadata of a LoRA that a run (its folder) has written."""
-    return {
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": "colorize-diffusion/lora",
-        "modelspec.implementation": "comfyui-colorize-diffusion",
-        "modelspec.title": PurePath(run).name,
-        "ss_network_dim": str(rank),
-    }

@@ -142,9 +142,8 @@ class ColorizeModel(comfy.model_base.BaseModel):
     def load_model_weights(self, sd: dict[str, torch.Tensor], unet_prefix: str = "", **kwargs: Any) -> Any:
         """Load the U-Net strictly and remember the file's companions. sd loses the U-Net's tensors."""
         self.companions = {k: v for k, v in sd.items() if k.startswith(names.COMPANIONS)}
-        sd.setdefault(unet_prefix + names.DISTILLED, torch.zeros(2))  # files of models that are no students
         given = {key.removeprefix(unet_prefix) for key in sd if key.startswith(unet_prefix)}
-        expected = set(to_official_names(self.diffusion_model.state_dict(), self.region_names))
+        expected = set(to_official_names(self.diffusion_model.state_dict(), self.region_names)) - {names.DISTILLED}
         if missing := sorted(expected - given):
             raise families.CheckpointError(
                 f"This ColorizeDiffusion checkpoint is incomplete: {len(missing)} of {len(expected)} U-Net tensors "

@@ -49,3 +49,14 @@ def factors(matrix: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     root = values[:rank].sqrt()
     return left[:, :rank] * root, root[:, None] * right[:rank]
+
+
+def lora_header(title: str, rank: int) -> dict[str, str]:
+    """Metadata of a LoRA, as model managers read it."""
+    return {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": "colorize-diffusion/lora",
+        "modelspec.implementation": "comfyui-colorize-diffusion",
+        "modelspec.title": title,
+        "ss_network_dim": str(rank),
+    }

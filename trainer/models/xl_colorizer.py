@@ -162,10 +162,14 @@ class XLColorizer(WholeColorizer):
         return self.autoencoder.decode(latents, XL_SCALE)
 
 
+def is_xl_file(path: Path) -> bool:
+    """Whether a checkpoint is one of XL, which alone has a token projection; of safetensors only the header is read."""
+    return f"{names.PROJECTION}proj.0.weight" in checkpoint.read_names(path)
+
+
 def load(checkpoint_path: str, encoder_path: str, tagger_path: str, device: torch.device) -> V1Colorizer | XLColorizer:
     """The colouriser of a file of either family; XL needs a tagger as well. ConfigError when it is missing."""
-    shapes = checkpoint.read_names(Path(checkpoint_path))
-    if f"{names.PROJECTION}proj.0.weight" not in shapes:
+    if not is_xl_file(Path(checkpoint_path)):
         return V1Colorizer.from_files(checkpoint_path, encoder_path, device)
     if not tagger_path:
         raise ConfigError(f"{checkpoint_path} is an XL model: name its tagger with --tagger.")

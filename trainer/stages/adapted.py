@@ -19,7 +19,7 @@ from trainer.models.frozen import FrozenAutoencoder
 from trainer.models.precision import DTYPES
 
 from .cost import count
-from .shared import model_header, model_markers
+from .shared import model_header, model_markers, with_autoencoder
 from .stage import Stage
 
 PREFIX = names.LORA_UNET
@@ -114,9 +114,7 @@ def merged(stage: Stage, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str,
     changed = adapters.merged({k.removeprefix(names.UNET): v for k, v in tensors.items() if k.startswith(names.UNET)})
     tensors |= {names.UNET + k: v for k, v in changed.items()}
     if config.model.vae:
-        tensors = {k: v for k, v in tensors.items() if not k.startswith(names.VAE)}
-        vae = FrozenAutoencoder(config.model.vae, stage.device, channels_last=False)
-        tensors |= {names.VAE + k: v for k, v in vae.tensors.items()}
+        tensors = with_autoencoder(tensors, FrozenAutoencoder(config.model.vae, stage.device, channels_last=False))
     heads, family = unet.config.num_head_channels, families.detect(tensors, metadata, config.model.init).name
     header = model_header(config, family, heads)
     return tensors | model_markers(config.model.prediction_type, heads), metadata | header

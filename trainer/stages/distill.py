@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -34,11 +35,12 @@ from trainer.losses.distillation import (
 from trainer.models.colorizer import MODES
 from trainer.models.denoising import Denoising
 from trainer.models.frozen import borrowed
-from trainer.models.low_rank import low_rank_difference
+from trainer.models.low_rank import lora_header, low_rank_difference
 from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
 
-from .distill_lessons import Lesson, Lessons, is_xl, lessons_for
+from .distill_lessons import Lesson, Lessons, lessons_for
 from .shared import model_header, model_markers
+from .sizes import is_xl
 from .stage import Stage
 
 LORA_FILE = "-lora"
@@ -49,13 +51,6 @@ def also_reads(config: Config) -> tuple[str, ...]:
     """Parts and numbers of a picture that a run reads beside picture, sketch and reference."""
     masks = ("mask", "reference_mask") if set(config.distill.modes) - {"vanilla"} else ()
     return (*masks, *(("score", "size") if is_xl(config) else ()), *(("crop",) if is_xl(config) and masks else ()))
-
-
-def encodings(config: Config) -> tuple[str, ...]:
-    """The kinds of encodings (cache/recipes.py) that a run reads again and again."""
-    if config.data.deform:
-        return ("latents",)
-    return ("latents", "clip_tokens", "tagger_tokens") if is_xl(config) else ("latents", "tokens")
 
 
 def check(config: Config) -> None:
@@ -209,13 +204,7 @@ class DistillStage(Stage):
         rank = self.config.distill.lora_rank
         if not rank:
             return {}
-        before = {k.removeprefix(names.UNET): v for k, v in self.lessons.tensors.items() if k.startswith(names.UNET)}
         after = {k.removeprefix(names.UNET): v for k, v in weights.items() if names.REGION_LORA not in k}
-        lora = low_rank_difference(before, after, rank)
-        facts = self.facts()
-        return {
-            LORA_FILE: (
-                lora | facts.lora_marker(),
-                distilled.lora_header(self.config.run.output, rank) | facts.header(),
-            )
-        }
+        lora, facts = low_rank_difference(self._around[1].state_dict(), after, rank), self.facts()
+        header = lora_header(Path(self.config.run.output).name, rank) | facts.header()
+        return {LORA_FILE: (lora | facts.lora_marker(), header)}

@@ -6,7 +6,7 @@ from trainer.config import Config
 
 from .colorizer_cost import v1_cost
 from .cost import Cost
-from .distill_lessons import is_xl
+from .sizes import is_xl
 from .xl_cost import xl_cost
 
 U_NET = "U-Net"

@@ -14,19 +14,20 @@ from colorize.reference.token_projection import TokenProjection
 from colorize.sketch.xl_encoder import XLSketchEncoder
 from colorize.unet.split_attention import Split
 from colorize.unet.unet import UNet
-from trainer.cache.encodings import build_encodings
+from trainer.cache.encodings import Encodings, build_encodings
 from trainer.config import Config, ConfigError
 from trainer.draws import Draws
 from trainer.losses.reference_drop import drop_references, keep_mask
 from trainer.models import checkpoint, xl_colorizer
 from trainer.models.autoencoder import SCALE, XL_SCALE
 from trainer.models.colorizer import MASKED, V1Colorizer, background_encoder_from, networks_from
-from trainer.models.frozen import FrozenReferenceEncoder, SecondTower, borrowed, frozen_encoders
-from trainer.models.xl_colorizer import XLColorizer, plugin_from
+from trainer.models.frozen import FrozenAutoencoder, FrozenReferenceEncoder, SecondTower, frozen_encoders
+from trainer.models.xl_colorizer import XLColorizer, is_xl_file, plugin_from
 from trainer.pictures import Batch, figure_mask, model_sketch, picture
 
 from . import xl
-from .shared import check_token_width, drawn_latents
+from .shared import check_prediction, check_token_width, drawn_latents, with_autoencoder
+from .sizes import is_xl
 from .xl import XLStage, check_second_tower
 
 Frozen = TypeVar("Frozen", bound=nn.Module)
@@ -55,56 +56,55 @@ class Lesson(NamedTuple):
         return unet(x, t, tokens[0], self.control, split=split, y=self.y, banks=self.banks).float()
 
 
+def encodings(config: Config) -> tuple[str, ...]:
+    """The kinds of encodings (cache/recipes.py) that a run reads again and again."""
+    if is_xl(config):
+        return xl.encodings(config)
+    return ("latents",) if config.data.deform else ("latents", "tokens")
+
+
 class Lessons:
     """The frozen part of a family: encoders, sketch encoder, and what else stands around the U-Net."""
 
-    family = "v1"
     scale = SCALE
+    colorizer: V1Colorizer | XLColorizer
+    """of the file of model.init, on the device; its U-Net is not frozen"""
+    frozen: (
+        tuple[FrozenAutoencoder, FrozenReferenceEncoder] | tuple[FrozenAutoencoder, FrozenReferenceEncoder, SecondTower]
+    )
+    """what is in memory only while it is borrowed"""
+    encodings: Encodings
 
     def __init__(self, config: Config, device: torch.device) -> None:
         """Reads the file of model.init. ConfigError where it and the configuration do not go together."""
         self.config, self.device = config, device
-        self.tensors, metadata = checkpoint.read_tensors(Path(config.model.init))
-        prediction, _ = families.prediction_type(self.tensors, metadata, config.model.init)
-        if prediction != config.model.prediction_type:
-            raise ConfigError(f"{config.model.init} predicts {prediction}: set model.prediction_type = {prediction!r}.")
-        self.colorizer, self.frozen = self._built(metadata)
+        tensors, metadata = checkpoint.read_tensors(Path(config.model.init))
+        check_prediction(tensors, metadata, config.model)
+        self._build(tensors, metadata)
+        self.family = families.detect(tensors, metadata, config.model.init).name
         for mode in config.distill.modes:
             name = MASKED.get(mode, mode)
             if reason := modes.refusal(name, self.colorizer.weights, modes.Given(figure=True, background=True)):
                 raise ConfigError(f"distill.modes holds {mode!r}. {reason.text}")
-        self.encodings = build_encodings(config, device, self.kinds(config))
 
-    def _built(self, metadata: Mapping[str, str]) -> tuple[V1Colorizer | XLColorizer, tuple]:
-        """The colouriser of the file, on the device, its U-Net not yet frozen; and the networks that are borrowed."""
+    def _build(self, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+        """Set colorizer, frozen and encodings."""
         config = self.config
         self.frozen = vae, encoder = frozen_encoders(config, self.device)
-        unet, sketch_encoder = networks_from(self.tensors, dict(metadata))
+        unet, sketch_encoder = networks_from(tensors, metadata)
         check_token_width(unet, encoder, config.model)
-        background = background_encoder_from(self.tensors, self.device)
-        if unet.config.region_ranks is not None:
-            self.family = "v1.5"
-        colorizer = V1Colorizer(
+        background = background_encoder_from(tensors, self.device)
+        self.colorizer = V1Colorizer(
             unet.to(self.device),
             _frozen(sketch_encoder, self.device),
             vae,
             encoder,
             config.model.prediction_type,
             None if background is None else background.requires_grad_(False),
-            families.tokens_read(self.tensors, metadata, config.model.init),
-            recovers=names.NO_RECOVERY not in self.tensors,
+            families.tokens_read(tensors, metadata, config.model.init),
+            recovers=names.NO_RECOVERY not in tensors,
         )
-        return colorizer, self.frozen
-
-    @staticmethod
-    def kinds(config: Config) -> tuple[str, ...]:
-        """The kinds of encodings (cache/recipes.py) that a run reads again and again."""
-        return ("latents",) if config.data.deform else ("latents", "tokens")
-
-    @property
-    def modes(self) -> tuple[str, ...]:
-        """Those of distill.modes."""
-        return self.config.distill.modes
+        self.encodings = build_encodings(config, self.device, encodings(config))
 
     @torch.no_grad()
     def lesson(self, batch: Batch, mode: str, draws: Draws) -> Lesson:
@@ -145,46 +145,42 @@ class Lessons:
 
     def exported(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The whole model: the tensors of model.init with the trained ones, and the autoencoder of model.vae."""
-        tensors = self.tensors | dict(weights)
-        if self.config.model.vae:
-            tensors = {k: v for k, v in tensors.items() if not k.startswith(names.VAE)}
-            with borrowed(self.frozen[0]):
-                tensors |= {names.VAE + k: v for k, v in self.frozen[0].tensors.items()}
-        return tensors
+        tensors = checkpoint.read_tensors(Path(self.config.model.init))[0] | dict(weights)
+        return with_autoencoder(tensors, self.frozen[0]) if self.config.model.vae else tensors
 
 
 class _FrozenXL(XLStage):
     """The parts of an XL model around its U-Net; trains nothing."""
 
+    def __init__(
+        self, config: Config, device: torch.device, tensors: dict[str, torch.Tensor], metadata: dict[str, str]
+    ) -> None:
+        self._read = (tensors, metadata)
+        super().__init__(config, device)
+        del self._read
+
     def networks(
         self, encoder: FrozenReferenceEncoder, tagger: SecondTower
     ) -> tuple[UNet, XLSketchEncoder, TokenProjection]:
-        tensors, metadata = checkpoint.read_tensors(Path(self.config.model.init))
+        tensors, metadata = self._read
+        check_second_tower(tensors, self.config.model)
         unet, sketch_encoder, projection = xl_colorizer.networks_from(tensors, metadata)
-        self.plugin = (plugin_from(tensors, unet),)  # a tuple keeps it out of the module tree
+        plugin = plugin_from(tensors, unet)
+        self.plugin = (None if plugin is None else _frozen(plugin, self.device),)  # a tuple keeps it out of the tree
         return unet.to(self.device), _frozen(sketch_encoder, self.device), _frozen(projection, self.device)
 
 
 class XLLessons(Lessons):
     """Of an XL model, whose reference is what CLIP and a tagger see together."""
 
-    family = "xl"
     scale = XL_SCALE
 
-    def _built(self, metadata: Mapping[str, str]) -> tuple[XLColorizer, tuple]:
+    def _build(self, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
         if not self.config.model.tagger:
             raise ConfigError(f"{self.config.model.init} is an XL model: name its tagger in model.tagger.")
-        check_second_tower(self.tensors, self.config.model)
-        self.stage = _FrozenXL(self.config, self.device)
-        plugin = self.stage.plugin[0]
-        self.stage.colorizer.plugin = None if plugin is None else _frozen(plugin, self.device)
-        if plugin is not None:
-            self.family = "xl-plugin"
-        return self.stage.colorizer, self.stage.frozen
-
-    @staticmethod
-    def kinds(config: Config) -> tuple[str, ...]:
-        return xl.encodings(config)
+        self.stage = stage = _FrozenXL(self.config, self.device, tensors, metadata)
+        stage.colorizer.plugin = stage.plugin[0]
+        self.colorizer, self.frozen, self.encodings = stage.colorizer, stage.frozen, stage.encodings
 
     def tokens(self, batch: Batch) -> torch.Tensor:
         return self.stage.colorizer.projection(*self.stage.seen_in(batch))
@@ -198,14 +194,9 @@ def _frozen(network: Frozen, device: torch.device) -> Frozen:
     return network.requires_grad_(False).eval().to(device)
 
 
-def is_xl(config: Config) -> bool:
-    """Whether the model of a run of stage distill is one of XL: only that reads a second tower."""
-    return bool(config.model.tagger)
-
-
 def lessons_for(config: Config, device: torch.device) -> Lessons:
     """Those of the family of model.init. ConfigError where model.tagger says another."""
-    found = f"{names.PROJECTION}proj.0.weight" in checkpoint.read_names(Path(config.model.init))
+    found = is_xl_file(Path(config.model.init))
     if is_xl(config) and not found:
         raise ConfigError(f"{config.model.init} is no XL model, which alone reads a tagger: clear model.tagger.")
     return (XLLessons if found else Lessons)(config, device)

@@ -27,7 +27,7 @@ from trainer.models.xl_colorizer import tagger_width
 
 from .cost import count
 from .encoder import new_tower
-from .sizes import v1_sizes
+from .sizes import is_xl, v1_sizes
 from .v1 import ENCODER_FILE
 
 VIT_H: dict[str, Any] = {
@@ -84,10 +84,6 @@ def maker(path: str) -> Config | None:
     return load(preset) if preset else None
 
 
-def _is_xl(config: Config) -> bool:
-    return config.run.stage.startswith("xl")
-
-
 def reference_encoder(config: Config) -> ReferenceEncoder:
     """The network of model.encoder, without weights."""
     path = config.model.encoder
@@ -95,7 +91,7 @@ def reference_encoder(config: Config) -> ReferenceEncoder:
         return encoder_sizes(path)
     if made := maker(path):
         return new_tower(made.model, "meta") if made.run.stage == "encoder" else reference_encoder(made)
-    return ReferenceEncoder(**(BIG_G if _is_xl(config) else VIT_H), device="meta")
+    return ReferenceEncoder(**(BIG_G if is_xl(config) else VIT_H), device="meta")
 
 
 def second_tower(config: Config) -> tuple[int, int]:
@@ -141,7 +137,7 @@ def first_of(config: Config) -> Config:
         return config
     if made := maker(init):
         return first_of(made)
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, init="", **RELEASED[_is_xl(config)]))
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, init="", **RELEASED[is_xl(config)]))
 
 
 def _assumed(config: Config, key: str) -> str:
@@ -149,7 +145,7 @@ def _assumed(config: Config, key: str) -> str:
     path = getattr(config.model, key)
     if made := _exports().get(Path(path)):
         return f"; `python -m trainer train --config {made}` makes it, and it is counted as large as that"
-    clip = "OpenCLIP bigG/14" if _is_xl(config) and key == "encoder" else "OpenCLIP ViT-H/14"
+    clip = "OpenCLIP bigG/14" if is_xl(config) and key == "encoder" else "OpenCLIP ViT-H/14"
     kinds: Mapping[str, str] = {
         "encoder": clip,
         "tagger": clip if config.model.second_tower == "clip" else "a WD tagger (Swin V2)",

@@ -1,5 +1,5 @@
-"""What the stages of colourisers share: the check of the token width, latents, the entanglement of a validation,
-markers and header of exported files."""
+"""What the stages of colourisers share: checks of the file they start from, latents, the entanglement of a validation;
+autoencoder, markers and header of exported files."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from trainer.draws import Draws
 from trainer.metrics.entanglement import mean_entanglement, next_ones
 from trainer.models import autoencoder, checkpoint
 from trainer.models.colorizer import TokenReader, WholeColorizer
+from trainer.models.frozen import FrozenAutoencoder, borrowed
 from trainer.pictures import Batch, figure_mask, model_sketch, picture
 
 
@@ -33,6 +34,20 @@ def check_tokens(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str
     read = families.tokens_read(tensors, metadata, model.init)
     if read != model.tokens:
         raise ConfigError(f"{model.init} reads {read} tokens of a reference, not {model.tokens}: {NEXT[read]}")
+
+
+def check_prediction(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], model: Model) -> None:
+    """ConfigError unless model.prediction_type is what model.init was trained to answer."""
+    prediction, _ = families.prediction_type(tensors, metadata, model.init)
+    if prediction != model.prediction_type:
+        raise ConfigError(f"{model.init} predicts {prediction}: set model.prediction_type = {prediction!r}.")
+
+
+def with_autoencoder(tensors: Mapping[str, torch.Tensor], vae: FrozenAutoencoder) -> dict[str, torch.Tensor]:
+    """The tensors of a whole model, with this autoencoder in the place of theirs; it leaves the memory as it was."""
+    with borrowed(vae):
+        others = {k: v for k, v in tensors.items() if not k.startswith(names.VAE)}
+        return others | {names.VAE + k: v for k, v in vae.tensors.items()}
 
 
 NEXT = {

@@ -8,6 +8,11 @@ from trainer.config import Config, ConfigError
 GROUPS = 32  # of the group normalisation
 
 
+def is_xl(config: Config) -> bool:
+    """Whether the model of a run is one of XL: only that reads a second tower, which model.tagger names."""
+    return config.run.stage.startswith("xl") or bool(config.model.tagger)
+
+
 def v1_sizes(config: Config, context_dim: int = 1024) -> UNetConfig:
     """Of stage v1; context_dim: width of the reference tokens. Raises ValueError."""
     model = config.model

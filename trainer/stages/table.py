@@ -20,6 +20,7 @@ from . import (
     colorizer_cost,
     distill,
     distill_cost,
+    distill_lessons,
     encoder,
     sizes,
     v1,
@@ -241,7 +242,7 @@ TABLE: dict[str, Row] = {
             }
         ),
         bucket_cells=64,
-        encodings=distill.encodings,
+        encodings=distill_lessons.encodings,
         check=distill.check,
     ),
 }

@@ -30,7 +30,15 @@ from trainer.models.frozen import borrowed, frozen_encoders
 from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
 
 from . import adapted
-from .shared import check_token_width, check_tokens, drawn_latents, entanglement_curves, model_header, model_markers
+from .shared import (
+    check_token_width,
+    check_tokens,
+    drawn_latents,
+    entanglement_curves,
+    model_header,
+    model_markers,
+    with_autoencoder,
+)
 from .sizes import v1_sizes
 from .stage import Stage
 
@@ -204,8 +212,7 @@ class ColorizerStage(Stage):
             return adapted.export(config, "v1", weights)
         prediction, heads = config.model.prediction_type, colorizer.unet.config.num_head_channels
         tensors = {name: value for name, value in weights.items() if not name.startswith(ENCODER_PARTS)}
-        with borrowed(self.frozen[0]):
-            tensors |= {names.VAE + k: v for k, v in self.frozen[0].tensors.items()}
+        tensors = with_autoencoder(tensors, self.frozen[0])
         header = model_header(config, "v1", heads)
         if config.model.tokens != "local":
             tensors, header = tensors | {names.CLS_MARKER: torch.zeros(0)}, header | {names.TOKENS: config.model.tokens}

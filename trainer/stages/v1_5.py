@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from colorize import families, modes, names
+from colorize import modes, names
 from colorize.pictures.masks import grow_to_grid, without_figure
 from colorize.reference.recovery import BackgroundEncoder, RecoveryTransformer, ScalarEmbedder
 from colorize.sampling.schedule import NoiseSchedule
@@ -39,7 +39,16 @@ from trainer.models.frozen import borrowed, frozen_encoders
 from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
 
 from . import adapted
-from .shared import check_token_width, check_tokens, drawn_latents, entanglement_curves, model_header, model_markers
+from .shared import (
+    check_prediction,
+    check_token_width,
+    check_tokens,
+    drawn_latents,
+    entanglement_curves,
+    model_header,
+    model_markers,
+    with_autoencoder,
+)
 from .stage import Stage
 from .v1 import random_crops
 
@@ -140,9 +149,7 @@ class RegionStage(Stage):
         model = config.model
         self.frozen = vae, reference_encoder = frozen_encoders(config, device)
         tensors, metadata = checkpoint.read_tensors(Path(model.init))
-        prediction, _ = families.prediction_type(tensors, metadata, model.init)
-        if prediction != model.prediction_type:
-            raise ConfigError(f"{model.init} predicts {prediction}: set model.prediction_type = {prediction!r}.")
+        check_prediction(tensors, metadata, model)
         unet, sketch_encoder = networks_from(tensors, metadata, region_ranks(model))
         dim = reference_encoder.output_dim
         check_token_width(unet, reference_encoder, model)
@@ -164,7 +171,7 @@ class RegionStage(Stage):
             if config.system.channels_last:
                 network.to(memory_format=torch.channels_last)
         # A tuple keeps the frozen networks and the views on them out of the module tree.
-        networks = unet, sketch_encoder, vae, reference_encoder, prediction, background
+        networks = unet, sketch_encoder, vae, reference_encoder, model.prediction_type, background
         self._colorizer = (V1Colorizer(*networks, recovers=background is not None),)
         self._background_encoder = (background,)
         self.schedule = NoiseSchedule().to(device)
@@ -284,9 +291,7 @@ class RegionStage(Stage):
             return adapted.export(config, "v1.5", weights)
         tensors, _ = checkpoint.read_tensors(Path(config.model.init))
         if config.model.vae:
-            tensors = {k: v for k, v in tensors.items() if not k.startswith(names.VAE)}
-            with borrowed(self.frozen[0]):
-                tensors |= {names.VAE + k: v for k, v in self.frozen[0].tensors.items()}
+            tensors = with_autoencoder(tensors, self.frozen[0])
         tensors |= {k: v for k, v in weights.items() if names.REGION_LORA in k or not k.startswith(names.UNET)}
         prediction, heads = config.model.prediction_type, self._colorizer[0].unet.config.num_head_channels
         if self._colorizer[0].background_encoder is None:

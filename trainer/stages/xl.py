@@ -45,7 +45,7 @@ from trainer.models.xl_colorizer import XLColorizer, embedded, networks_from
 from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
 
 from . import adapted
-from .shared import drawn_latents, entanglement_curves, model_header, model_markers
+from .shared import drawn_latents, entanglement_curves, model_header, model_markers, with_autoencoder
 from .sizes import xl_sizes
 from .stage import Stage
 
@@ -191,9 +191,7 @@ class XLStage(Stage):
         heads = self.colorizer.unet.config.num_head_channels
         tensors = dict(self.untrained()) | dict(weights)
         if config.model.vae or not any(key.startswith(names.VAE) for key in tensors):
-            tensors = {k: v for k, v in tensors.items() if not k.startswith(names.VAE)}
-            with borrowed(self.frozen[0]):
-                tensors |= {names.VAE + k: v for k, v in self.frozen[0].tensors.items()}
+            tensors = with_autoencoder(tensors, self.frozen[0])
         if config.model.second_tower == "clip":
             tensors[names.CLIP_PAIR] = torch.zeros(0)
         return tensors | model_markers(prediction, heads), model_header(config, self.family, heads)

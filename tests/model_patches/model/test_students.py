@@ -13,7 +13,7 @@ from colorize import distilled, names
 from colorize.distilled import Distilled
 from colorize.sampling.schedule import NoiseSchedule
 from tests import tiny
-from trainer.models.low_rank import low_rank_difference
+from trainer.models.low_rank import lora_header, low_rank_difference
 
 MARK = names.UNET + names.DISTILLED
 FACTS = Distilled(2, 2.5)
@@ -47,7 +47,7 @@ def lora_file(folders, tiny_weights, learned) -> str:
         for weights in (tiny_weights, learned)
     )
     lora = low_rank_difference(before, after, 4096, torch.float32) | FACTS.lora_marker()
-    save_file(lora, folders.loras / "student_lora.safetensors", metadata=distilled.lora_header("runs/x", 4096))
+    save_file(lora, folders.loras / "student_lora.safetensors", metadata=lora_header("x", 4096))
     return "student_lora.safetensors"
 
 

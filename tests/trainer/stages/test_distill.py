@@ -20,6 +20,7 @@ from trainer.models import checkpoint
 from trainer.models.colorizer import V1Colorizer
 from trainer.models.denoising import Denoising
 from trainer.run.loop import train
+from trainer.stages import file_sizes
 from trainer.stages.table import build_stage, checked
 
 CPU = torch.device("cpu")
@@ -212,3 +213,11 @@ def test_mistakes_name_the_way_out(v1, section, changes, message):
 def test_other_stages_have_no_such_section(values):
     with pytest.raises(ConfigError, match="distill.steps belongs to stage distill"):
         checked(configuration.build(values | {"distill": {"steps": 4}}))
+
+
+def test_a_file_that_is_not_there_is_counted_as_that_of_its_family():
+    """A tagger says that the model is one of XL, whose encoder is another than v1's."""
+    for tagger, width in (("", 1024), ("absent.safetensors", 1280)):
+        model = {"init": "absent.safetensors", "encoder": "absent.safetensors", "tagger": tagger}
+        values = {"run": {"stage": "distill"}, "model": model, "data": {"folder": "unused"}}
+        assert file_sizes.reference_encoder(configuration.build(values)).output_dim == width
