@@ -241,61 +241,56 @@ def split_attention(
 
     attend(q, k, v): multi-head attention of (B, n, C), (B, M, C), (B, M, C) -> (B, n, C).
     """
-    plan, parted, batch = split.plan(*size), split.parting(*size), len(x)
-    asked = _parted_queries if parted is not None else _all_queries
-    queries = asked(layer, x.flatten(0, 1), split, size, kept)
-    answers: list[torch.Tensor | None] = []
-    for number, (share, query) in enumerate(zip(plan, queries, strict=True)):
-        if share is None or query is None:
-            answers.append(None)
-            continue
+    plan, parted, batch, hidden = split.plan(*size), split.parting(*size), len(x), x.flatten(0, 1)
+    numbers = [number for number, share in enumerate(plan) if share is not None]
+    asking = [(kind, share) for kind, share in zip(split.options.kinds, plan, strict=True) if share is not None]
+    if parted is None:
+        queries = _all_queries(layer, hidden, asking, kept)
+    else:
+        queries = _parted_queries(layer, hidden.index_select(0, parted.order), asking, kept)
+    answers: list[torch.Tensor] = []
+    for number, (kind, share), query in zip(numbers, asking, queries, strict=True):
         if kept is not None:
             key, value = kept.keys[number], kept.values[number]
         else:
-            tokens, shown = split.tokens[number], (values or split.tokens)[number]
-            key, value = keys_and_values(layer, tokens, shown, split.options.kinds[number])
+            key, value = keys_and_values(layer, split.tokens[number], (values or split.tokens)[number], kind)
         answer = attend(query.unflatten(0, (batch, -1)), key, value)
         answers.append((answer if share.weight is None else answer * share.weight.to(answer.dtype)).flatten(0, 1))
     if parted is not None:
-        composed = torch.cat([answer for answer in answers if answer is not None]).index_select(0, parted.back)
+        composed = torch.cat(answers).index_select(0, parted.back)
     else:
-        found = _composed(answers, plan, len(x) * x.shape[1])  # None where all strengths are 0
-        composed = torch.zeros_like(layer.project("to_q", x)).flatten(0, 1) if found is None else found
+        found = _composed(answers, asking, len(hidden))  # None where all strengths are 0
+        composed = torch.zeros_like(layer.project("to_q", hidden)) if found is None else found
     return composed.unflatten(0, (batch, -1))
 
 
-Queries = list[torch.Tensor | None]
-"""(B * n, C) of every region, None for one without any."""
+Asking = Sequence[tuple[str | None, Share]]
+"""Kind and share of every region that has queries."""
 
 
 def _parted_queries(
-    layer: RegionAttention, hidden: torch.Tensor, split: Split, size: tuple[int, int], kept: KeptLayer | None
-) -> Queries:
-    """Every query of hidden (B * N, C) projected once, for its own region; neighbours of one kind together."""
-    plan, order = split.plan(*size), cast(Parting, split.parting(*size)).order
-    counts = [0 if share is None else len(cast(torch.Tensor, share.index)) for share in plan]
-    ordered, queries, start = hidden.index_select(0, order), [], 0
-    for kind, group in itertools.groupby(zip(split.options.kinds, counts, strict=True), key=lambda pair: pair[0]):
-        own = [count for _, count in group]
-        if total := sum(own):
-            asked = _query(layer, ordered.narrow(0, start, total), kind, kept)
-            queries += [part if len(part) else None for part in asked.split(own)]
-        else:
-            queries += [None] * len(own)
-        start += total
+    layer: RegionAttention, ordered: torch.Tensor, asking: Asking, kept: KeptLayer | None
+) -> list[torch.Tensor]:
+    """(B * n, C) of every region, from all hidden states in the order of a `Parting`; neighbours of one kind together.
+
+    Every query is projected once, for its own region.
+    """
+    queries: list[torch.Tensor] = []
+    start = 0
+    for kind, group in itertools.groupby(asking, key=lambda pair: pair[0]):
+        counts = [len(cast(torch.Tensor, share.index)) for _, share in group]
+        queries += _query(layer, ordered.narrow(0, start, sum(counts)), kind, kept).split(counts)
+        start += sum(counts)
     return queries
 
 
 def _all_queries(
-    layer: RegionAttention, hidden: torch.Tensor, split: Split, size: tuple[int, int], kept: KeptLayer | None
-) -> Queries:
-    """The queries of regions that share some: the plain projection of hidden (B * N, C) is made once for all."""
-    queries: Queries = []
+    layer: RegionAttention, hidden: torch.Tensor, asking: Asking, kept: KeptLayer | None
+) -> list[torch.Tensor]:
+    """(B * n, C) of regions that share some: the plain projection of hidden (B * N, C) is made once for all."""
+    queries: list[torch.Tensor] = []
     plain: torch.Tensor | None = None
-    for share, kind in zip(split.plan(*size), split.options.kinds, strict=True):
-        if share is None:
-            queries.append(None)
-            continue
+    for kind, share in asking:
         own = hidden if share.index is None else hidden.index_select(0, share.index)
         if kept is not None and kind in kept.queries:
             queries.append(own @ kept.queries[kind])
@@ -314,12 +309,10 @@ def _query(layer: RegionAttention, hidden: torch.Tensor, kind: str | None, kept:
     return query if term is None else query + term
 
 
-def _composed(answers: Queries, plan: Sequence[Share | None], total: int) -> torch.Tensor | None:
+def _composed(answers: Sequence[torch.Tensor], asking: Asking, total: int) -> torch.Tensor | None:
     """(total, C): the sum of the regions' answers, each at the places of its share; None where there are none."""
     composed = None
-    for share, answer in zip(plan, answers, strict=True):
-        if share is None or answer is None:
-            continue
+    for (_, share), answer in zip(asking, answers, strict=True):
         if share.index is None:
             composed = answer if composed is None else composed + answer
         else:

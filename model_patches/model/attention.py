@@ -230,13 +230,13 @@ class BankAttention(CrossAttention):
             return super().forward(x, context, value=value, mask=mask, transformer_options=transformer_options)
         own = in_tiles(x if context is None else context, len(x))
         value = None if value is None else in_tiles(value, len(x))
-        bank = guide.banks[self.number].to(x.dtype)
         if guide.bank_pairs:
             key, shown = guide.bank_pairs[self.number]
         else:
+            bank = guide.banks[self.number].to(x.dtype)
             key, shown = self.to_k(bank), self.to_v(bank)
-        if len(bank) > 1 and len(bank) != len(x):
-            bank, key, shown = (t.repeat_interleave(len(x) // len(bank), dim=0) for t in (bank, key, shown))
+        if len(key) > 1 and len(key) != len(x):
+            key, shown = (t.repeat_interleave(len(x) // len(t), dim=0) for t in (key, shown))
 
         def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             # The bank of a single background is projected once for all rows.
@@ -258,7 +258,7 @@ class BankAttention(CrossAttention):
                     "plugin with a figure mask cannot follow. Remove that node, or Apply Background Plugin."
                 )
             pairs = KeptLayer((self.to_k(own), key), (self.to_v(own), shown), {})
-            attended = split_attention(self, x, guide.bank_split.with_tokens((own, bank)), size, attend, kept=pairs)
+            attended = split_attention(self, x, guide.bank_split, size, attend, kept=pairs)
         return self.to_out(attended)
 
     def project(self, name: str, x: torch.Tensor) -> torch.Tensor:
