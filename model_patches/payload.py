@@ -226,7 +226,10 @@ class StepInputs:
             rows = None if shown is None else shown.rows
             tokens_shown = every if shown is None else shown.tokens
             split = settings.plans.split(tokens_shown, pick(masks, rows), settings.split, sizes)
-        guide = Guide(settings.strengths, split, off or blank, own=every[0], shown=None if blank else shown)
+        shown = None if blank else shown
+        # Noise makes other tokens in every step.
+        kept = shown.layers() if shown is not None and self.noise is None else None
+        guide = Guide(settings.strengths, split, off or blank, own=every[0], shown=shown, kept=kept)
         if self.features is None or off:
             return guide, every[0]
         options = BANK_OPTIONS if settings.split is None else settings.split
@@ -298,13 +301,15 @@ class Guide:
 
     def rows(self, context: torch.Tensor | None) -> tuple[int, ...] | None:
         """The rows that a layer called with these tokens has to answer; None: all. The others' answer is zero."""
-        if self.shown is None or (self.split is None and context is not self.own):
-            return None
-        return self.shown.rows
+        return self.shown.rows if self.shown is not None and self._knows(context) else None
 
     def kept_of(self, place: int, context: torch.Tensor | None) -> KeptLayer | None:
         """What is kept of the layer at `place` that is called with these tokens; None: nothing."""
-        return None if self.kept is None or (self.split is None and context is not self.own) else self.kept[place]
+        return self.kept[place] if self.kept is not None and self._knows(context) else None
+
+    def _knows(self, context: torch.Tensor | None) -> bool:
+        """Whether these are the tokens that `shown` and `kept` are of; a split brings its own."""
+        return self.split is not None or context is self.own
 
     def into(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """A copy of transformer_options with this guide."""

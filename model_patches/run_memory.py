@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from ..colorize.unet.kept import KeptLayer, keep
+from .model import compiled
 
 MEMORY = "colorize_memory"  # its name among ComfyUI's conds
 BYTES = 256 << 20  # more is not kept: it would take memory that ComfyUI counts as free
@@ -74,11 +75,7 @@ class RunMemory:
     def is_compiled(self, network: torch.nn.Module) -> bool:
         """Whether torch.compile has to do with any part of a network of this run; looked for once."""
         if id(network) not in self._compiled:
-            self._compiled[id(network)] = any(
-                # By name: torch._dynamo takes seconds to import where nobody compiles.
-                type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None)
-                for module in network.modules()
-            )
+            self._compiled[id(network)] = any(map(compiled.is_compiled, network.modules()))
         return self._compiled[id(network)]
 
     def shown(self, network: Any, tokens: Sequence[torch.Tensor], kinds: tuple[str | None, ...]) -> Shown:

@@ -25,7 +25,8 @@ _count = itertools.count()
 
 
 def is_compiled(network: torch.nn.Module) -> bool:
-    """Whether torch.compile has this network."""
+    """Whether torch.compile has this network, or this part of one."""
+    # By attribute: torch._dynamo takes seconds to import where nobody compiles.
     return hasattr(network, "_orig_mod") or getattr(network, "_compiled_call_impl", None) is not None
 
 

@@ -115,9 +115,7 @@ class ColorizeModel(comfy.model_base.BaseModel):
             guide, c_crossattn = inputs.guide(c_crossattn, t, step, self._sizes(x), sigmas, dtype, memory, network)
             if memory is not None and inputs.features is not None:
                 guide = _with_pairs(guide, memory, network, inputs.features, dtype)
-            if guide.shown is not None and inputs.noise is None:
-                guide = replace(guide, kept=guide.shown.layers())
-            transformer_options = with_others(guide.into(transformer_options), guide, self.diffusion_model)
+            transformer_options = with_others(guide.into(transformer_options), guide, network)
         control, transformer_options = with_control(control, transformer_options)
         if NEGATIVE in transformer_options.get("cond_or_uncond", ()):
             self.tell_guided_student(transformer_options.get("sample_sigmas"))
