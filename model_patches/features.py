@@ -51,6 +51,11 @@ class PlanCache:
         return split
 
 
+def taken(values: torch.Tensor, numbers: Sequence[int]) -> torch.Tensor:
+    """The rows of values (b, ...) for these pictures, in turn where there are fewer; one row stays one."""
+    return values if len(values) == 1 else values[[number % len(values) for number in numbers]]
+
+
 @dataclass(eq=False)
 class PictureFeatures:
     """What networks beside the model saw in pictures, once, for every step of a run.
@@ -97,7 +102,7 @@ class PictureFeatures:
         """Those of some pictures of the batch, in turn where there are fewer than pictures; one is everybody's."""
         if self.count == 1:
             return self
-        return self._copy(str(numbers), [values[[n % self.count for n in numbers]] for values in self.tensors])
+        return self._copy(str(numbers), [taken(values, numbers) for values in self.tensors])
 
     def _copy(self, name: str, tensors: Sequence[torch.Tensor]) -> PictureFeatures:
         copy = self._copies.get(name)

@@ -6,13 +6,12 @@ four pictures are taken in turn, so the model is asked (`resize_cond_for_context
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from .. import payload
-from ..features import PictureFeatures
+from ..features import PictureFeatures, taken
 from . import sampled_part
 
 TOKENS = ("c_crossattn", "y")  # ComfyUI's names of what the model reads of a conditioning
@@ -21,11 +20,6 @@ TOKENS = ("c_crossattn", "y")  # ComfyUI's names of what the model reads of a co
 def pictures(window: Any, x: torch.Tensor) -> tuple[int, ...] | None:
     """The numbers of the pictures of a latent x (B, C, h, w) in a window; None where it cuts something else."""
     return tuple(window.get_tensor(torch.arange(len(x)), dim=0).tolist()) if window.dim == 0 else None
-
-
-def taken(values: torch.Tensor, numbers: Sequence[int]) -> torch.Tensor:
-    """The rows of values (b, ...) for these pictures, in turn where there are fewer; one row stays one."""
-    return values if len(values) == 1 else values[[number % len(values) for number in numbers]]
 
 
 def cut(key: str, value: Any, numbers: tuple[int, ...]) -> Any:

@@ -27,7 +27,8 @@ from ...colorize.sketch import xl_encoder as xl_sketch_encoder
 from ...colorize.sketch.encoder import SketchEncoder
 from ...colorize.sketch.xl_encoder import XLSketchEncoder
 from ...colorize.unet.config import HINT_BLOCKS
-from . import context_windows, sampled_part
+from ..features import taken
+from . import sampled_part
 from .advanced_apply import TakesMask
 from .sampled_part import Part
 
@@ -61,7 +62,7 @@ def entries_of(maps: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
 
 def of_pictures(maps: list[torch.Tensor], pictures: tuple[int, ...] | None) -> list[torch.Tensor]:
     """The maps of these pictures of a batch, in turn where there are fewer sketches; None: as they are."""
-    return maps if pictures is None else [context_windows.taken(values, pictures) for values in maps]
+    return maps if pictures is None else [taken(values, pictures) for values in maps]
 
 
 def check_is_sketch(hint: torch.Tensor) -> None:
