@@ -202,10 +202,15 @@ def detect(
         sketch_polarity=polarity,
         tokens=tokens,
         without_recovery=names.NO_RECOVERY in state_dict,
-        second_tower="clip" if names.CLIP_PAIR in state_dict else "tagger",
+        second_tower=second_tower(state_dict),
         has_figure_weights=layout.name in XL_NAMES and any(names.XL_FIGURE_LORA in key for key in state_dict),
         **config,
     )
+
+
+def second_tower(state_dict: Mapping[str, Any]) -> str:
+    """What a file's projection reads beside the encoder's tokens, one of reference.types.SECOND_TOWERS."""
+    return "clip" if names.CLIP_PAIR in state_dict else "tagger"
 
 
 def _unknown(state_dict: Mapping[str, Any], label: str) -> str:

@@ -10,7 +10,7 @@ import comfy.model_patcher
 import torch
 
 from ...colorize import names
-from ...colorize.families import CheckpointError
+from ...colorize.families import CheckpointError, second_tower
 from ...colorize.reference import token_projection
 from .managed import managed
 
@@ -52,8 +52,7 @@ class LoadedProjection:
                 "Download or convert it again."
             ) from None
         network.requires_grad_(False)
-        tower = "clip" if names.CLIP_PAIR in state_dict else "tagger"
-        return cls(network, managed(network), file_name, tower)
+        return cls(network, managed(network), file_name, second_tower(state_dict))
 
     def tokens(
         self, image_tokens: torch.Tensor, tagger_tokens: torch.Tensor | None, second_tower: str = "tagger"

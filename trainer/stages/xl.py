@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from colorize import names
+from colorize import families, names
 from colorize.pictures.masks import without_figure
 from colorize.pictures.sides import sides_of
 from colorize.reference.token_projection import TokenProjection
@@ -324,8 +324,7 @@ def check_encoders(
 
 def check_second_tower(tensors: Mapping[str, torch.Tensor], model: Model) -> None:
     """ConfigError unless model.second_tower is the kind that model.init was trained with."""
-    if (names.CLIP_PAIR in tensors) != (model.second_tower == "clip"):
-        found = "clip" if names.CLIP_PAIR in tensors else "tagger"
+    if (found := families.second_tower(tensors)) != model.second_tower:
         raise ConfigError(f"{model.init} was trained with another tower: set model.second_tower = {found!r}.")
 
 
