@@ -8,12 +8,12 @@ from pathlib import Path
 
 from quickstart_lib import job
 from quickstart_lib.server import Server
+from tests.workflows.shipped import api
 
 from . import pictures
 from .graphs import SIDE, Maker
 from .run import Counts, Fuzz
 
-ROOT = Path(__file__).resolve().parents[2]
 BUNDLED = ("quickstart", "fig2fig", "texture", "recolor", "flats", "animediffusion")
 """Workflows of the bundled models."""
 ALL = (*BUNDLED, "edit_reference", "v2", "xl", "xl_cast", "xl_plugin")
@@ -34,7 +34,7 @@ def prepared(server: Server, seed: int, output: Path, stand_ins: bool = False) -
 
         models.place(server.base / "models")
     workflows = ALL if stand_ins else BUNDLED
-    flows = [job.load_workflow(ROOT / "workflows" / "api" / f"{name}.json") for name in workflows]
+    flows = [job.load_workflow(api(name)) for name in workflows]
     maker = Maker(server.get_json("/object_info"), flows, names, seed, TINY if stand_ins else SIDE)
     return Fuzz(server, maker, output)
 

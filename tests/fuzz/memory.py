@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import psutil
 
 from quickstart_lib import job
+from quickstart_lib.plan import API_WORKFLOW
 from quickstart_lib.server import Server
 
-WORKFLOW = Path(__file__).resolve().parents[2] / "workflows" / "api" / "quickstart.json"
 PART = 100  # pictures whose memory is averaged
 ALLOWED = 1.02  # times the memory of the second hundred, that of the last may be
 
@@ -44,12 +42,9 @@ def soak(
 
     entry: of the id of a graph, its history when it has ended. Raises RuntimeError when a picture does not come.
     """
-    workflow, memory, start = job.load_workflow(WORKFLOW), [], time.monotonic()
+    workflow, memory, start = job.load_workflow(API_WORKFLOW), [], time.monotonic()
     for number in range(pictures):
-        graph = copy.deepcopy(workflow)
-        for node in graph.values():
-            if "seed" in node["inputs"]:
-                node["inputs"] |= {"seed": number, "steps": steps}
+        graph = job.fill(workflow, {"seed": number, "steps": steps})
         code, answer = server.post_json("/prompt", {"prompt": graph})
         done = entry(answer["prompt_id"]) if code == 200 else None
         if done is None or done["status"]["status_str"] != "success":

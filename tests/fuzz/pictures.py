@@ -7,7 +7,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-EXAMPLES, PREFIX = Path(__file__).resolve().parents[2] / "workflows" / "examples", "colorize_"
+from tests.workflows.shipped import EXAMPLES, PREFIX
+
 KINDS = (
     ("RGB", "png"), ("RGBA", "png"), ("L", "png"), ("1", "png"), ("P", "png"), ("I;16", "png"), ("LA", "png"),
     ("RGB", "jpg"), ("CMYK", "jpg"), ("RGB", "webp"), ("RGBA", "webp"), ("P", "gif"), ("RGB", "bmp"), ("RGB", "tiff"),

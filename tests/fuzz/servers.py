@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from quickstart_lib import comfyui, environment
+from quickstart_lib.plan import PACK
 from quickstart_lib.server import Server
 from quickstart_lib.terminal import Status
 
-ROOT = Path(__file__).resolve().parents[2]
 CACHES = {"default": (), "none": ("--cache-none",), "lru": ("--cache-lru", "8"), "classic": ("--cache-classic",)}
 """Names of what ComfyUI keeps between two graphs -> its options."""
 
@@ -28,7 +28,7 @@ class FuzzServer(Server):
 
 def find_comfyui() -> Path | None:
     """ComfyUI's folder, where quickstart would find it."""
-    return comfyui.find(ROOT, os.environ, Path.home(), environment.cache_folder(os.environ, Path.home()))
+    return comfyui.find(PACK, os.environ, Path.home(), environment.cache_folder(os.environ, Path.home()))
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def server(comfy: Path, logs: Path, cache: str = "default", threads: int = 0) ->
     os.environ["PYTHONWARNINGS"] = "always::RuntimeWarning"
     if threads:
         os.environ["OMP_NUM_THREADS"] = str(threads)
-    made = FuzzServer(environment.current(comfy, ROOT, ()), comfy, ROOT, logs, Status(sys.stderr), cpu=True)
+    made = FuzzServer(environment.current(comfy, PACK, ()), comfy, PACK, logs, Status(sys.stderr), cpu=True)
     made.cache = cache
     with made:
         yield made

@@ -14,6 +14,7 @@ from tests.fuzz.graphs import Maker
 from tests.fuzz.memory import grows
 from tests.fuzz.probes import Probes
 from tests.fuzz.run import Counts, Fuzz
+from tests.workflows.shipped import api
 
 INFO = {
     "Load": {"input": {"required": {}}, "output": ["IMAGE"], "category": "image"},
@@ -144,7 +145,7 @@ def test_every_workflow_has_its_stand_ins():
 
     there = {*models.makers(), "animediffusion_small.safetensors"}
     for name in fuzz.ALL:
-        for node in json.loads((fuzz.ROOT / "workflows" / "api" / f"{name}.json").read_text()).values():
+        for node in json.loads(api(name).read_text()).values():
             if node["class_type"].startswith("ColorizeLoad"):
                 assert {value for key, value in node["inputs"].items() if key.endswith("_name")} <= there
 

@@ -7,21 +7,6 @@ import dataclasses
 import pytest
 import torch
 
-from tests.tiny import half_mask
-
-
-@pytest.fixture
-def fig2fig(graph, loaded_v1_5):
-    """fig2fig(**inputs) -> (MODEL, positive, negative) with a background of the reference."""
-
-    def make(**inputs):
-        reference = graph.reference()
-        tokens = torch.randn(reference.tokens.shape, generator=torch.Generator().manual_seed(9))
-        reference = dataclasses.replace(reference, background_tokens=tokens)
-        return graph.conditioned(loaded_v1_5, reference, mode="fig2fig", figure_mask=half_mask(), **inputs)
-
-    return make
-
 
 @pytest.fixture
 def made(pack, monkeypatch):
