@@ -119,7 +119,8 @@ def compile_networks(stage: nn.Module, backend: str) -> None:
     """torch.compile every network of a stage in place; names of parameters stay as they are. Of adapters, the network
     that carries them."""
     check_backend(backend)
-    for network in getattr(stage, "carriers", ()) or _networks(stage.children()):
+    carriers = [network for network, _ in getattr(stage, "carriers", ())]
+    for network in carriers or _networks(stage.children()):
         network.compile(backend=backend)
 
 

@@ -54,8 +54,9 @@ def check(config: Config) -> None:
 
 def hang(stage: Stage, unet: UNet, *others: nn.Module) -> None:
     """Give a stage trained adapters of a U-Net; it and other networks are frozen and moved to the stage's device."""
-    stage.add_module(PREFIX.rstrip("."), adapters_of(unet, stage.config))
-    stage.carriers = (unet,)
+    adapters = adapters_of(unet, stage.config)
+    stage.add_module(PREFIX.rstrip("."), adapters)
+    stage.carriers = ((unet, adapters),)
     for network in (unet, *others):
         network.requires_grad_(False).eval().to(stage.device)
 
@@ -106,10 +107,8 @@ def export(
 
 def merged(stage: Stage, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors and metadata of a whole model: model.init with the adapters in its weights."""
-    config, (unet,) = stage.config, stage.carriers
+    config, ((unet, adapters),) = stage.config, stage.carriers
     stage.load_state_dict(weights)
-    adapters = stage.get_submodule(PREFIX.rstrip("."))
-    assert isinstance(unet, UNet) and isinstance(adapters, Adapters)
     tensors, metadata = checkpoint.read_tensors(Path(config.model.init))
     changed = adapters.merged({k.removeprefix(names.UNET): v for k, v in tensors.items() if k.startswith(names.UNET)})
     tensors |= {names.UNET + k: v for k, v in changed.items()}

@@ -8,8 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from colorize.unet.unet import UNet
 from trainer.config import Config
 from trainer.draws import Draws
+from trainer.models.adapters import Adapters
 from trainer.pictures import Batch
 
 
@@ -23,8 +25,8 @@ class Stage(nn.Module):
     """Whether there are batches in which some trained parameters take no part; processes must know when they wait for
     each other's gradients."""
 
-    carriers: tuple[nn.Module, ...] = ()
-    """Frozen networks that run with trained adapters on their layers."""
+    carriers: tuple[tuple[UNet, Adapters], ...] = ()
+    """Frozen networks that run with trained adapters on their layers, and these."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
         super().__init__()
