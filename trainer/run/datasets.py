@@ -61,7 +61,7 @@ def own_samples(config: Config) -> Validation:
         decoded_folder="",
     )
     dataset = SamplePairs(data, table.needs_of(config))
-    return Validation(dataset, min(config.report.sample_count, len(dataset)), 1, 1)
+    return Validation(dataset, len(dataset), 1, 1)
 
 
 def batches_from(

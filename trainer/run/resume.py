@@ -76,11 +76,10 @@ def check_same_run(config: Config, files: Mapping[str, str], folder: Path, state
             f"{now['optimizer']['rates']}: its optimiser has other parts. Their rates may change, not the parts; "
             f"{ELSEWHERE}."
         )
-    if before["adapter"] != now["adapter"]:
-        keys = [key for key, value in now["adapter"].items() if value != before["adapter"][key] and key != "frozen"]
-        was = ", ".join(f"adapter.{key} = {before['adapter'][key]!r}" for key in keys)
-        if keys:
-            raise ConfigError(f"{folder.parent} holds a run with other adapters: set {was} as it began, {ELSEWHERE}.")
+    was, adapter = before["adapter"], now["adapter"]
+    if other := [key for key in adapter if key != "frozen" and adapter[key] != was[key]]:
+        back = ", ".join(f"adapter.{key} = {was[key]!r}" for key in other)
+        raise ConfigError(f"{folder.parent} holds a run with other adapters: set {back} as it began, {ELSEWHERE}.")
     if changed := changes(before, now):
         log.warning("%s goes on with other settings than it began with: %s", folder.parent, "; ".join(changed))
 

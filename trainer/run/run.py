@@ -196,11 +196,10 @@ class Run:
         """Whether report.save_minutes have gone by since the last checkpoint, by the main process's clock. Every
         process must ask at the same step."""
         minutes, accelerator = self.config.report.save_minutes, self.accelerator
-        late = bool(minutes) and time.monotonic() - self.saved_at > 60 * minutes
-        if not minutes or accelerator.num_processes == 1:
-            return late
-        flag = torch.tensor([float(late and accelerator.is_main_process)], device=accelerator.device)
-        return bool(accelerator.reduce(flag, "sum"))
+        if not minutes:
+            return False
+        late = accelerator.is_main_process and time.monotonic() - self.saved_at > 60 * minutes
+        return bool(combine(accelerator, torch.tensor([float(late)]), "sum"))
 
     def save(self, step: int) -> None:
         """Write a checkpoint; every process must call it."""
