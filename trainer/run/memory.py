@@ -53,7 +53,7 @@ def estimate(config: Config, trained: int, frozen: int, activations: int | None,
     return Estimate(
         weights=4 * trained,
         gradients=4 * trained // shared,
-        optimizer=int(KINDS[adam.kind].state * trained) // shared,
+        optimizer=KINDS[adam.kind].state * trained // shared,
         average=4 * trained if adam.ema and adam.ema_device == "same" else 0,
         frozen=frozen,
         activations=activations,

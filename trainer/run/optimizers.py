@@ -23,24 +23,30 @@ log = logging.getLogger("trainer")
 class OptimizerKind(NamedTuple):
     """An optimiser of a package."""
 
-    state: float
+    state: int
     """bytes of its state for a trained parameter"""
     package: str = ""
     """needed beside torch"""
-    install: str = ""
-    """what pip calls it"""
+    name: str = ""
+    """of its class in OTHERS"""
+
+    @property
+    def install(self) -> str:
+        """What pip calls the package."""
+        return self.package.replace("_", "-")
 
 
+OTHERS = "pytorch_optimizer"
+"""Package of the optimisers that torch does not have."""
 KINDS = {
     "adamw": OptimizerKind(8),
-    "adamw8bit": OptimizerKind(2, "bitsandbytes", "bitsandbytes"),
-    "adafactor": OptimizerKind(
-        2
-    ),  # next to nothing for matrices; of a 3x3 kernel, rows and columns of the 3x3 are kept
-    "lion": OptimizerKind(4, "pytorch_optimizer", "pytorch-optimizer"),
-    "prodigy": OptimizerKind(16, "pytorch_optimizer", "pytorch-optimizer"),
-    "dadapt": OptimizerKind(12, "pytorch_optimizer", "pytorch-optimizer"),
-    "schedule_free": OptimizerKind(8, "pytorch_optimizer", "pytorch-optimizer"),
+    "adamw8bit": OptimizerKind(2, "bitsandbytes"),
+    # next to nothing for matrices; of a 3x3 kernel, rows and columns of the 3x3 are kept
+    "adafactor": OptimizerKind(2),
+    "lion": OptimizerKind(4, OTHERS, "Lion"),
+    "prodigy": OptimizerKind(16, OTHERS, "Prodigy"),
+    "dadapt": OptimizerKind(12, OTHERS, "DAdaptAdam"),
+    "schedule_free": OptimizerKind(8, OTHERS, "ScheduleFreeAdamW"),
 }
 
 
@@ -72,12 +78,12 @@ def new_optimizer(
         from bitsandbytes.optim import AdamW8bit
 
         return AdamW8bit(groups, **options)
-    if settings.kind != "adamw":
+    kind = KINDS[settings.kind]
+    if kind.package == OTHERS:
         import pytorch_optimizer
 
-        name = {"lion": "Lion", "prodigy": "Prodigy", "dadapt": "DAdaptAdam", "schedule_free": "ScheduleFreeAdamW"}
         decoupled = {} if settings.kind == "schedule_free" else {"weight_decouple": True}
-        return getattr(pytorch_optimizer, name[settings.kind])(groups, **options, **decoupled)
+        return getattr(pytorch_optimizer, kind.name)(groups, **options, **decoupled)
     if settings.fused:
         try:
             return torch.optim.AdamW(groups, fused=True, **options)
