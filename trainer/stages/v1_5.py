@@ -239,7 +239,7 @@ class RegionStage(Stage):
         drawn = torch.cat([whiten_background(batch["sketch"].float(), figure, bleached, 255.0), masks], dim=1)
         if config.data.crop:
             latents, drawn = random_crops(latents, drawn, config.data.crop, draws)
-        sketches, masks = drawn[:, :-1], drawn[:, -1:]
+        sketches, cells = drawn[:, :-1], latent_masks(drawn[:, -1:])
 
         t = draws.timesteps(self.schedule.steps, count).to(self.device)
         noise = drawn_noise(latents.shape, loss, draws).to(latents)
@@ -255,10 +255,10 @@ class RegionStage(Stage):
             t,
             None,
             control,
-            split=Split(sets, latent_masks(masks), OPTIONS, ours),
+            split=Split(sets, cells, OPTIONS, ours),
         )
         wanted, weight = target_and_weight(self.schedule, latents, noise, t, prediction, loss)
-        places = place_weights(latent_masks(masks), loss)
+        places = place_weights(cells, loss)
         return {"denoising": denoising_loss(answer, wanted, weight, huber=loss.huber, places=places)}
 
     @torch.no_grad()

@@ -110,7 +110,8 @@ class XLRegionStage(XLStage):
         t = draws.timesteps(self.schedule.steps, count).to(self.device)
         noise = drawn_noise(latents.shape, loss, draws).to(latents)
         keep = keep_mask(count, drop_rate(loss.reference_drop, loss.reference_drop_end, progress), draws)
-        split = Split([drop_references(tokens, keep) for tokens in sets], latent_masks(masks), self.options, ours)
+        cells = latent_masks(masks)
+        split = Split([drop_references(tokens, keep) for tokens in sets], cells, self.options, ours)
         banks = None
         if self.plugin:
             given = plugin_input(self.encoded(background, draws), masks, reference_masks)
@@ -118,7 +119,7 @@ class XLRegionStage(XLStage):
         noisy = self.schedule.add_noise(latents, shown_noise(noise, loss, draws), t)
         answer = self.model["diffusion_model"](noisy, t, None, hints, split=split, y=self.y(batch), banks=banks)
         wanted, weight = target_and_weight(self.schedule, latents, noise, t, prediction, loss)
-        places = place_weights(latent_masks(masks), loss)
+        places = place_weights(cells, loss)
         return {"denoising": denoising_loss(answer, wanted, weight, huber=loss.huber, places=places)}
 
     def references(self, batch: Batch, draws: Draws) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:

@@ -24,7 +24,10 @@ def losses(run: Path) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs the package deepspeed (Linux)")
+@pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None,
+    reason='needs the package deepspeed: pip install ".[deepspeed]" (Linux)',
+)
 def test_zero_2_trains_resumes_and_converts_as_one_process_does(values, write_toml, tmp_path, capsys):
     values["run"] |= {"steps": 4, "output": str(tmp_path / "zero")}
     values["report"] |= {"log_every": 1, "save_every": 2}
