@@ -150,8 +150,8 @@ MUTATIONS = (
     Mutation(
         "v1_5: sketch threshold not passed",
         "trainer/stages/v1_5.py",
-        "split=Split(sets, latent_masks(masks), OPTIONS, ours)",
-        "split=Split(sets, latent_masks(masks), OPTIONS)",
+        "split=Split(sets, cells, OPTIONS, ours)",
+        "split=Split(sets, cells, OPTIONS)",
         V1_5,
     ),
     Mutation(
@@ -263,8 +263,8 @@ MUTATIONS = (
     Mutation(
         "xl_lora: sketch threshold not passed",
         "trainer/stages/xl_regions.py",
-        "latent_masks(masks), self.options, ours)",
-        "latent_masks(masks), self.options)",
+        "cells, self.options, ours)",
+        "cells, self.options)",
         LORA,
     ),
     Mutation(
