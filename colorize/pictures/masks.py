@@ -61,7 +61,8 @@ def _below(mask: torch.Tensor, threshold: torch.Tensor | float) -> torch.Tensor:
 
 def dilate(mask: torch.Tensor, side: int = DILATION) -> torch.Tensor:
     """Every pixel gets the largest value in the square around it; `side` is odd, 1 changes nothing."""
-    return F.max_pool2d(mask, side, stride=1, padding=side // 2)
+    rows = F.max_pool2d(mask, (1, side), stride=1, padding=(0, side // 2))  # a square is a row, then a column
+    return F.max_pool2d(rows, (side, 1), stride=1, padding=(side // 2, 0))
 
 
 def grow_to_grid(mask: torch.Tensor, cell: tuple[int, int] = GRID, variant: str = "paper") -> torch.Tensor:
