@@ -104,6 +104,9 @@ def carry(keys: Keys, drawings: list[frames.Drawing], record: Record, env: Envir
     sources += [digest(keys.palette.read_bytes())] if keys.palette else []
     made_with = digest(str(len(keys.painted)), keys.layers, *sources, *(entry.key + entry.picture for entry in entries))
     begun = all(entry.keyed and entry.keyed_with in (made_with, made_with + "?") for entry in entries)
+    for entry in entries if begun else ():  # a report of somebody else must not say where to write
+        record.inside(entry.keyed)
+        record.inside(entry.keyed_layers)
     whole = begun and all(
         entry.keyed_with == made_with and record.holds(entry.keyed, entry.keyed_layers) for entry in entries
     )

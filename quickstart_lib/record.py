@@ -11,6 +11,7 @@ from .errors import QuickstartError
 
 NAME, VERSION = "report.json", 1
 TO_DO, WRITING, DONE, FAILED = "to do", "writing", "done", "failed"
+TEXTS = ("sketch", "key", "state", "picture", "layers", "keyed", "keyed_with", "keyed_layers")  # of an entry
 
 
 def digest(*parts: bytes | str) -> str:
@@ -65,7 +66,7 @@ class Record:
             if known["version"] != VERSION:
                 raise ValueError("another version")
             entries = [Entry(**entry) for entry in known["drawings"]]
-            if not all(isinstance(text, str) for e in entries for text in (e.sketch, e.key, e.state, e.picture)):
+            if not all(isinstance(getattr(entry, name), str) for entry in entries for name in TEXTS):
                 raise ValueError("no text where text belongs")
             return {entry.sketch: entry for entry in entries}
         except FileNotFoundError:
@@ -88,10 +89,10 @@ class Record:
 
     def holds(self, *names: str) -> bool:
         """Whether the files of these names, below the folder, are all there; an empty name asks for none."""
-        return all(self._inside(name).is_file() for name in names if name)
+        return all(self.inside(name).is_file() for name in names if name)
 
-    def _inside(self, name: str) -> Path:
-        """A file that the report names; a report that a stranger made points nowhere else."""
+    def inside(self, name: str) -> Path:
+        """A file that the report names, below the folder; a report that a stranger made points nowhere else."""
         file = Path(os.path.normpath(self.folder / name))
         if not file.is_relative_to(self.folder):
             raise QuickstartError(f"{self.file} names {name}, which is outside its folder. Move this report away.")

@@ -104,10 +104,11 @@ class FolderShot:
             self._palette, self._keys[frame] = joined(self._palette, painted)
 
     def _add_hints(self, frame: int, file: Path) -> None:
-        picture = comfy_picture(file)
-        if picture.shape[-1] != 4:
+        colours, alpha = images.rgb_and_alpha(comfy_picture(file), name="hints")
+        if alpha is None:
             raise ValueError(f"{file.name} is opaque everywhere: paint dots of colour on a transparent layer, as PNG.")
-        self._palette, fixed = fixed_entries(Hints(picture[0].numpy()), self.regions(frame), self.palette, ONE_COLOUR)
+        hints = Hints(torch.cat([colours, alpha], dim=1)[0].movedim(0, -1).numpy())
+        self._palette, fixed = fixed_entries(hints, self.regions(frame), self.palette, ONE_COLOUR)
         if fixed is not None:
             self._keys[frame] = with_hints(self._keys.get(frame), fixed)
             self._certain.add(frame)

@@ -159,6 +159,12 @@ def test_a_report_that_names_files_elsewhere_is_not_believed(made, tmp_path):
     record.entries["a2.png"].keyed = "../keys/a2.png"
     with pytest.raises(QuickstartError, match="outside its folder"):
         keyed.carry(key, drawings, record, env, Status())
+    for entry in record.entries.values():  # a pass that was stopped
+        entry.keyed_with += "?"
+    before = key.painted[0].file.read_bytes()
+    with pytest.raises(QuickstartError, match="outside its folder"):
+        keyed.carry(key, drawings, record, env, Status())
+    assert key.painted[0].file.read_bytes() == before
 
 
 @posix_only

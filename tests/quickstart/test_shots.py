@@ -169,9 +169,11 @@ def test_a_picture_that_appeared_before_a_kill_counts(tmp_path):
     assert Record(tmp_path, {}).take("a.png", "other").state == "to do"
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", '{"version": 9}', '{"version": 1, "drawings": [{"sketch": 5}]}', "[" * 99999]
-)
+ODD_ENTRIES = ['{"sketch": 5}', '{"sketch": "a", "key": "k", "keyed": 5}']
+ODD_REPORTS = [f'{{"version": 1, "drawings": [{entry}]}}' for entry in ODD_ENTRIES]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"version": 9}', *ODD_REPORTS, "[" * 99999])
 def test_a_file_that_is_no_report_is_told(tmp_path, text):
     (tmp_path / "report.json").write_text(text, encoding="utf-8")
     with pytest.raises(QuickstartError, match="no report of quickstart"):

@@ -103,9 +103,10 @@ def test_a_correction_of_one_frame_is_carried_to_the_others(job, tmp_path):
     carry(job)
     assert colour(job, 2, 87, 95) == colour(job, 0, 75, 95) == (0, 255, 0)
     assert colour(job, 1, 81, 95) == COAT and colour(job, 2, 10, 10) == SKY
-    Image.open(tmp_path / "dots.png").convert("RGB").save(tmp_path / "dots.png")
-    with pytest.raises(ValueError, match="opaque everywhere"):
-        carry(job)
+    for bands in ("RGB", "RGBA"):  # the second time with a layer of opacity that is full everywhere
+        Image.open(tmp_path / "dots.png").convert("RGB").convert(bands).save(tmp_path / "dots.png")
+        with pytest.raises(ValueError, match="opaque everywhere"):
+            carry(job)
 
 
 def test_a_second_key_brings_colours_of_its_own(job, tmp_path):
