@@ -16,15 +16,16 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-PACKAGES = ("colorize", "model_patches", "nodes", "trainer", "quickstart_lib")
+PACKAGES = ("colorize", "model_patches", "nodes", "trainer", "quickstart_lib", "spread")
 
 # Rule 1. Folder -> what of the house it may import, and what of the world (None: anything but ComfyUI).
 INSIDE = {
     "nodes": {"nodes", "model_patches", "colorize"},
     "model_patches": {"model_patches", "colorize"},
     "colorize": {"colorize"},
-    "trainer": {"trainer", "colorize"},
-    "quickstart_lib": {"quickstart_lib"},
+    "trainer": {"trainer", "colorize", "spread"},
+    "quickstart_lib": {"quickstart_lib", "spread"},
+    "spread": {"spread"},
 }
 COMFY = {"comfy", "comfy_api", "comfyui_version", "folder_paths", "latent_preview"}
 WORLD = {
@@ -33,6 +34,7 @@ WORLD = {
     "colorize": {"torch", "numpy", "PIL", "einops", "kornia", "open_clip", "timm", "scipy", "safetensors", "psd_tools"},
     "trainer": None,
     "quickstart_lib": set(),
+    "spread": {"ray"},
 }
 # Run by an environment's own Python: to see what it has, and for videos.
 EXCEPTIONS = {

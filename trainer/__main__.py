@@ -11,6 +11,7 @@ import sys
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads slow each other and everybody else
 
+from spread.errors import SpreadError  # noqa: E402
 from trainer import packages  # noqa: E402
 from trainer.config import ConfigError  # noqa: E402
 from trainer.failures import Failure, Stopped, in_words  # noqa: E402
@@ -101,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return stopped.status
-    except Failure as error:
+    except (Failure, SpreadError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:

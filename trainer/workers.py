@@ -1,15 +1,17 @@
-"""Processes that share a job: one rule for how they start, are interrupted and end."""
+"""Who does a command's work: the crew that its options ask for, and the processes of `accelerate launch`."""
 
 from __future__ import annotations
 
-import multiprocessing
+import argparse
 import os
-import signal
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
+
+from spread import on_ray
+from spread.crew import Crew
+from trainer.config import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -18,24 +20,31 @@ LONGEST_WAIT = timedelta(days=7)
 """For the slowest of a team: a share of a long evaluation may take hours longer than another."""
 
 
-def leave_interrupts_to_parent(*_: object) -> None:
-    """Ctrl-C reaches all processes of a terminal: the parent decides what is still finished, and stops the others."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def add_crew_arguments(parser: argparse.ArgumentParser, usual: str = "all cores") -> None:
+    """--workers and --ray; `crew_of` reads them."""
+    parser.add_argument(
+        "--workers", type=int, default=None, help=f"processes (default: {usual}; on Ray every GPU or core it has)"
+    )
+    parser.add_argument(
+        "--ray",
+        default="",
+        metavar="ADDRESS",
+        help="work on a Ray cluster, whose machines see the same folders: its address, or auto for the one that this "
+        "machine belongs to",
+    )
 
 
-def process_pool(workers: int, start: Callable[..., None] | None = None, arguments: tuple = ()) -> ProcessPoolExecutor:
-    """A pool whose processes begin with start(*arguments). End it by shutdown(wait=True, cancel_futures=True).
+def crew_of(args: argparse.Namespace, usual: int = 0, gpu: bool = False) -> Crew:
+    """Who works, as the options say. usual: processes without --workers, 0: all cores. gpu: each wants a GPU, if any.
 
-    spawn on every system: a fork of a process that has used torch's threads, or a GPU, can hang.
+    Raises ConfigError, and SpreadError for a cluster that is not there.
     """
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(start, arguments))
-
-
-def _begin(start: Callable[..., None] | None, arguments: tuple) -> None:
-    leave_interrupts_to_parent()
-    if start is not None:
-        start(*arguments)
+    if args.workers is not None and args.workers < 1:
+        raise ConfigError(f"--workers is {args.workers}; choose 1 or more.")
+    if args.ray:
+        gpus = on_ray.gpus_of(args.ray)
+        return Crew(args.workers or 0, args.ray, int(gpu and gpus > 0))
+    return Crew(args.workers or usual or os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)

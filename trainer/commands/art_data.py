@@ -13,18 +13,19 @@ Train with data.reference = "folder". The same command on an existing set adds w
 from __future__ import annotations
 
 import argparse
+import functools
 import json
-import os
-from concurrent.futures import as_completed
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from spread.crew import Crew
 from trainer.art import avatars, packages, writing
 from trainer.config import ConfigError
 from trainer.json_file import read_object
-from trainer.workers import process_pool
+from trainer.workers import add_crew_arguments, crew_of
 
 CHUNK = 25  # samples one process draws at a time
 NEEDS = {
@@ -35,7 +36,7 @@ NEEDS = {
 """The packages of each source."""
 
 
-def write_art_data(plan: writing.Plan, counts: dict[str, int], workers: int) -> None:
+def write_art_data(plan: writing.Plan, counts: dict[str, int], crew: Crew) -> None:
     """Fetch what the sources need, and write `counts` samples of each."""
     names = list(dict.fromkeys(name for source, count in counts.items() if count for name in NEEDS[source]))
     packages.fetch(names, plan.packages)
@@ -58,15 +59,15 @@ def write_art_data(plan: writing.Plan, counts: dict[str, int], workers: int) -> 
         for source, count in counts.items()
         for first in range(0, count, CHUNK)
     ]
-    pool = process_pool(workers)
-    try:
-        with tqdm(total=sum(counts.values()), unit="picture") as bar:
-            jobs = {pool.submit(writing.write, plan, source, numbers): len(numbers) for source, numbers in parts}
-            for done in as_completed(jobs):
-                done.result()
-                bar.update(jobs[done])
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    with tqdm(total=sum(counts.values()), unit="picture") as bar:
+        for written in crew.map(functools.partial(_write, plan), parts):
+            bar.update(written)
+
+
+def _write(plan: writing.Plan, part: tuple[str, Sequence[int]]) -> int:
+    source, numbers = part
+    writing.write(plan, source, numbers)
+    return len(numbers)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,14 +82,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", choices=("train", "heldout"), default="train", help="heldout shares no character with train"
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    add_crew_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     counts = {source: getattr(args, source) for source in writing.SOURCES}
-    if min(counts.values()) < 0 or args.workers < 1:
-        raise ConfigError("--avatars, --figures and --procedural are numbers from 0 on, --workers from 1 on.")
+    if min(counts.values()) < 0:
+        raise ConfigError("--avatars, --figures and --procedural are numbers from 0 on.")
     folder = Path(args.output)
     fetched = Path(args.packages) if args.packages else folder.parent / "packages"
-    write_art_data(writing.Plan(folder, fetched, args.seed, args.split), counts, args.workers)
+    write_art_data(writing.Plan(folder, fetched, args.seed, args.split), counts, crew_of(args))
     print(f"{sum(counts.values())} samples in {folder}")

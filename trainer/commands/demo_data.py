@@ -26,10 +26,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import re
-from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +37,10 @@ import numpy as np
 from PIL import Image, ImageFilter
 from tqdm import tqdm
 
+from spread.crew import ALONE, Crew
 from trainer.config import ConfigError
 from trainer.json_file import JSON_ERRORS
-from trainer.workers import process_pool
+from trainer.workers import add_crew_arguments, crew_of
 from trainer.world import (
     BACKGROUND_STYLES,
     REGION_NAMES,
@@ -58,6 +59,7 @@ ADDED_KEYS = {"background": "mixed", "bystanders": 0, "shapes": 0, "crowded_shar
 """What sets say that were written before these keys were."""
 LINES = ("all", "figure")
 STRAY = 0.01  # share of the shorter side by which the figure's lines may leave its mask
+HANDFUL = 4  # characters that a worker draws at a time
 MOST_SEEDS = 2**38 // CHARACTERS_PER_SEED
 
 
@@ -68,7 +70,7 @@ def write_demo_data(
     seed: int = 0,
     split: str = "train",
     poses: int = 1,
-    workers: int = 1,
+    crew: Crew = ALONE,
     progress: bool = True,
     background: str = "mixed",
     bystanders: int = 0,
@@ -79,7 +81,7 @@ def write_demo_data(
     """Draw `count` characters in `poses` poses each and return the folder.
 
     size: side in pixels, or (height, width). seed: 0..274876, sets of different seeds share no character. split:
-    "train" or "heldout". workers: processes. background: "mixed" (all kinds), "busy" (many shapes and colours) or
+    "train" or "heldout". background: "mixed" (all kinds), "busy" (many shapes and colours) or
     "plain", for pictures and references alike. bystanders, shapes: most other characters and loud shapes of a
     reference, 0..8 (world/crowd.py), in crowded_share (0..1) of the references; for one pose only, since other sets
     have no reference/. lines: "all", or "figure" for drawings of the figure alone. Finished files are kept, so the same
@@ -88,7 +90,7 @@ def write_demo_data(
     """
     folder = Path(folder)
     height, width = (size, size) if isinstance(size, int) else size
-    _check(count, seed, poses, workers)
+    _check(count, seed, poses)
     if lines not in LINES:
         raise ConfigError(f"lines is {lines!r}; choose {' or '.join(LINES)}.")
     if poses > 1 and (bystanders or shapes):
@@ -115,34 +117,28 @@ def write_demo_data(
         "regions": list(REGION_NAMES),
     }
     _start(folder, manifest, count)
-    _write_missing(folder, count, manifest, workers, progress)
+    _write_missing(folder, count, manifest, crew, progress)
     return folder
 
 
-def _write_missing(folder: Path, count: int, manifest: dict[str, Any], workers: int, progress: bool) -> None:
+def _write_missing(folder: Path, count: int, manifest: dict[str, Any], crew: Crew, progress: bool) -> None:
     """Draw those of `count` characters that are not there."""
     poses = manifest["poses"]
     todo = [n for n in range(1, count + 1) if not all(path.exists() for path in _paths(folder, n, poses))]
     with tqdm(
         total=count * poses, initial=(count - len(todo)) * poses, unit="picture", disable=not progress, desc=str(folder)
     ) as bar:
-        if workers == 1:
-            for number in todo:
-                _write_character(folder, number, manifest)
-                bar.update(poses)
-        elif todo:
-            _write_in_parallel(folder, todo, manifest, workers, bar)
+        for _ in crew.map(functools.partial(_write_character, folder, manifest), todo, handful=HANDFUL):
+            bar.update(poses)
 
 
-def _check(count: int, seed: int, poses: int, workers: int) -> None:
+def _check(count: int, seed: int, poses: int) -> None:
     if not 1 <= count <= CHARACTERS_PER_SEED:
         raise ConfigError(f"count is {count}; one seed gives 1 to {CHARACTERS_PER_SEED:,} characters.")
     if not 0 <= seed < MOST_SEEDS:
         raise ConfigError(f"seed is {seed}; choose 0 to {MOST_SEEDS - 1}.")
     if not 1 <= poses <= 1000:
         raise ConfigError(f"poses is {poses}; choose 1 to 1000.")
-    if workers < 1:
-        raise ConfigError(f"workers is {workers}; choose 1 or more.")
 
 
 def _start(folder: Path, manifest: dict, count: int) -> None:
@@ -189,7 +185,7 @@ def _save(pixels: np.ndarray, path: Path) -> None:
     os.replace(part, path)
 
 
-def _write_character(folder: Path, number: int, manifest: dict) -> None:
+def _write_character(folder: Path, manifest: dict, number: int) -> None:
     """Draw what is missing of one character; `number` counts from 1."""
     index = manifest["seed"] * CHARACTERS_PER_SEED + number - 1
     for k, stem in enumerate(_stems(number, manifest["poses"])):
@@ -233,23 +229,6 @@ def _pictures(index: int, k: int, manifest: dict, names: list[str]) -> dict[str,
     return {name: drawn["picture" if name == "color" else name] for name in names}
 
 
-def _write_in_parallel(folder: Path, todo: list[int], manifest: dict, workers: int, bar: tqdm) -> None:
-    pool = process_pool(workers)
-    try:
-        chunk = max(1, min(32, len(todo) // workers // 4))
-        parts = [todo[i : i + chunk] for i in range(0, len(todo), chunk)]
-        for done in as_completed([pool.submit(_write_characters, folder, part, manifest) for part in parts]):
-            bar.update(done.result() * manifest["poses"])
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _write_characters(folder: Path, numbers: list[int], manifest: dict) -> int:
-    for number in numbers:
-        _write_character(folder, number, manifest)
-    return len(numbers)
-
-
 def _size(text: str) -> int | tuple[int, int]:
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdigit() for side in sides):
@@ -286,7 +265,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lines", choices=LINES, default="all", help="what is drawn: all (default), or the figure without background"
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    add_crew_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -297,7 +276,7 @@ def run(args: argparse.Namespace) -> None:
         args.seed,
         args.split,
         args.poses,
-        args.workers,
+        crew_of(args),
         background=args.background,
         bystanders=args.bystanders,
         shapes=args.shapes,

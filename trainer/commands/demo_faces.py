@@ -20,9 +20,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from spread.crew import ALONE, Crew
 from trainer.config import ConfigError
 from trainer.json_file import read_object
-from trainer.workers import process_pool
+from trainer.workers import add_crew_arguments, crew_of
 from trainer.world import WORLD_VERSION, Appearance, Layout, picture, seeds_of
 
 SIZES = (32, 1024)
@@ -57,7 +58,7 @@ def write_faces(
     size: int = 64,
     split: str = "train",
     references: bool = False,
-    workers: int = 1,
+    crew: Crew = ALONE,
     progress: bool = True,
 ) -> Path:
     """Draw faces 0 to count - 1 of a split and return the folder. Finished files are kept, so the same call continues.
@@ -65,8 +66,8 @@ def write_faces(
     size: side in pixels, 32..1024. Raises ConfigError for a set of other settings or an argument out of range.
     """
     folder = Path(folder)
-    if count < 1 or workers < 1:
-        raise ConfigError(f"count and workers must be at least 1, not {count} and {workers}.")
+    if count < 1:
+        raise ConfigError(f"count is {count}; choose 1 or more.")
     if not SIZES[0] <= size <= SIZES[1]:
         raise ConfigError(f"size is {size}; choose {SIZES[0]} to {SIZES[1]} pixels.")
     manifest = {"world_version": WORLD_VERSION, "framing": "face", "split": split, "size": size}
@@ -84,17 +85,8 @@ def write_faces(
     ]
     todo = [job for job in todo if not job[0].exists()]
     with tqdm(total=len(todo), unit="picture", disable=not progress, desc=str(folder)) as bar:
-        if workers == 1:
-            for job in todo:
-                _write(job)
-                bar.update()
-        elif todo:
-            pool = process_pool(workers)
-            try:
-                for _ in pool.map(_write, todo, chunksize=16):
-                    bar.update()
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        for _ in crew.map(_write, todo, handful=16):
+            bar.update()
     return folder
 
 
@@ -113,9 +105,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--split", choices=("train", "heldout"), default="train", help="heldout shares no face with train"
     )
     parser.add_argument("--references", action="store_true", help="add another face in the same colours to each")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    add_crew_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    folder = write_faces(args.output, args.count, args.size, args.split, args.references, args.workers)
+    folder = write_faces(args.output, args.count, args.size, args.split, args.references, crew_of(args))
     print(f"{args.count} faces in {folder}")

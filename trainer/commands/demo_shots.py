@@ -14,9 +14,9 @@ Finished frames are kept, so the same command continues, and a larger count exte
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from spread.crew import ALONE, Crew
 from trainer.config import ConfigError
 from trainer.json_file import read_object
-from trainer.workers import process_pool
+from trainer.workers import add_crew_arguments, crew_of
 from trainer.world import WORLD_VERSION, shot_frame
 from trainer.world.shot import LINES
 
@@ -41,7 +42,7 @@ def write_shots(
     size: int = 256,
     split: str = "train",
     lines: str = "drawn",
-    workers: int = 1,
+    crew: Crew = ALONE,
     progress: bool = True,
 ) -> Path:
     """Draw the shots of characters 0 to count - 1 of a split and return the folder.
@@ -50,10 +51,8 @@ def write_shots(
     or an argument out of range.
     """
     folder = Path(folder)
-    if count < 1 or workers < 1 or not 1 <= frames <= MOST_FRAMES:
-        raise ConfigError(
-            f"count {count}, workers {workers} and frames {frames}: choose 1 or more, and at most {MOST_FRAMES} frames."
-        )
+    if count < 1 or not 1 <= frames <= MOST_FRAMES:
+        raise ConfigError(f"count {count} and frames {frames}: choose 1 or more, and at most {MOST_FRAMES} frames.")
     try:
         shot_frame(count - 1, 0, split, size, lines=lines)
     except ValueError as error:
@@ -66,17 +65,8 @@ def write_shots(
     path.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     todo = [n for n in range(1, count + 1) if not _is_complete(folder / f"{n:05d}", frames)]
     with tqdm(total=len(todo), unit="shot", disable=not progress, desc=str(folder)) as bar:
-        if workers == 1:
-            for number in todo:
-                _write_shot(folder, number, manifest)
-                bar.update()
-        elif todo:
-            pool: Executor = process_pool(workers)
-            try:
-                for _ in pool.map(_write_shot, [folder] * len(todo), todo, [manifest] * len(todo)):
-                    bar.update()
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        for _ in crew.map(functools.partial(_write_shot, folder, manifest), todo):
+            bar.update()
     return folder
 
 
@@ -86,7 +76,7 @@ def _is_complete(shot: Path, frames: int) -> bool:
     return (shot / "things.json").is_file() and all(file.is_file() for file in files)
 
 
-def _write_shot(folder: Path, number: int, manifest: dict[str, Any]) -> None:
+def _write_shot(folder: Path, manifest: dict[str, Any], number: int) -> None:
     shot = folder / f"{number:05d}"
     for kind in KINDS:
         (shot / kind).mkdir(parents=True, exist_ok=True)
@@ -114,9 +104,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lines", choices=LINES, default="drawn", help="drawn (default) as by a pencil, or clean as after clean-up"
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    add_crew_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    folder = write_shots(args.output, args.count, args.frames, args.size, args.split, args.lines, args.workers)
+    folder = write_shots(args.output, args.count, args.frames, args.size, args.split, args.lines, crew_of(args))
     print(f"{args.count} shots of {args.frames} frames in {folder}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from spread.crew import ALONE, Crew
 from trainer.config import ConfigError
 from trainer.data.index import group_of, hash64, item_key, name_group
 from trainer.data.index_files import read_json, read_parquet
@@ -24,6 +24,7 @@ from trainer.data.listing import Groups
 from trainer.data.sources import FolderSource, ShardSource, sketch_styles
 from trainer.prepare.layout import Picture, Set, open_set
 from trainer.prepare.measures import Measure, measure_all
+from trainer.workers import add_crew_arguments, crew_of
 
 LEVELS = ("problem", "warning", "note")
 """problem: a run fails, or learns the wrong thing. warning: it suffers. note: good to know."""
@@ -94,7 +95,7 @@ class Diagnosis:
 def examine(
     dataset: str | Path,
     size: int = 512,  # shorter side in pixels that training asks for
-    workers: int = 1,
+    crew: Crew = ALONE,
     sample: int = 0,  # 0: every picture; else that many, evenly spread
     progress: bool = True,
 ) -> Diagnosis:
@@ -130,10 +131,10 @@ def examine(
                 "note", "color", len(keys), f"of {len(pictures)} pictures were opened", "Leave out --sample for all."
             )
         )
-    sizes = _pictures(list(measure_all(data, "color", keys, workers, progress)), size, diagnosis)
-    for part in parts:
-        there = [key for key in keys if data.has(part, pictures[key])]
-        found = list(measure_all(data, part, there, workers, progress))
+    there = {part: [key for key in keys if data.has(part, pictures[key])] for part in parts}
+    measured = measure_all(data, {"color": keys} | there, crew, progress)
+    sizes = _pictures(next(measured)[1], size, diagnosis)
+    for part, found in measured:
         _unreadable(part, found, diagnosis)
         if part == "reference":
             continue
@@ -338,13 +339,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=512, help="shorter side that training asks for (default 512)")
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="open N pictures only, evenly spread")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    add_crew_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.workers < 1 or args.sample < 0 or args.size < 1:
-        raise ConfigError("--workers and --size are 1 or more, --sample 0 (all) or more.")
-    diagnosis = examine(args.dataset, args.size, args.workers, args.sample)
+    if args.sample < 0 or args.size < 1:
+        raise ConfigError("--size is 1 or more, --sample 0 (all) or more.")
+    diagnosis = examine(args.dataset, args.size, crew_of(args), args.sample)
     if args.json:
         described: dict[str, Any] = asdict(diagnosis) | {"healthy": diagnosis.healthy}
         print(json.dumps(described, indent=1, ensure_ascii=False))

@@ -21,9 +21,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from spread.crew import ALONE, Crew
 from trainer.config import ConfigError
 from trainer.data.index import cache_folder
 from trainer.data.sources import sketch_styles
@@ -40,8 +40,9 @@ from trainer.prepare.journal import NAME, Journal
 from trainer.prepare.layout import Picture, Set, open_set
 from trainer.prepare.methods import Method
 from trainer.prepare.tables import read_table
-from trainer.prepare.work import Job, Pool, Result
-from trainer.workers import Team
+from trainer.prepare.work import Job, Result
+from trainer.prepare.work import run as run_jobs
+from trainer.workers import Team, add_crew_arguments, crew_of
 
 log = logging.getLogger("trainer")
 
@@ -109,7 +110,7 @@ def prepare(
     sketches: tuple[Method, ...] = (),
     mask: Method | None = None,
     output: str | Path | None = None,
-    workers: int = 1,
+    crew: Crew = ALONE,
     device: str = "cpu",
     overwrite: bool = False,
     scores: Mapping[str, float] | None = None,
@@ -122,8 +123,6 @@ def prepare(
     lie in a plain folder; default the folder itself. scores, tags: by path or name, for the index. An interruption
     (KeyboardInterrupt) keeps what is done and gives the report with complete = False. Raises ConfigError.
     """
-    if workers < 1:
-        raise ConfigError(f"--workers is {workers}; choose 1 or more.")
     report = Prepared()
     adopted = adopt(Path(dataset), Path(output) if output else None, report.unreadable)
     root, report.gone = adopted.root, list(adopted.gone)
@@ -132,7 +131,7 @@ def prepare(
         targets = plan(data, journal, sketches, mask)
         try:
             for part in data.parts():
-                _make_part(data, part, targets, journal, report, workers, device, overwrite, progress)
+                _make_part(data, part, targets, journal, report, crew, device, overwrite, progress)
                 _orphans(data, part, targets, journal, report)
         except KeyboardInterrupt:
             report.complete = False
@@ -181,7 +180,7 @@ def _make_part(
     targets: list[Target],
     journal: Journal,
     report: Prepared,
-    workers: int,
+    crew: Crew,
     device: str,
     overwrite: bool,
     progress: bool,
@@ -192,13 +191,11 @@ def _make_part(
         for counts in (report.made, report.up_to_date, report.kept):
             counts.setdefault(target.folder, 0)
     report.pictures[part] = 0
-    jobs = _jobs(data, part, targets, journal, report, overwrite)
+    by_folder = {target.folder: target.method for target in targets}
     last_commit = time.monotonic()
-    with (
-        Pool(data, {target.folder: target.method for target in targets}, workers, device) as pool,
-        tqdm(total=data.count(part), unit="picture", desc=f"{part}/", disable=not progress, dynamic_ncols=True) as bar,
-    ):
-        for result in pool.run(jobs, skipped=bar.update):
+    with tqdm(total=data.count(part), unit="picture", desc=f"{part}/", disable=not progress, dynamic_ncols=True) as bar:
+        jobs = _jobs(data, part, targets, journal, report, overwrite, bar.update)
+        for result in run_jobs(data, by_folder, jobs, crew, device):
             _note(result, part, targets, journal, report)
             bar.update()
             if time.monotonic() - last_commit > COMMIT_SECONDS:
@@ -221,15 +218,21 @@ def _orphans(data: Set, part: str, targets: list[Target], journal: Journal, repo
 
 
 def _jobs(
-    data: Set, part: str, targets: list[Target], journal: Journal, report: Prepared, overwrite: bool
-) -> Iterator[Job | None]:
-    """What is to be done, picture by picture; None for a picture of which everything is there."""
+    data: Set,
+    part: str,
+    targets: list[Target],
+    journal: Journal,
+    report: Prepared,
+    overwrite: bool,
+    skipped: Callable[[], object],
+) -> Iterator[Job]:
+    """What is to be done, picture by picture; skipped() is called for a picture of which everything is there."""
     for picture in data.pictures(part):
         seen = journal.picture(part, picture.key)
         unchanged = seen is not None and seen[0] == picture.signature
         if seen is not None and unchanged and seen[3]:
             report.unreadable[picture.file] = seen[3]
-            yield None
+            skipped()
             continue
         missing = []
         for target in targets:
@@ -247,7 +250,7 @@ def _jobs(
                 missing.append(target.folder)
         if unchanged and not missing:
             report.pictures[part] += 1
-            yield None
+            skipped()
         else:
             yield Job(picture, tuple(missing))
 
@@ -355,7 +358,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scores", metavar="FILE", help="aesthetic scores for the index, JSON or CSV")
     parser.add_argument("--tags", metavar="FILE", help="tags for the index, JSON or CSV; <picture>.txt are found alone")
     parser.add_argument("--overwrite", action="store_true", help="replace sketches and masks that prepare did not make")
-    parser.add_argument("--workers", type=int, default=0, help="processes (default: all cores, with a GPU one)")
+    add_crew_arguments(parser, "all cores, with a GPU one")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
 
 
@@ -375,7 +378,6 @@ def _run(args: argparse.Namespace) -> int:
     device = args.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    workers = args.workers or (1 if device != "cpu" else os.cpu_count() or 1)
     common = {"side": args.side} if args.side else {}
     sketches = []
     for name in dict.fromkeys(args.sketch):
@@ -385,9 +387,13 @@ def _run(args: argparse.Namespace) -> int:
     if args.mask != "none":
         options = {"size": args.mask_size, "threshold": args.mask_threshold}
         mask = methods.mask_method(args.mask, args.weights, **options)
+    networks = any(method.weights for method in (*sketches, *([mask] if mask else ())))
+    crew = crew_of(args, 0 if device == "cpu" else 1, networks and args.device != "cpu")
+    if crew.ray:
+        device = "cuda" if crew.gpus else "cpu"
     scores = read_table(args.scores, "score") if args.scores else {}
     tags = read_table(args.tags, "tags") if args.tags else {}
-    report = prepare(args.dataset, tuple(sketches), mask, args.output, workers, device, args.overwrite, scores, tags)
+    report = prepare(args.dataset, tuple(sketches), mask, args.output, crew, device, args.overwrite, scores, tags)
     print("\n".join(report.lines()))
     if not report.complete:
         return 130

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -14,14 +15,14 @@ from tqdm import tqdm
 
 from colorize.pictures import masks
 from colorize.pictures.line_measures import FLAT, measure_lines
+from spread.crew import Crew
 from trainer.data.decode import PICTURE_ERRORS, open_picture, read_rgb, upright, why
 from trainer.data.sources import FolderSource, ShardSource
 from trainer.prepare.layout import Set
-from trainer.workers import process_pool
 
 MEASURED_SIDE = 512  # pixels; larger files are measured on a reduced copy
 GREY_SHARE = 0.01  # of a mask's pixels; more than an antialiased outline leaves
-BLOCK = 256  # files handed out at once, per process
+HANDFUL = 8  # files that a worker looks at, at a time
 
 
 @dataclass(frozen=True)
@@ -90,34 +91,21 @@ def measure(source: FolderSource | ShardSource, part: str, key: str) -> Measure:
     return Measure(key, size=size, content=hashed, look=look_of(image))
 
 
-_source: FolderSource | ShardSource | None = None  # of a process of the pool
-
-
-def _start(source: FolderSource | ShardSource) -> None:
-    global _source
-    torch.set_num_threads(1)
-    _source = source
-
-
-def _measure(arguments: tuple[str, str]) -> Measure:
-    assert _source is not None  # _start ran first in this process
-    return measure(_source, *arguments)
-
-
-def measure_all(data: Set, part: str, keys: Sequence[str], workers: int, progress: bool) -> Iterator[Measure]:
-    """All files of a part, in the order of the keys."""
-    with tqdm(total=len(keys), unit="file", desc=f"{part}/", disable=not progress, dynamic_ncols=True) as bar:
-        if workers == 1 or len(keys) < 2 * workers:
-            for key in keys:
-                yield measure(data.source, part, key)
+def measure_all(
+    data: Set, keys: Mapping[str, Sequence[str]], crew: Crew, progress: bool
+) -> Iterator[tuple[str, list[Measure]]]:
+    """Files of some parts, part by part, each in the order of its keys."""
+    jobs = ((part, key) for part, there in keys.items() for key in there)
+    found = crew.map(partial(_measure, data.source), jobs, HANDFUL)
+    for part, there in keys.items():
+        shown = tqdm(total=len(there), unit="file", desc=f"{part}/", disable=not progress, dynamic_ncols=True)
+        with shown as bar:
+            measures = []
+            for measured in islice(found, len(there)):
+                measures.append(measured)
                 bar.update()
-            return
-        pool = process_pool(workers, _start, (data.source,))
-        try:
-            rest = iter(keys)
-            while block := list(islice(rest, BLOCK * workers)):  # a set of millions is not queued at once
-                for found in pool.map(_measure, [(part, key) for key in block], chunksize=8):
-                    yield found
-                    bar.update()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        yield part, measures
+
+
+def _measure(source: FolderSource | ShardSource, job: tuple[str, str]) -> Measure:
+    return measure(source, *job)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from spread.processes import leave_interrupts_to_parent
 from trainer.cache.encodings import CachedParts
 from trainer.config import Config
 from trainer.data.buckets import PositionSampler
@@ -17,7 +18,6 @@ from trainer.data.folder import FaceDataset, FolderDataset, SamplePairs
 from trainer.run.interrupt import HANGUP
 from trainer.run.validation import Validation
 from trainer.stages import table
-from trainer.workers import leave_interrupts_to_parent
 
 
 def build_dataset(config: Config) -> FolderDataset:

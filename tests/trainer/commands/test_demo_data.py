@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from spread.crew import Crew
 from trainer.commands import demo_data
 from trainer.config import ConfigError
 from trainer.world import (
@@ -103,7 +104,7 @@ def test_demo_data_poses_share_an_appearance(tmp_path):
 
 
 def test_demo_data_with_several_processes(tmp_path):
-    demo_data.write_demo_data(tmp_path, 3, 64, workers=2, progress=False)
+    demo_data.write_demo_data(tmp_path, 3, 64, crew=Crew(2), progress=False)
     assert np.array_equal(read(tmp_path / "color" / "00003.png"), pair(2, "train", 64)["picture"])
 
 
@@ -117,7 +118,6 @@ def test_demo_data_with_several_processes(tmp_path):
         ({"size": 4000}, "outside 32..2048"),
         ({"count": 0}, "count is 0"),
         ({"seed": -1}, "seed is -1"),
-        ({"workers": 0}, "workers is 0"),
     ],
 )
 def test_demo_data_refuses_what_does_not_fit(tmp_path, change, message):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from spread.crew import Crew
 from trainer.__main__ import main
 from trainer.commands import doctor
 from trainer.config import ConfigError
@@ -194,7 +195,7 @@ def test_index_entries(good):
 
 def test_two_processes_find_the_same(good):
     sketch(0, 255).save(good / "sketch" / "1.png")
-    assert examine(good, workers=2) == examine(good)
+    assert examine(good, crew=Crew(2)) == examine(good)
 
 
 def test_command_prints_a_table_or_json_and_its_status(good, tmp_path, capsys):

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from spread.crew import ALONE
 from trainer.config import ConfigError, Data
 from trainer.data import index_files, sources
 from trainer.data.folder import FolderDataset
@@ -118,4 +119,4 @@ def test_manifests_of_strangers_are_told(tmp_path, text):
     with pytest.raises(ConfigError, match="another --output"):
         demo_faces.write_faces(tmp_path, 1)
     with pytest.raises(ConfigError, match="another --output"):
-        art_data.write_art_data(plan, {}, 1)
+        art_data.write_art_data(plan, {}, ALONE)

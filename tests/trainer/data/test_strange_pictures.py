@@ -78,7 +78,7 @@ def test_no_program_is_started_for_a_file_that_calls_itself_png(pictures, ghosts
     report = prepare(pictures, (STANDARD,), overwrite=True, progress=False)
     assert [Path(file).name for file in report.unreadable] == ["evil.png"]
     assert "no picture of a known kind" in next(iter(report.unreadable.values()))
-    assert not examine(pictures, workers=1, progress=False).healthy
+    assert not examine(pictures, progress=False).healthy
     dataset = FolderDataset(Data(folder=str(pictures), size=64, reference="self"), ("color", "sketch"))
     assert {dataset[n]["index"] for n in range(6)} == {1}  # the other picture took its place
     with pytest.raises(OSError):
@@ -164,7 +164,7 @@ def test_members_that_lead_outside_are_refused_and_listed(tmp_path, name):
     assert {path for path in tmp_path.rglob("*") if not path.is_relative_to(root)} == before
     assert not list(root.rglob("out.png*"))[1:]  # the one that was there
     assert sources.ShardSource(root).keys_of(root / "color" / "0001.zip") == ["0001/good"]
-    assert not examine(root, workers=1, progress=False).healthy
+    assert not examine(root, progress=False).healthy
 
 
 def test_names_in_any_language_are_taken():

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from colorize.pictures import images
 from colorize.pictures.isnet import STAGES, ISNet
 from colorize.sketch.extractors import lineart
+from spread.crew import Crew
 from tests import tiny_extractors
 from tests.tiny import randomised
 from trainer.__main__ import main
@@ -236,7 +237,7 @@ def test_ctrl_c_keeps_what_is_done(folder, monkeypatch):
 def test_two_processes_make_the_same(folder, tmp_path):
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     make(folder)
-    assert make(copy, workers=2).made == {"sketch": 3}
+    assert make(copy, crew=Crew(2)).made == {"sketch": 3}
     for number in range(3):
         name = f"sketch/{number}.png"
         assert np.array_equal(pixels(folder / name), pixels(copy / name))

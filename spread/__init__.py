@@ -1,0 +1,1 @@
+"""One job over the processes of this machine, or over the machines of a Ray cluster."""
