@@ -20,9 +20,13 @@ from trainer.failures import Failure, Stopped, in_words  # noqa: E402
 def _train(args: argparse.Namespace, rest: list[str]) -> None:
     if args.init_from:
         rest = [*rest, "--model.init_from", args.init_from]
+    from trainer.models import precision
     from trainer.stages import table
+    from trainer.workers import device
 
     resolved = table.load(args.config, rest)
+    if not args.dry_run:  # its numbers are wanted as configured, for another computer, too
+        resolved = precision.on_device(resolved, device())
     print(json.dumps(resolved.to_dict(), indent=1))
     if args.dry_run:
         from trainer.commands import dry_run

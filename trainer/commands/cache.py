@@ -28,7 +28,7 @@ from trainer.config import Config, ConfigError
 from trainer.data.folder import FolderDataset
 from trainer.losses.bleach import whiten_background
 from trainer.models.frozen import frozen_encoders, second_tower
-from trainer.models.precision import arithmetic
+from trainer.models.precision import arithmetic, on_device
 from trainer.pictures import Batch, picture
 from trainer.run.datasets import build_dataset
 from trainer.stages import table
@@ -250,7 +250,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
-    config = table.load(args.config, overrides)
+    config = on_device(table.load(args.config, overrides), device())
     team, (part, parts) = Team.launched(), args.share
     share = ((part - 1) * team.count + team.index + 1, parts * team.count)
     summary = build_cache(config, device(), share, progress=team.main)

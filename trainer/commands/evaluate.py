@@ -42,6 +42,7 @@ from trainer.evaluate.views import Look, Views
 from trainer.json_file import write_report
 from trainer.models.colorizer import MODE_HELP, MODES, read_encoder
 from trainer.models.denoising import SAMPLERS, Denoising
+from trainer.models.precision import for_device
 from trainer.models.xl_colorizer import load
 from trainer.workers import Team, device
 
@@ -76,9 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--intervals", choices=INTERVALS, default="all", help="pairs: not of FID, whose interval costs 100 FIDs")
     add("--seed", type=int, default=0)
     add("--batch", type=int, default=8)
-    add(
-        "--precision", choices=("fp32", "bf16"), default="fp32", help="arithmetic; bf16 is faster where the chip has it"
-    )
+    add("--precision", choices=("fp32", "bf16"), default="fp32", help="arithmetic; a CPU without bf16 computes in fp32")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -256,6 +255,7 @@ class _Evaluation:
 def run(args: argparse.Namespace) -> None:
     """Measure, print the tables and write report.json, report.txt and a sheet per protocol."""
     check(args)
+    args.precision = for_device(args.precision, device())
     settings = Measurement(args.data, args.count, args.seed, args.batch, args.size)
     if args.pairs:
         for name in dict.fromkeys(args.protocol):

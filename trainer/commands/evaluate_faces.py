@@ -44,6 +44,7 @@ from trainer.metrics.frechet import Features, frechet_distance, frechet_interval
 from trainer.metrics.intervals import interval
 from trainer.metrics.similarity import ms_ssim, psnr
 from trainer.models import checkpoint
+from trainer.models.precision import for_device
 from trainer.pictures import contact_sheet, picture
 
 PROTOCOLS = ("self", "warped", "other", "shuffled")
@@ -253,6 +254,7 @@ def run(args: argparse.Namespace) -> None:
     if args.count < 2 or args.batch < 1:
         raise ConfigError("--count must be at least 2, --batch at least 1.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    args.precision = for_device(args.precision, device)
     networks = {Path(path).stem: load(path, device) for path in args.checkpoint}
     if len(networks) < len(args.checkpoint):
         raise ConfigError("Two of the checkpoints have the same file name; rename one, the table names them by it.")

@@ -14,9 +14,11 @@ import torch
 
 from trainer.config import Config, ConfigError
 from trainer.models import checkpoint
+from trainer.models.precision import for_device
 from trainer.run import init_from, optimizers, resume, schedules, throughput, tracker, zero
 from trainer.run.datasets import build_dataset, held_out_samples, own_samples
 from trainer.stages import table
+from trainer.workers import device
 
 
 def check_run(config: Config) -> None:
@@ -43,6 +45,7 @@ def check_machine(config: Config) -> None:
     """ConfigError for what this computer lacks: training may be meant for another one."""
     if config.system.precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("system.precision = 'fp16' needs a GPU; use bf16 or fp32 here.")
+    for_device(config.system.precision, device())  # says what would be taken instead
     if config.system.deepspeed:
         zero.settings(config)
         zero.check_package()
