@@ -10,6 +10,7 @@ import torch
 from comfy_api.v0_0_2 import io, ui
 
 from ..colorize.pictures import images
+from ..colorize.reference import correlation_change
 from ..colorize.reference.correlation import preview
 from ..colorize.reference.edits import LARGEST_RATIO, LARGEST_SCALE, PARTS, Edit, manipulate_global, manipulate_local
 from ..colorize.reference.manipulation import RATIO, THRESHOLDS, VARIANTS
@@ -310,7 +311,14 @@ class ColorizeCorrelationPreview(Node):
             description="Use it before Manipulate Reference (Local): shows where a reference fits a prompt, in five "
             "bands, and suggests thresholds. Blue places are what the words mean and are edited, red ones have nothing "
             "to do with them.",
-            search_aliases=["heat map", "heatmap", "attention map", "where does the prompt act", "thresholds"],
+            search_aliases=[
+                "heat map",
+                "heatmap",
+                "attention map",
+                "dscale",
+                "where does the prompt act",
+                "thresholds",
+            ],
             is_output_node=True,
             inputs=[
                 ReferenceSocket.Input(
@@ -343,6 +351,12 @@ class ColorizeCorrelationPreview(Node):
                     optional=True,
                     tooltip="The picture that was encoded: it is shown under the bands. One, or one per reference.",
                 ),
+                ReferenceSocket.Input(
+                    "before",
+                    optional=True,
+                    tooltip="The reference before an edit, or of another picture of the same size: the drawing then "
+                    "shows what changed. Blue places show more of what the words mean, red ones less.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="Heat map, histogram and numbers, one per reference."),
@@ -367,14 +381,12 @@ class ColorizeCorrelationPreview(Node):
         threshold_full: float = THRESHOLDS[3],
         part: str = "reference",
         image: torch.Tensor | None = None,
+        before: Reference | None = None,
     ) -> io.NodeOutput:
         chosen = (threshold_away, threshold_start, threshold_half, threshold_full)
-        pictures, thresholds, text = preview(
-            reference,
-            text_encoder,
-            control,
-            None if thresholds_from == "suggested" else chosen,
-            None if image is None else images.comfy_image_to_model(image, name="image"),
-            part,
-        )
+        below = None if image is None else images.comfy_image_to_model(image, name="image")
+        wanted = None if thresholds_from == "suggested" else chosen
+        pictures, thresholds, text = preview(reference, text_encoder, control, wanted, below, part)
+        if before is not None:
+            pictures, text = correlation_change.preview(reference, before, text_encoder, control, below, part)
         return io.NodeOutput(pictures, thresholds, text, ui=ui.PreviewImage(pictures, cls=cls))

@@ -9,7 +9,7 @@ Suggested thresholds are this project's own: a split at the deepest valley of th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,10 +183,15 @@ def draw(
     picture: (3, H, W) in -1..1, the reference itself; without it the bands stand alone on a square.
     """
     left = _heat_map(found.m, thresholds, None if picture is None else as_encoded(picture, fit))
+    return side_by_side(left, lambda pen, x, height: _draw_panel(pen, found, prompt, thresholds, x, height))
+
+
+def side_by_side(left: Image.Image, panel: Callable[[ImageDraw.ImageDraw, int, int], None]) -> torch.Tensor:
+    """A picture beside a panel (pen, its left edge, the height), (H, W, 3) in 0..1."""
     height = max(left.height, 400) + 2 * MARGIN
     canvas = Image.new("RGB", (SIDE + PANEL + 3 * MARGIN, height), "white")
     canvas.paste(left, (MARGIN + (SIDE - left.width) // 2, (height - left.height) // 2))
-    _draw_panel(ImageDraw.Draw(canvas), found, prompt, thresholds, SIDE + 2 * MARGIN, height)
+    panel(ImageDraw.Draw(canvas), SIDE + 2 * MARGIN, height)
     return torch.from_numpy(np.asarray(canvas).copy()).float() / 255
 
 
@@ -196,21 +201,26 @@ def _heat_map(m: torch.Tensor, thresholds: tuple[float, ...], picture: Image.Ima
     cells = Image.fromarray(colours[manipulation.bands(m, thresholds)].view(grid, grid, 3).numpy())
     if picture is None:
         return cells.resize((SIDE, SIDE), Image.Resampling.NEAREST)
-    pale = Image.blend(picture, picture.convert("L").convert("RGB"), PALENESS)
-    pale = Image.blend(pale, Image.new("RGB", pale.size, "white"), LIGHTNESS)
-    return Image.blend(pale, cells.resize(pale.size, Image.Resampling.NEAREST), OPACITY)
+    below = pale(picture)
+    return Image.blend(below, cells.resize(below.size, Image.Resampling.NEAREST), OPACITY)
+
+
+def pale(picture: Image.Image) -> Image.Image:
+    """A picture whose own colours are not taken for those that lie over it."""
+    grey = Image.blend(picture, picture.convert("L").convert("RGB"), PALENESS)
+    return Image.blend(grey, Image.new("RGB", grey.size, "white"), LIGHTNESS)
 
 
 def _draw_panel(
     pen: ImageDraw.ImageDraw, found: Correlation, prompt: str, thresholds: Any, left: int, height: int
 ) -> None:
     """Prompt, histogram with the thresholds, legend."""
-    small, large = _font(13), _font(18)
+    small, large = font(13), font(18)
     legend = manipulation.BANDS * 22
     top, bottom = MARGIN + 116, height - MARGIN - legend - 40
-    _text(pen, (left, MARGIN), _shortened(pen, f'"{prompt}"', large, PANEL), large)
-    _text(pen, (left, MARGIN + 28), f"class token {found.whole:.2f}", small)
-    _text(pen, (left, MARGIN + 46), f"local tokens {found.lowest:.2f} to {found.highest:.2f}", small)
+    write(pen, (left, MARGIN), shortened(pen, f'"{prompt}"', large, PANEL), large)
+    write(pen, (left, MARGIN + 28), f"class token {found.whole:.2f}", small)
+    write(pen, (left, MARGIN + 46), f"local tokens {found.lowest:.2f} to {found.highest:.2f}", small)
 
     counts = torch.histc(found.m.float().cpu(), bins=BINS, min=0, max=1)
     heights = counts.sqrt() / counts.max().clamp_min(1).sqrt()  # small groups stay visible
@@ -226,21 +236,21 @@ def _draw_panel(
         pen.line((x, top - 2, x, bottom + 4), fill="black", width=2)
         label = f"{threshold:.2f}"
         row = top - 18 - 14 * (index % 3)  # neighbours lie close together
-        _text(pen, (min(x, left + PANEL) - pen.textlength(label, font=small) / 2, row), label, small)
+        write(pen, (min(x, left + PANEL) - pen.textlength(label, font=small) / 2, row), label, small)
     for value in (0, 1):
         label = ("m = 0, most related", "unrelated, m = 1")[value]
-        _text(pen, (left + value * (PANEL - pen.textlength(label, font=small)), bottom + 8), label, small)
+        write(pen, (left + value * (PANEL - pen.textlength(label, font=small)), bottom + 8), label, small)
 
     shares, row = _shares(found.m, thresholds), bottom + 40
     for colour, weight, name, share in zip(BAND_COLOURS, BAND_WEIGHTS, BAND_NAMES, shares, strict=True):
         pen.rectangle((left, row, left + 16, row + 14), fill=colour, outline="black")
-        _text(pen, (left + 26, row), name, small)
-        _text(pen, (left + 200, row), f"w = {weight}", small)
-        _text(pen, (left + 330, row), f"{share:.0%}", small)
+        write(pen, (left + 26, row), name, small)
+        write(pen, (left + 200, row), f"w = {weight}", small)
+        write(pen, (left + 330, row), f"{share:.0%}", small)
         row += 22
 
 
-def _font(size: int) -> Any:
+def font(size: int) -> Any:
     try:
         return ImageFont.load_default(size)
     except TypeError:  # Pillow before 10.1 has one size only
@@ -252,11 +262,11 @@ def _latin(text: str) -> str:
     return text.encode("latin-1", "replace").decode("latin-1")
 
 
-def _text(pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, font: Any) -> None:
+def write(pen: ImageDraw.ImageDraw, place: tuple[float, float], text: str, font: Any) -> None:
     pen.text(place, _latin(text), fill="black", font=font)
 
 
-def _shortened(pen: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> str:
+def shortened(pen: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> str:
     text = _latin(text.replace("\n", " "))
     if pen.textlength(text, font=font) <= width:
         return text
@@ -266,6 +276,13 @@ def _shortened(pen: ImageDraw.ImageDraw, text: str, font: Any, width: int) -> st
 
 
 # -- all of it for a reference -----------------------------------------------------------------------------------------
+
+
+def local_tokens(reference: Reference, part: str = "reference") -> torch.Tensor:
+    """Local tokens (B, N, D) of a part that is looked at: "reference" or "background". Raises ValueError."""
+    check_part(reference, part)
+    background = reference.background_tokens if part == "background" else None
+    return reference.local_tokens if background is None else background
 
 
 def preview(
@@ -281,14 +298,11 @@ def preview(
     thresholds: None suggests some, for the whole batch. picture: (1 or B, 3, H, W) in -1..1, what was encoded.
     part: "reference" or "background", the tokens to look at. Raises ValueError.
     """
-    check_part(reference, part)
     if picture is not None:
         advice = "Connect to image what Encode Reference got."
         check_count("pictures", len(picture), reference.count, "references", advice)
     (control,) = vectors(text_encoder, reference, prompt)
-    background = reference.background_tokens if part == "background" else None
-    local = reference.local_tokens if background is None else background
-    found = measure(reference.tokens, local, control)
+    found = measure(reference.tokens, local_tokens(reference, part), control)
     if thresholds is None:
         thresholds = suggest_thresholds(torch.cat([one.m for one in found]))
     thresholds = manipulation.check_thresholds(thresholds)
