@@ -2,13 +2,14 @@
 
 Held-out procedural pairs are coloured by ComfyUI's own samplers, every setting from the same noise (solvers_run.py),
 and judged by `python -m trainer evaluate --results`. Pictures that are there already are not made again, so a stopped
-command goes on and further settings are added to a table. A pass is one picture through the network once; with guidance
-every call of the network costs two.
+command goes on and further settings are added to a table; all of it are compared pair by pair with the first setting
+that is asked for. A pass is one picture through the network once; with guidance every call of the network costs two.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -31,6 +32,12 @@ def name_of(sampler: str, scheduler: str, steps: int, guidance: float) -> str:
     return f"{sampler} {scheduler} {steps} cfg {guidance:g}"
 
 
+def setting(text: str) -> tuple[str, str, int]:
+    """An argument type: "euler:simple:4"."""
+    sampler, scheduler, steps = text.split(":")
+    return sampler, scheduler, int(steps)
+
+
 def table(found: Sequence[dict], passes: dict[str, float]) -> str:
     """The runs of a report as lines, fewest passes first; an error is a median over pairs and regions (Lab)."""
     lines = [f"{'setting':44}passes  " + "".join(f"{title:>24}" for _, title in COLUMNS) + f"{'edge F1':>10}"]
@@ -49,8 +56,14 @@ def main(arguments: Sequence[str]) -> int:
     add("--checkpoint", type=Path, default=ROOT / "models" / "checkpoints" / "colorize_small.safetensors")
     add("--encoder", type=Path, default=ROOT / "models" / "clip_vision" / "colorize_small_vision.safetensors")
     add("--samplers", nargs="+", default=["euler", "dpmpp_2m", "uni_pc"], help="names of ComfyUI's samplers")
-    add("--schedulers", nargs="+", default=["normal", "karras", "sgm_uniform"], help="names of ComfyUI's schedulers")
-    add("--steps", nargs="+", type=int, default=[1, 2, 4, 8, 20])
+    add(
+        "--schedulers",
+        nargs="+",
+        default=["simple", "normal", "karras", "sgm_uniform"],
+        help="names of ComfyUI's schedulers",
+    )
+    add("--steps", nargs="+", type=int, default=[2, 3, 4, 6, 8, 12, 20])
+    add("--settings", nargs="+", type=setting, metavar="SAMPLER:SCHEDULER:STEPS", help="these, not every combination")
     add("--guidance", nargs="+", type=float, default=[2.0])
     add("--count", type=int, default=16, help="pairs (default %(default)s)")
     add("--batch", type=int, default=8, help="pictures that are sampled together (default %(default)s)")
@@ -69,12 +82,10 @@ def main(arguments: Sequence[str]) -> int:
         trainer("evaluate", "--data", data, "--count", args.count, "--pairs", pairs)
         (folder / f"drawn-{args.count}").touch()
     results = folder / f"results-{args.count}"
+    wanted = args.settings or itertools.product(args.samplers, args.schedulers, args.steps)
     plan = [
         {"sampler": a, "scheduler": b, "steps": steps, "guidance": scale, "name": name_of(a, b, steps, scale)}
-        for scale in args.guidance
-        for steps in args.steps
-        for a in args.samplers
-        for b in args.schedulers
+        for scale, (a, b, steps) in itertools.product(args.guidance, list(wanted))
     ]
     job = {
         "plan": plan, "pairs": str(pairs / "regions"), "results": str(results), "checkpoint": str(args.checkpoint),
@@ -83,7 +94,8 @@ def main(arguments: Sequence[str]) -> int:
     results.mkdir(parents=True, exist_ok=True)
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
     subprocess.run(comfy_command(comfy, "tests.bench.solvers_run", folder / "job.json"), cwd=folder, check=True)
-    made = sorted(path for path in results.iterdir() if (path / "passes.json").is_file())
+    made = [path for path in sorted(results.iterdir()) if (path / "passes.json").is_file()]
+    made.sort(key=lambda path: path.name != plan[0]["name"])  # the others are compared with the first, pair by pair
     trainer("evaluate", "--data", data, "--count", args.count, "--output", folder / "evaluation", "--results", *made)
     report = json.loads((folder / "evaluation" / "report.json").read_text(encoding="utf-8"))
     passes = {path.name: json.loads((path / "passes.json").read_text(encoding="utf-8")) for path in made}

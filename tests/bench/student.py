@@ -1,10 +1,11 @@
 """The fast way beside the full one, as a person waits for it: `python -m tests.bench student [--pairs 7]`.
 
-One real ComfyUI server; the quickstart workflow is run in turns by the bundled model (20 steps, guidance 2) and by its
-student (2 steps), with another seed each time, so that what depends on the seed is computed: noise, sampling, decoding,
-saving. With --whole every run also gets a new sketch and reference, so that nothing at all is kept from the run before.
-Each is run twice and counts the second time: the first puts the student's LoRA on the model, or takes it off.
-Printed are seconds of a run, from the queue to the picture, and the ratio pair by pair (median, quartiles).
+One real ComfyUI server; the quickstart workflow is run in turns by the bundled model (the workflow's steps, or --steps)
+and by its student (2 steps), with another seed each time, so that what depends on the seed is computed: noise,
+sampling, decoding, saving. With --whole every run also gets a new sketch and reference, so that nothing at all is kept
+from the run before. Each is run twice and counts the second time: the first puts the student's LoRA on the model, or
+takes it off. Printed are seconds of a run, from the queue to the picture, and the ratio pair by pair (median,
+quartiles).
 """
 
 from __future__ import annotations
@@ -54,11 +55,12 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench student")
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--whole", action="store_true", help="new pictures in every run")
+    parser.add_argument("--steps", type=int, help="of the model itself (default: the workflow's)")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
     cache = environment.cache_folder(os.environ, Path.home())
     folder = comfyui.find_or_fetch("auto", PACK, os.environ, Path.home(), cache, Status())
-    full = job.load_workflow(API_WORKFLOW)
+    full = job.fill(job.load_workflow(API_WORKFLOW), {"steps": args.steps})
     fast = quality.with_student(full, quality.Student(quality.STUDENT_FILE, quality.settings_of(quality.STUDENT_FILE)))
     here = environment.Environment(Path(sys.executable), "cpu", "")
     taken: dict[str, list[float]] = {"full": [], "fast": []}
