@@ -7,11 +7,12 @@ files of whole models, LoRAs that ComfyUI's own loader puts on a model, and chec
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
 from . import names
+from .sampler_settings import SamplerSettings
 
 SAMPLER = "euler"
 """The sampler of ComfyUI whose steps a student takes, and of the trainer's own."""
@@ -42,11 +43,14 @@ class Distilled:
         """The marker (2,)."""
         return torch.tensor([float(self.steps), self.guidance])
 
+    @property
+    def settings(self) -> SamplerSettings:
+        """Of a sampler."""
+        return SamplerSettings(SAMPLER, SCHEDULER, self.steps, CFG)
+
     def advice(self) -> str:
         """The settings of a sampler, in words."""
-        return (
-            f"{self.steps} step{'s' if self.steps > 1 else ''}, cfg {CFG:g}, sampler {SAMPLER}, scheduler {SCHEDULER}"
-        )
+        return self.settings.words()
 
     def guided_twice(self) -> str:
         """What is wrong with a cfg above 1, and what to do."""
@@ -65,14 +69,4 @@ class Distilled:
 
     def header(self) -> dict[str, str]:
         """Metadata for people and model managers."""
-        return {
-            names.DISTILLED_FACTS: json.dumps(
-                {
-                    "steps": self.steps,
-                    "sampler": SAMPLER,
-                    "scheduler": SCHEDULER,
-                    "cfg": CFG,
-                    "guidance": self.guidance,
-                }
-            )
-        }
+        return {names.DISTILLED_FACTS: json.dumps(asdict(self.settings) | {"guidance": self.guidance})}

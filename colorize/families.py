@@ -15,13 +15,16 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from . import names
+from . import names, sampler_settings
+from .sampler_settings import SamplerSettings
 
 DEFAULT_HEAD_WIDTH = 64
 SKETCH_POLARITY = "white_on_black"
 
 PREDICTION_TYPES = ("v", "eps")
 XL_NAMES = ("xl", "xl-plugin")
+SMALL_WIDTH = 256
+"""U-Nets narrower than this are small ones, trained at 256 pixels."""
 WEIGHTS_PAGE = "https://huggingface.co/tellurion/ColorizeDiffusion"
 XL_WEIGHTS_PAGE = "https://huggingface.co/tellurion/ColorizeDiffusionXL"
 
@@ -58,6 +61,18 @@ class Family:
     """XL: what its projection reads beside the image tokens: a "tagger", or a second "clip" (ablation of the paper)."""
     has_figure_weights: bool = False
     """XL: whether the file has region weights for the figure too, as the trainer's stage xl_lora makes them."""
+    stated_sampler: SamplerSettings | None = None
+    """How the file says that it is best sampled."""
+
+    @property
+    def is_small(self) -> bool:
+        """Whether this is a small network, as the bundled one."""
+        return self.model_channels < SMALL_WIDTH
+
+    @property
+    def sampler(self) -> SamplerSettings:
+        """How the model is best sampled."""
+        return self.stated_sampler or sampler_settings.of_family(self.is_small, self.is_xl)
 
     @property
     def has_regions(self) -> bool:
@@ -204,6 +219,7 @@ def detect(
         without_recovery=names.NO_RECOVERY in state_dict,
         second_tower=second_tower(state_dict),
         has_figure_weights=layout.name in XL_NAMES and any(names.XL_FIGURE_LORA in key for key in state_dict),
+        stated_sampler=sampler_settings.stated(metadata),
         **config,
     )
 

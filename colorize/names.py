@@ -35,6 +35,7 @@ HEAD_WIDTH = "colorize.num_head_channels"  # a tensor of one number, and the met
 PREDICTION = "colorize.prediction_type"
 POLARITY = "colorize.sketch_polarity"
 DISTILLED_FACTS = "colorize.distilled"  # metadata entry: how a student is run
+SAMPLER_FACTS = "colorize.sampler"  # metadata entry: how a model is best sampled (colorize/sampler_settings.py)
 TOKENS = "colorize.tokens"  # metadata entry: which tokens of a reference are read, "local" or "cls"
 CLS_MARKER = "cls_tokens"  # an empty tensor: the class token alone
 CLIP_PAIR = "clip_pair"  # an empty tensor: XL's projection reads a second CLIP tower in the place of the tagger

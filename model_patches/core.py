@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import sys
 
 import comfy.model_management
 import comfyui_version
+
+from ..colorize.preflight.samplers import SETTINGS
 
 TESTED = ("0.21.0", "0.33.0")  # oldest and newest; the oldest is requires-comfyui of pyproject.toml
 
@@ -32,3 +36,16 @@ def waiting_remark() -> str:
         "Colorize Diffusion computes on the CPU: start ComfyUI with the environment variable OMP_WAIT_POLICY=PASSIVE, "
         "else a picture takes many times longer while other programs work (README, On a CPU)."
     )
+
+
+def running_samplers() -> str:
+    """How the samplers of the graph that ComfyUI runs now are set, as text; "" where no server runs one.
+
+    ComfyUI asks every node what its answer depends on, and shows it its own inputs only: the graph is in the queue.
+    """
+    prompt_server = getattr(sys.modules.get("server"), "PromptServer", None)  # not there in programs without a server
+    queue = getattr(getattr(prompt_server, "instance", None), "prompt_queue", None)
+    running = getattr(queue, "currently_running", {})  # number -> (number, id, graph, ...)
+    nodes = [node for item in list(running.values()) for node in item[2].values()]
+    found = [[node["inputs"].get(name) for name in SETTINGS] for node in nodes]
+    return json.dumps([each for each in found if None not in each], default=str)

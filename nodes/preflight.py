@@ -12,6 +12,7 @@ from ..colorize.pictures import images
 from ..colorize.pictures.images import PIXELS_PER_LATENT
 from ..colorize.preflight.examine import Inputs, examine, report
 from ..colorize.preflight.preview import preview
+from ..colorize.preflight.samplers import samplers_of
 from ..colorize.reference.types import Reference
 from ..model_patches import core
 from ..model_patches.checkpoint.colorizer import Colorizer
@@ -43,6 +44,7 @@ class ColorizePreflight(Node):
             "model against each other and says how to mend what it finds. Samples nothing.",
             search_aliases=["check inputs", "diagnose", "doctor", "debug", "why is my result wrong", "validate"],
             is_output_node=True,
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],  # the graph, where the sampler is
             inputs=[
                 _size("width", "Width you sample at, in pixels: the one of Prepare Sketch."),
                 _size("height", "Height you sample at, in pixels: the one of Prepare Sketch."),
@@ -99,6 +101,10 @@ class ColorizePreflight(Node):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **kwargs: Any) -> str:
+        return core.running_samplers()  # which come after this node: ComfyUI would keep the report about the old ones
+
+    @classmethod
     def execute(
         cls,
         width: int = 512,
@@ -138,6 +144,7 @@ class ColorizePreflight(Node):
             colorizer=colorizer,
             encoded=reference,
             student=student_of(model),
+            samplers=samplers_of(cls.hidden.prompt or {}, str(cls.hidden.unique_id)) if cls.hidden else (),
             core_remark=core.age_remark(),
             second_pass=_picture_size(second_pass),
             tile=_tile_size(model),

@@ -119,6 +119,11 @@ def value_of(workflow: Workflow, option: str) -> Any:
     return workflow[node_id]["inputs"][name]
 
 
+def has_student(workflow: Workflow) -> bool:
+    """Whether a student makes the picture, which quality.py has put in."""
+    return any(title_of(node) == STUDENT for node in workflow.values())
+
+
 def findings(report: str) -> list[str]:
     """What a person should know out of Preflight's report: "PROBLEM (sketch): text Fix: advice", a line each."""
     lines = [line.partition(". ")[2] for line in report.splitlines()]

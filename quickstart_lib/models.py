@@ -6,7 +6,7 @@ What a file is decides colorize/families.py, the same table the nodes use; it ne
 import importlib
 import json
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,9 +16,7 @@ from .errors import QuickstartError
 SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth")
 LARGEST_HEADER = 100 * 2**20  # bytes, the format's own limit
 WORKFLOWS = {"xl": "xl", "xl-plugin": "xl_plugin"}  # families that need more than a checkpoint and an encoder
-SMALL_WIDTH = 256  # U-Nets narrower than this are small ones, trained at 256 pixels
 SIDES = {"small": 256, "v1": 512, "v1.5": 512, "v2": 768}  # pixels the models were trained at
-OFFICIAL_SCALE = 4.0  # README, "Settings"; the small model takes the workflow's own
 TOWER_MARKS = ("visual.conv1.weight", "conv1.weight", "vision_model.embeddings.patch_embedding.weight")
 TOKEN_WIDTHS = (("visual_projection.weight", 0), ("visual.proj", 1), ("proj", 1))  # a tensor, the dimension that tells
 
@@ -30,8 +28,8 @@ class Checkpoint:
     title: str
     side: int | None = None
     """Pixels of the side it was trained at."""
-    scale: float | None = None
-    """Guidance scale to use; None keeps the workflow's."""
+    sampler: dict[str, int | float | str] = field(default_factory=dict)
+    """Option of job.BINDINGS -> how the model is best sampled."""
     token_width: int | None = None
     """Width of the tokens its encoder must answer."""
 
@@ -50,9 +48,9 @@ def families() -> ModuleType:
     return importlib.import_module("colorize.families")
 
 
-def names() -> ModuleType:
-    """The pack's names of parts and facts of files."""
-    return importlib.import_module("colorize.names")
+def sampler_settings() -> ModuleType:
+    """How the pack's models are best sampled."""
+    return importlib.import_module("colorize.sampler_settings")
 
 
 def header(option: str, file: Path) -> tuple[dict[str, _Shape], dict[str, str]]:
@@ -89,7 +87,8 @@ def _what(start: bytes) -> str:
 def checkpoint(file: Path) -> Checkpoint:
     """What a checkpoint is; raises QuickstartError when the quickstart workflow cannot use it."""
     if file.suffix.lower() != ".safetensors":
-        return Checkpoint(f"{file.name} (what it is shows when it is loaded)")
+        full = sampler_options(sampler_settings().PAPER)  # nobody makes small models in these formats
+        return Checkpoint(f"{file.name} (what it is shows when it is loaded)", sampler=full)
     tensors, metadata = header("--checkpoint", file)
     try:
         family = families().detect(tensors, metadata, file.name)
@@ -100,10 +99,19 @@ def checkpoint(file: Path) -> Checkpoint:
             f"--checkpoint: {file.name} is {family.title}, which also needs a tagger. Use the template "
             f"{WORKFLOWS[family.name]} in ComfyUI; quickstart runs v1, v1.5 and v2."
         )
-    small = family.model_channels < SMALL_WIDTH
     stated = str(metadata.get("modelspec.resolution", "")).split("x")[0]
-    side = int(stated) if stated.isdigit() and int(stated) >= 64 else SIDES["small" if small else family.name]
-    return Checkpoint(family.title, side // 64 * 64, None if small else OFFICIAL_SCALE, family.reference_dim)
+    side = int(stated) if stated.isdigit() and int(stated) >= 64 else SIDES["small" if family.is_small else family.name]
+    return Checkpoint(family.title, side // 64 * 64, sampler_options(family.sampler), family.reference_dim)
+
+
+def sampler_options(settings: Any) -> dict[str, int | float | str]:
+    """Option of job.BINDINGS -> value, of a colorize.sampler_settings.SamplerSettings."""
+    return {
+        "steps": settings.steps,
+        "reference_scale": settings.cfg,
+        "sampler": settings.sampler,
+        "scheduler": settings.scheduler,
+    }
 
 
 def check_encoder(file: Path, wanted: Checkpoint) -> None:

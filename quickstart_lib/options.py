@@ -122,11 +122,15 @@ def _add_sampling(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--quality",
         choices=("fast", "full"),
-        help="fast (the default): the bundled model's student, two steps, guidance inside; full: the model itself, 20 "
-        "steps with guidance, which --steps, --reference-scale, --checkpoint and --encoder choose as well",
+        help="fast (the default): the bundled model's student, two steps, guidance inside; full: the model itself with "
+        "guidance, in as many steps as its file says (the bundled one: 4), which --steps, --reference-scale, "
+        "--checkpoint and --encoder choose as well",
     )
     p.add_argument(
-        "--steps", type=whole(1, 1000), metavar="N", help="sampler steps (default: 2 with --quality fast, else 20)"
+        "--steps",
+        type=whole(1, 1000),
+        metavar="N",
+        help="sampler steps (default: the model's; bundled: 2 with --quality fast, else 4)",
     )
     p.add_argument(
         "--seed", type=seed, metavar="N", help="seed of the noise, or the word random (default: the workflow's)"

@@ -84,6 +84,8 @@ class Models:
     checkpoint: models.Checkpoint
     trained: int
     """Side of the pictures the model was trained on, pixels."""
+    sampler: dict[str, int | float | str]
+    """Option -> how the model is best sampled; empty where the workflow says it, as with a student."""
 
 
 def look_at_models(chosen: argparse.Namespace, comfy: Path, workflow: job.Workflow) -> Models:
@@ -94,21 +96,21 @@ def look_at_models(chosen: argparse.Namespace, comfy: Path, workflow: job.Workfl
     }
     checkpoint = models.checkpoint(files["checkpoint"])
     models.check_encoder(files["encoder"], checkpoint)
-    return Models(files, checkpoint, checkpoint.side or job.value_of(workflow, "width"))
+    sampler = {} if job.has_student(workflow) else checkpoint.sampler
+    return Models(files, checkpoint, checkpoint.side or job.value_of(workflow, "width"), sampler)
 
 
 def values_for(chosen: argparse.Namespace, found: Models, drawing: tuple[int, int] | None) -> dict[str, Any]:
     """Option -> value for the workflow, for a drawing of this (width, height); None keeps the workflow's."""
     width, height = sizes.working_size(drawing, chosen.size or found.trained, chosen.width, chosen.height)
-    scale = chosen.reference_scale if chosen.reference_scale is not None else found.checkpoint.scale
-    return dict(
-        width=width, height=height, canvas=job.AS_GIVEN, steps=chosen.steps, seed=chosen.seed, reference_scale=scale
-    )
+    own = {"steps": chosen.steps, "reference_scale": chosen.reference_scale}
+    sampler = found.sampler | {option: value for option, value in own.items() if value is not None}
+    return dict(width=width, height=height, canvas=job.AS_GIVEN, seed=chosen.seed) | sampler
 
 
 def check_size(values: dict[str, Any], found: Models, workflow: job.Workflow, status: Status) -> None:
     """Say what an absurd working size means, or refuse it."""
-    weights, steps = found.files["checkpoint"].stat().st_size, values["steps"] or job.value_of(workflow, "steps")
+    weights, steps = found.files["checkpoint"].stat().st_size, values.get("steps") or job.value_of(workflow, "steps")
     sizes.check(values["width"], values["height"], found.trained, weights, steps, status)
 
 
@@ -136,8 +138,8 @@ def introduce(plan: Plan, chosen: argparse.Namespace, workflow: job.Workflow, st
         f"{plan.values['height']}, {job.value_of(filled, 'steps')} steps"
         + (f"; the picture gets the drawing's {drawing[0]} x {drawing[1]}" if drawing else "")
     )
-    if any(job.title_of(node) == job.STUDENT for node in filled.values()):
-        status.line("Fast, by the model's student; the model itself, with 20 steps and guidance: add --quality full")
+    if job.has_student(filled):
+        status.line("Fast, by the model's student; the model itself, with more steps and guidance: add --quality full")
     if example:
         status.line("Your own: python quickstart.py my_sketch.png my_reference.png")
     if not chosen.flats:

@@ -1,7 +1,6 @@
 """How a picture is made: fast, by the bundled model's student, or in full, by the model itself with guidance."""
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,19 +45,13 @@ def student(chosen: argparse.Namespace, file: Path = STUDENT_FILE) -> Student | 
 def settings_of(file: Path) -> dict[str, int | float | str]:
     """How a student is run, from the header of its file; raises QuickstartError."""
     _, metadata = models.header("The student", file)
-    try:
-        facts = json.loads(metadata[models.names().DISTILLED_FACTS])
-        return {
-            "steps": int(facts["steps"]),
-            "reference_scale": float(facts["cfg"]),
-            "sampler": str(facts["sampler"]),
-            "scheduler": str(facts["scheduler"]),
-        }
-    except (KeyError, TypeError, ValueError):
+    found = models.sampler_settings().stated(metadata)
+    if found is None:
         raise QuickstartError(
             f"{file} does not say how it is run, so it is not a student of this pack's trainer. Restore it from the "
             "repository, or choose --quality full."
-        ) from None
+        )
+    return models.sampler_options(found)
 
 
 def with_student(workflow: job.Workflow, found: Student | None) -> job.Workflow:

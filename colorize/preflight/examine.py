@@ -10,6 +10,7 @@ from .finding import LEVELS, Finding, Inputs
 from .masks import count_findings, mask_findings
 from .model import model_findings
 from .reference import reference_findings
+from .samplers import sampler_findings
 from .sketch import sketch_findings
 
 
@@ -21,6 +22,7 @@ def examine(inputs: Inputs) -> list[Finding]:
         *mask_findings(inputs),
         *count_findings(inputs),
         *model_findings(inputs),
+        *sampler_findings(inputs),
     ]
     if inputs.core_remark:
         found.append(Finding("warning", "model", inputs.core_remark, "Update ComfyUI, then load the graph again."))

@@ -14,12 +14,12 @@ from ..distilled import Distilled
 from ..families import Family
 from ..modes import MASK_THRESHOLD, REFERENCE_THRESHOLD
 from ..reference.types import Reference
+from ..sampler_settings import SamplerSettings
 
 LEVELS = ("problem", "warning", "note", "fine")
 """problem: the run fails or its result is useless. warning: the result suffers. note: good to know. fine: as it should
 be."""
 
-SMALL_MODEL_WIDTH = 256  # U-Nets narrower than this are small ones, trained at 256 pixels
 TRAINED_SIDE = {"official": (512, 768), "xl": (1024, 1536), "small": (256, 384)}  # best and largest side in pixels
 SECOND_PASS = 1.5  # times the largest side: from there on a second pass, too, sees too little of the whole
 ENCODER_SIDE = 224  # pixels, what the reference encoder of the official models reads
@@ -114,6 +114,8 @@ class Inputs:
     """The output of Encode Reference."""
     student: Distilled | None = None
     """What a model of few steps says about itself."""
+    samplers: tuple[SamplerSettings, ...] = ()
+    """How the samplers of the graph are set that this model is for."""
     core_remark: str = ""
     """What is to be said about the ComfyUI this runs in; empty for one that was tested."""
 

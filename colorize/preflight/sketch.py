@@ -12,7 +12,6 @@ from .finding import (
     SCREENED,
     SECOND_PASS,
     SHADES,
-    SMALL_MODEL_WIDTH,
     SOLID,
     THICK,
     THIN,
@@ -206,8 +205,7 @@ def _size_findings(inputs: Inputs) -> list[Finding]:
     if inputs.colorizer is None:
         return []
     family = inputs.colorizer.family
-    small = family.model_channels < SMALL_MODEL_WIDTH
-    best, largest = TRAINED_SIDE["small" if small else "xl" if family.is_xl else "official"]
+    best, largest = TRAINED_SIDE["small" if family.is_small else "xl" if family.is_xl else "official"]
     passes = [(_against_trained, (inputs.width, inputs.height))]
     if inputs.second_pass is not None:
         passes.append((_second_pass_findings, inputs.second_pass))

@@ -4,7 +4,8 @@ import io
 
 import pytest
 
-from quickstart_lib import models, sizes
+from colorize.sampler_settings import PAPER, SMALL, SamplerSettings
+from quickstart_lib import job, models, sizes
 from quickstart_lib.errors import QuickstartError
 from quickstart_lib.terminal import Status
 from tests.quickstart.conftest import ENCODER_TENSORS, V1_TENSORS
@@ -18,15 +19,21 @@ def widened(width: int) -> dict:
 
 def test_bundled_files_fit_each_other(root):
     found = models.checkpoint(root / "models/checkpoints/colorize_small.safetensors")
-    assert (found.title, found.side, found.scale) == ("ColorizeDiffusion v1.5", 256, None)
+    assert (found.title, found.side) == ("ColorizeDiffusion v1.5", 256)
     models.check_encoder(root / "models/clip_vision/colorize_small_vision.safetensors", found)
 
 
-def test_size_and_scale_follow_the_family(tmp_path, write_header):
+def test_size_and_sampler_follow_the_family(tmp_path, write_header):
     small = models.checkpoint(write_header(tmp_path / "a.safetensors", V1_TENSORS))
-    assert (small.side, small.scale) == (256, None)
+    assert (small.side, small.sampler) == (256, models.sampler_options(SMALL))
     official = models.checkpoint(write_header(tmp_path / "b.safetensors", widened(320)))
-    assert (official.side, official.scale) == (512, 4.0)
+    assert (official.side, official.sampler) == (512, models.sampler_options(PAPER))
+    (tmp_path / "b.ckpt").write_bytes(b"")  # nobody reads it before it is loaded
+    assert models.checkpoint(tmp_path / "b.ckpt").sampler == models.sampler_options(PAPER)
+    own = SamplerSettings("uni_pc", "beta", 6, 2.5)
+    file = write_header(tmp_path / "d.safetensors", V1_TENSORS, own.header())
+    assert models.checkpoint(file).sampler == models.sampler_options(own)
+    assert set(models.sampler_options(own)) < set(job.BINDINGS)
     stated = write_header(tmp_path / "c.safetensors", V1_TENSORS, {"modelspec.resolution": "384x384"})
     assert models.checkpoint(stated).side == 384
 

@@ -6,7 +6,8 @@ import struct
 import pytest
 
 from colorize.names import DISTILLED_FACTS
-from quickstart_lib import job, options, quality
+from colorize.sampler_settings import SMALL
+from quickstart_lib import job, models, options, plan, quality
 from quickstart_lib.errors import QuickstartError
 
 FACTS = {"steps": 2, "sampler": "euler", "scheduler": "simple", "cfg": 1.0, "guidance": 2.0}
@@ -82,3 +83,26 @@ def test_records_tell_one_student_from_none(workflow, file, monkeypatch):
     assert quality.student_in(workflow) is None
     changed = quality.with_student(workflow, quality.student(chosen(), file))
     assert quality.student_in(changed) == f"student.safetensors, {file.stat().st_size} bytes"
+
+
+OPTIONS = ("steps", "reference_scale", "sampler", "scheduler")
+
+
+def test_a_run_is_sampled_as_its_file_says_or_as_its_student(workflow, file, tmp_path):
+    """The model's own settings for the full way, the student's for the fast one, and what a person gives over both."""
+
+    def sampled(whole, *arguments):
+        given = chosen(*arguments)
+        values = plan.values_for(given, plan.look_at_models(given, tmp_path, whole), None)
+        filled = job.fill(whole, values)
+        return {option: job.value_of(filled, option) for option in OPTIONS}
+
+    other = job.fill(workflow, {"steps": 99, "scheduler": "karras"})  # what the workflow says does not matter
+    assert sampled(other) == models.sampler_options(SMALL)
+    assert sampled(other, "--steps", "7", "--reference-scale", "3") == models.sampler_options(SMALL) | {
+        "steps": 7,
+        "reference_scale": 3.0,
+    }
+    student = quality.with_student(workflow, quality.student(chosen(), file))
+    assert sampled(student) == {"steps": 2, "reference_scale": 1.0, "sampler": "euler", "scheduler": "simple"}
+    assert sampled(student, "--quality", "fast", "--steps", "4")["steps"] == 4

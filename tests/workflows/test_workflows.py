@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from colorize import sampler_settings
+from quickstart_lib import job, models, quality
 from tests.browser.stand_ins import BY_PAGE
 from tests.workflows.shipped import EXAMPLES, NAMES, ROOT, TEMPLATES, api, example, layout, packs, template
 
@@ -260,3 +262,25 @@ def test_one_template_folder_only():
     """ComfyUI lists the workflows of every folder with one of these names but serves only the first."""
     names = ("example_workflows", "example", "examples", "workflow", "workflows")
     assert [name for name in names if list((ROOT / name).glob("*.json"))] == [TEMPLATES.name]
+
+
+def likes(workflow: dict, checkpoint: str) -> dict:
+    """How the model of a workflow is best sampled: as its student or the bundled file says, or as its family wants."""
+    for node in workflow.values():
+        if "lora_name" in node["inputs"]:
+            return quality.settings_of(ROOT / "models" / "loras" / node["inputs"]["lora_name"])
+    file = ROOT / "models" / "checkpoints" / checkpoint
+    if file.is_file():
+        return models.checkpoint(file).sampler
+    return models.sampler_options(sampler_settings.of_family(False, checkpoint.startswith(("sdxl", "xlv2"))))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "animediffusion"])
+def test_a_template_samples_as_its_model_likes(name):
+    """Sampler, scheduler and steps are the recommended ones, and the guidance is near."""
+    workflow = read(api(name))
+    (loader,) = (node["inputs"] for node in workflow.values() if "ckpt_name" in node["inputs"])
+    (used,) = (node["inputs"] for node in workflow.values() if node["class_type"] == "KSampler")
+    wanted = likes(workflow, loader["ckpt_name"])
+    assert {option: used[job.BINDINGS[option][1]] for option in wanted} == wanted | {"reference_scale": used["cfg"]}
+    assert wanted["reference_scale"] <= used["cfg"] <= 1.25 * wanted["reference_scale"]

@@ -114,6 +114,7 @@ def merged(stage: Stage, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str,
     tensors |= {names.UNET + k: v for k, v in changed.items()}
     if config.model.vae:
         tensors = with_autoencoder(tensors, FrozenAutoencoder(config.model.vae, stage.device, channels_last=False))
-    heads, family = unet.config.num_head_channels, families.detect(tensors, metadata, config.model.init).name
-    header = model_header(config, family, heads)
-    return tensors | model_markers(config.model.prediction_type, heads), metadata | header
+    family = families.detect(tensors, metadata, config.model.init)
+    markers = model_markers(config.model.prediction_type, unet.config.num_head_channels)
+    header = model_header(config, family.name, unet.config) | family.sampler.header()  # as model.init says
+    return tensors | markers, metadata | header

@@ -193,9 +193,10 @@ class DistillStage(Stage):
     def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         """The whole model: model.init with the student as its U-Net."""
         config, lessons, facts = self.config, self.lessons, self.facts()
-        heads = lessons.colorizer.unet.config.num_head_channels
-        tensors = lessons.exported(weights) | model_markers(config.model.prediction_type, heads) | facts.marker()
-        return tensors, model_header(config, lessons.family, heads) | facts.header()
+        network = lessons.colorizer.unet.config
+        markers = model_markers(config.model.prediction_type, network.num_head_channels) | facts.marker()
+        header = model_header(config, lessons.family, network) | facts.settings.header() | facts.header()
+        return lessons.exported(weights) | markers, header
 
     def further_exports(
         self, weights: Mapping[str, torch.Tensor]

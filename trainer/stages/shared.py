@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from colorize import families, names
+from colorize import families, names, sampler_settings
+from colorize.unet.config import UNetConfig
 from colorize.unet.unet import UNet
 from trainer.config import Config, ConfigError, Model, Report
 from trainer.draws import Draws
@@ -104,14 +105,17 @@ def model_markers(prediction: str, heads: int) -> dict[str, torch.Tensor]:
     }
 
 
-def model_header(config: Config, family: str, heads: int) -> dict[str, str]:
-    """Metadata of an exported model of a family ("v1", "v1.5"): modelspec, what the nodes read, the configuration."""
+def model_header(config: Config, family: str, network: UNetConfig) -> dict[str, str]:
+    """Metadata of an exported model of a family ("v1", "v1.5") with a U-Net of these sizes: modelspec, what the nodes
+    read, how it is best sampled, the configuration."""
     prediction = config.model.prediction_type
     title, architecture = Path(config.run.output).name, f"colorize-diffusion-{family}"
+    sampler = sampler_settings.of_family(network.model_channels < families.SMALL_WIDTH, family in families.XL_NAMES)
     return checkpoint.modelspec(title, architecture, config.data.size, prediction) | {
         "colorize.family": family,
         names.PREDICTION: prediction,
         names.POLARITY: families.SKETCH_POLARITY,
-        names.HEAD_WIDTH: str(heads),
+        names.HEAD_WIDTH: str(network.num_head_channels),
+        **sampler.header(),
         "colorize.config": json.dumps(config.shareable()),
     }

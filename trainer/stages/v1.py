@@ -213,7 +213,7 @@ class ColorizerStage(Stage):
         prediction, heads = config.model.prediction_type, colorizer.unet.config.num_head_channels
         tensors = {name: value for name, value in weights.items() if not name.startswith(ENCODER_PARTS)}
         tensors = with_autoencoder(tensors, self.frozen[0])
-        header = model_header(config, "v1", heads)
+        header = model_header(config, "v1", colorizer.unet.config)
         if config.model.tokens != "local":
             tensors, header = tensors | {names.CLS_MARKER: torch.zeros(0)}, header | {names.TOKENS: config.model.tokens}
         return tensors | model_markers(prediction, heads), header

@@ -293,7 +293,8 @@ class RegionStage(Stage):
         if config.model.vae:
             tensors = with_autoencoder(tensors, self.frozen[0])
         tensors |= {k: v for k, v in weights.items() if names.REGION_LORA in k or not k.startswith(names.UNET)}
-        prediction, heads = config.model.prediction_type, self._colorizer[0].unet.config.num_head_channels
+        network = self._colorizer[0].unet.config
+        markers = model_markers(config.model.prediction_type, network.num_head_channels)
         if self._colorizer[0].background_encoder is None:
             tensors[names.NO_RECOVERY] = torch.zeros(0)
-        return tensors | model_markers(prediction, heads), model_header(config, "v1.5", heads)
+        return tensors | markers, model_header(config, "v1.5", network)

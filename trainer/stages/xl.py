@@ -188,13 +188,14 @@ class XLStage(Stage):
         config, prediction = self.config, self.config.model.prediction_type
         if adapted.wanted(config):
             return adapted.export(config, self.family, weights)
-        heads = self.colorizer.unet.config.num_head_channels
+        network = self.colorizer.unet.config
         tensors = dict(self.untrained()) | dict(weights)
         if config.model.vae or not any(key.startswith(names.VAE) for key in tensors):
             tensors = with_autoencoder(tensors, self.frozen[0])
         if config.model.second_tower == "clip":
             tensors[names.CLIP_PAIR] = torch.zeros(0)
-        return tensors | model_markers(prediction, heads), model_header(config, self.family, heads)
+        markers = model_markers(prediction, network.num_head_channels)
+        return tensors | markers, model_header(config, self.family, network)
 
     def untrained(self) -> Mapping[str, torch.Tensor]:
         """Tensors of the exported file that this stage does not train."""

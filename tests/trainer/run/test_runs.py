@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from colorize import sampler_settings
 from colorize.reference.encoder_file import load_reference_encoder
 from colorize.reference.feature_vision import FeatureReferenceEncoder
 from trainer import config as configuration
@@ -157,6 +158,7 @@ def test_export_converts_and_colours(values, tmp_path):
     assert main(["convert", str(exported.parent), "--output", str(tmp_path / "small.safetensors")]) == 0
     tensors, metadata = checkpoint.read_tensors(tmp_path / "small.safetensors")
     assert metadata["colorize.family"] == "v1" and metadata["modelspec.prediction_type"] == "v"
+    assert sampler_settings.stated(metadata) == sampler_settings.SMALL
     embedded = json.loads(metadata["colorize.config"])
     assert embedded["run"]["stage"] == "v1" and embedded["model"]["vae"] == "vae.safetensors"
     assert str(tmp_path) not in json.dumps(metadata)  # nobody's folders travel with a model

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from colorize import families, names
+from colorize import families, names, sampler_settings
 from colorize.distilled import Distilled
 from tests import tiny
 from tests.trainer.stages.xl_runs import first_batch, regions_of
@@ -88,6 +88,7 @@ def test_every_family_learns(request, family, method):
     assert after.keys() - before.keys() <= {UNET + names.DISTILLED, names.V_MARKER, names.HEAD_WIDTH}
     assert Distilled.from_values(after[UNET + names.DISTILLED]) == Distilled(2, 2.0)
     assert json.loads(metadata["colorize.distilled"])["sampler"] == "euler"
+    assert sampler_settings.read(metadata["colorize.sampler"]) == Distilled(2, 2.0).settings
     assert families.detect(after, metadata).name == {"v1": "v1", "v1_5": "v1.5", "xl_student": "xl"}[family]
 
 
