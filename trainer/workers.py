@@ -64,12 +64,17 @@ class Team:
     @classmethod
     def launched(cls) -> Team:
         """As `accelerate launch` (or torchrun) says in the environment."""
-        if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        if process_count() < 2:
             return cls()
         from accelerate import PartialState
 
         state = PartialState(cpu=device().type == "cpu", timeout=LONGEST_WAIT)
         return cls(state.process_index, state.num_processes, state.wait_for_everyone)
+
+
+def process_count() -> int:
+    """How many processes `accelerate launch` (or torchrun) started for this command; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def device() -> torch.device:

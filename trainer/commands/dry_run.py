@@ -7,7 +7,6 @@ every preset is told on a fresh clone.
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 from trainer.config import Config, ConfigError
@@ -16,6 +15,7 @@ from trainer.run.checks import check_machine, check_run
 from trainer.run.datasets import build_dataset
 from trainer.run.schedules import with_steps
 from trainer.stages import file_sizes, table
+from trainer.workers import process_count
 
 
 def run(config: Config) -> None:
@@ -42,8 +42,8 @@ def report(config: Config) -> str:
 
 def _samples(config: Config) -> tuple[int, int]:
     """Samples of a step, and processes."""
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    return config.optimizer.batch * config.optimizer.accumulate * processes, processes
+    count = process_count()
+    return config.optimizer.batch * config.optimizer.accumulate * count, count
 
 
 def cost_lines(config: Config) -> list[str]:

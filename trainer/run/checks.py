@@ -6,7 +6,6 @@ finds wrong with a file is found here as well.
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from trainer.models.precision import for_device
 from trainer.run import init_from, optimizers, resume, schedules, throughput, tracker, zero
 from trainer.run.datasets import build_dataset, held_out_samples, own_samples
 from trainer.stages import table
-from trainer.workers import device
+from trainer.workers import device, process_count
 
 
 def check_run(config: Config) -> None:
@@ -36,7 +35,7 @@ def check_run(config: Config) -> None:
         own_samples(config)
     if saved:
         state, pictures = checkpoint.read_state(saved), len(build_dataset(config)) if config.run.epochs else 0
-        config = schedules.with_steps(config, pictures, int(os.environ.get("WORLD_SIZE", 1)))
+        config = schedules.with_steps(config, pictures, process_count())
         resume.check_same_run(config, resume.file_digests(config.model), saved, state)
         resume.tell_when_done(config, state["step"])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from trainer.data.folder import FaceDataset, FolderDataset, SamplePairs
 from trainer.run.interrupt import HANGUP
 from trainer.run.validation import Validation
 from trainer.stages import table
+from trainer.workers import process_count
 
 
 def build_dataset(config: Config) -> FolderDataset:
@@ -28,7 +28,7 @@ def build_dataset(config: Config) -> FolderDataset:
         dataclasses.replace(config.data, deform=0.0) if row.warps else config.data,  # the stage bends them itself
         table.needs_of(config),
         seed=config.run.seed,
-        batch=config.optimizer.batch * int(os.environ.get("WORLD_SIZE", 1)),
+        batch=config.optimizer.batch * process_count(),
         augment=config.augment,
         cached=CachedParts(config, row.encodings(config)) if config.data.cache_folder else None,
         unreadable=output / "unreadable.jsonl" if output.is_dir() else None,

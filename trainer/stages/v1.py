@@ -31,6 +31,7 @@ from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, pi
 
 from . import adapted
 from .shared import (
+    check_prediction,
     check_token_width,
     check_tokens,
     drawn_latents,
@@ -83,6 +84,7 @@ class ColorizerStage(Stage):
                     f"{config.model.init} is a v1.5 model, whose region weights stage v1 does not train: start from "
                     'the v1 model it was made of, or set run.stage = "v1_5".'
                 )
+            check_prediction(tensors, metadata, config.model)
             check_token_width(unet, encoder, config.model)
             check_tokens(tensors, metadata, config.model)
         else:

@@ -45,7 +45,7 @@ from trainer.models.xl_colorizer import XLColorizer, embedded, networks_from
 from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
 
 from . import adapted
-from .shared import drawn_latents, entanglement_curves, model_header, model_markers, with_autoencoder
+from .shared import check_prediction, drawn_latents, entanglement_curves, model_header, model_markers, with_autoencoder
 from .sizes import xl_sizes
 from .stage import Stage
 
@@ -213,6 +213,7 @@ class XLBackboneStage(XLStage):
         if model.init:
             tensors, metadata = checkpoint.read_tensors(Path(model.init))
             unet, sketch_encoder, projection = networks_from(tensors, metadata)
+            check_prediction(tensors, metadata, model)
             check_second_tower(tensors, model)
             if unet.config.region_ranks is not None:
                 raise ConfigError(

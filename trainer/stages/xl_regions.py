@@ -39,7 +39,7 @@ from trainer.models.frozen import FrozenReferenceEncoder, SecondTower, borrowed
 from trainer.models.xl_colorizer import embedded, networks_from, plugin_from
 from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
 
-from .shared import drawn_latents
+from .shared import check_prediction, drawn_latents
 from .v1_5 import region_ranks
 from .xl import XLStage, drop_levels
 
@@ -66,6 +66,7 @@ class XLRegionStage(XLStage):
     ) -> tuple[UNet, XLSketchEncoder, TokenProjection]:
         model = self.config.model
         self.tensors, metadata = checkpoint.read_tensors(Path(model.init))
+        check_prediction(self.tensors, metadata, model)
         figure, background = region_ranks(model)
         unet, sketch_encoder, projection = networks_from(
             self.tensors, metadata, (0 if self.plugin else figure, background)

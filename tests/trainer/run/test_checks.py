@@ -25,6 +25,8 @@ def wrong(values, frozen, pictures, v1_file, tmp_path):
         elif name == "a model that reads other tokens":
             model |= {"init": v1_file, "tokens": "cls", "vae": ""}
             values["loss"]["latent_shuffle"] = 0.0
+        elif name == "a model of the other prediction":
+            model |= {"init": v1_file, "prediction_type": "eps", "vae": ""}
         elif name == "a source with nothing to take":
             model["init_from"] = frozen["encoder"]
         elif name == "held-out pictures that are none":
@@ -47,6 +49,7 @@ def wrong(values, frozen, pictures, v1_file, tmp_path):
 WRONG = {
     "an autoencoder that is none": "holds no autoencoder",
     "a model that reads other tokens": "reads local tokens of a reference, not cls",
+    "a model of the other prediction": "predicts v: set model.prediction_type = 'v'",
     "a source with nothing to take": "has no tensor this model could take",
     "held-out pictures that are none": "holds no usable pictures",
     "a precision": "needs a GPU",

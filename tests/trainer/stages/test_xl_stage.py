@@ -52,6 +52,9 @@ def test_a_run_trains_exports_and_loads_again(xl, tmp_path):
     for name, value in stage.state_dict().items():
         torch.testing.assert_close(value, tensors[name], atol=0, rtol=0)
     assert stage.export(stage.state_dict())[0].keys() == tensors.keys()
+    other = configuration.build({**xl, "model": {**model, "init": str(exported), "prediction_type": "eps"}})
+    with pytest.raises(ConfigError, match="predicts v"):
+        build_stage(other, torch.device("cpu"))
     narrow = configuration.build({**xl, "model": {**model, "init": str(exported), "encoder": narrow_encoder}})
     with pytest.raises(ConfigError, match="gives tokens of width 16, but the token projection .* reads 32"):
         build_stage(narrow, torch.device("cpu"))
