@@ -114,8 +114,10 @@ def pictures(server: Server, name: str) -> None:
 
 
 def saved(workflow: job.Workflow) -> job.Workflow:
-    """The workflow with pictures saved that it only shows."""
+    """The workflow with its result saved, where it only shows it; other previews are no results."""
     out = dict(workflow)
+    if any(node["class_type"] == "SaveImage" for node in workflow.values()):
+        return out
     for number, node in workflow.items():
         if node["class_type"] == "PreviewImage":
             out[number] = node | {

@@ -8,6 +8,7 @@ import pytest
 
 from colorize import sampler_settings
 from quickstart_lib import job, models, quality
+from tests.browser import __main__ as pictures_tool
 from tests.browser.stand_ins import BY_PAGE
 from tests.workflows.shipped import EXAMPLES, NAMES, ROOT, TEMPLATES, api, example, layout, packs, template
 
@@ -284,3 +285,10 @@ def test_a_template_samples_as_its_model_likes(name):
     wanted = likes(workflow, loader["ckpt_name"])
     assert {option: used[job.BINDINGS[option][1]] for option in wanted} == wanted | {"reference_scale": used["cfg"]}
     assert wanted["reference_scale"] <= used["cfg"] <= 1.25 * wanted["reference_scale"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_thumbnail_shows_the_result(name):
+    """One picture is saved when the tool runs a template: of several previews it would take the first."""
+    saved = pictures_tool.saved(job.load_workflow(api(name)))
+    assert [node["class_type"] for node in saved.values()].count("SaveImage") == 1
