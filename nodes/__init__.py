@@ -27,6 +27,7 @@ from .flats import ColorizeFindRegions, ColorizeFlattenColors
 from .guidance import ColorizeDualGuidance
 from .layers import ColorizeSaveLayers
 from .load import ColorizeLoadCheckpoint
+from .load_frames import ColorizeLoadFrames
 from .manipulate import (
     ColorizeCorrelationPreview,
     ColorizeLoadTextEncoder,
@@ -103,6 +104,7 @@ class ColorizeDiffusionExtension(ComfyExtension):
             ColorizeFlattenColors,
             ColorizePaletteFromReference,
             ColorizeLockToPalette,
+            ColorizeLoadFrames,
             ColorizeMatchRegions,
             ColorizeCarryColors,
             ColorizeFollowFigures,

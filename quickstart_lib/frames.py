@@ -1,6 +1,7 @@
 """Many drawings named at once: those of a folder or a pattern, in the order of their numbers."""
 
 import glob
+import importlib
 import os
 import re
 from collections import Counter
@@ -9,8 +10,9 @@ from pathlib import Path
 
 from .errors import QuickstartError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".psd")
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
+_order = importlib.import_module("colorize.shots.order")  # of the pack, for which frames are frames there, too
+SUFFIXES: tuple[str, ...] = _order.PICTURES
+VIDEO_SUFFIXES: tuple[str, ...] = _order.VIDEOS
 WILD = re.compile(r"[*?\[]")
 
 
@@ -25,12 +27,6 @@ def is_many(given: Path | None) -> bool:
 def is_video(file: Path) -> bool:
     """Whether the name is a video's."""
     return file.suffix.lower() in VIDEO_SUFFIXES
-
-
-def natural(name: str) -> list[tuple[int, int, str]]:
-    """A sorting key by which frame2 comes before frame10."""
-    parts = re.split(r"(\d+)", name.casefold())
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part]
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ def listed(given: Path, option: str = "--sketch") -> list[Drawing]:
     if not files:
         what = f"the folder {given} holds" if given.is_dir() else f"{given} names"
         raise QuickstartError(f"{option}: {what} no picture. Pictures end in {', '.join(SUFFIXES)}.")
-    return drawings(sorted(files, key=lambda file: (natural(str(file)), str(file))))
+    return drawings(sorted(files, key=lambda file: (_order.natural(str(file)), str(file))))
 
 
 def drawings(files: list[Path]) -> list[Drawing]:

@@ -30,7 +30,7 @@ INSIDE = {
 COMFY = {"comfy", "comfy_api", "comfyui_version", "folder_paths", "latent_preview"}
 WORLD = {
     "nodes": COMFY | {"torch", "numpy", "PIL", "safetensors"},
-    "model_patches": COMFY | {"torch", "numpy", "PIL", "safetensors", "onnxruntime", "open_clip"},
+    "model_patches": COMFY | {"torch", "numpy", "PIL", "safetensors", "onnxruntime", "open_clip", "av"},
     "colorize": {"torch", "numpy", "PIL", "einops", "kornia", "open_clip", "timm", "scipy", "safetensors", "psd_tools"},
     "trainer": None,
     "quickstart_lib": set(),

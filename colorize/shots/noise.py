@@ -2,7 +2,8 @@
 
 The noise of the key frame is carried along the motion of the lines. Every value is used at most once in a frame, and
 what has none is drawn anew, so each frame's noise is white and Gaussian, as a sampler expects. "coarse" shares only
-means over blocks: they decide large areas of colour, and what is finer is drawn for every frame by itself.
+means over blocks: they decide large areas of colour, and what is finer is drawn for every frame by itself. "still"
+moves nothing: all frames have the key frame's noise, which is the steadiest where things move little (docs/LOG.md).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch.nn import functional
 from .line_motion import line_maps, motion
 from .shapes import LONGEST, UNIT
 
-SHARED = ("coarse", "all")
+SHARED = ("coarse", "all", "still")
 BLOCK = 4
 """Latent values to each side whose mean is shared by "coarse"."""
 
@@ -43,6 +44,8 @@ def shot_noise(
         raise ValueError(f"Noise cannot share {shared!r}; choose one of {', '.join(SHARED)}.")
     height, width = shape[-2:]
     base = _drawn(seed, 0, shape[1:])
+    if shared == "still":
+        return base.expand(shape).clone()
     maps = _maps(sketches)
     found = []
     for number in range(shape[0]):

@@ -17,7 +17,7 @@ LOCALES = ROOT / "locales"
 DOCS = ROOT / "web" / "docs"
 UPDATE = os.environ.get("COLORIZE_UPDATE_SNAPSHOTS") == "1"
 # Their options are the files of the machine.
-FILE_WIDGETS = {"ckpt_name", "encoder_name", "card_name", "extractor_name", "segmenter_name", "tagger_name"}
+FILE_WIDGETS = {"ckpt_name", "encoder_name", "card_name", "extractor_name", "segmenter_name", "tagger_name", "source"}
 
 SHELVES = ("basic", "masks", "reference", "editing", "guidance", "flats", "AnimeDiffusion", "tools")  # of the menu
 ABBREVIATIONS = {"v", "eps", "ddim", "ddpm", "psd", "ora"}  # choices that are the same in every language
@@ -55,6 +55,7 @@ IDS = [
     "ColorizeFlattenColors",
     "ColorizePaletteFromReference",
     "ColorizeLockToPalette",
+    "ColorizeLoadFrames",
     "ColorizeMatchRegions",
     "ColorizeCarryColors",
     "ColorizeFollowFigures",

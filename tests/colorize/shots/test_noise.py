@@ -63,3 +63,9 @@ def test_wrong_numbers_are_told(moved):
         shot_noise(moved, (3, 4, 32, 32), 0)
     with pytest.raises(ValueError, match="choose one of coarse, all"):
         shot_noise(moved, (2, 4, 32, 32), 0, shared="fine")
+
+
+def test_still_noise_is_that_of_every_drawing_alone(moved):
+    noise = shot_noise(moved, (2, 4, 32, 32), 7, key_frame=1, shared="still")
+    alone = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(7))  # as ComfyUI draws a picture's
+    assert torch.equal(noise[:1], alone) and torch.equal(noise[1:], alone)
