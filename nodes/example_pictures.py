@@ -6,11 +6,12 @@ import logging
 import os
 import shutil
 
+KINDS = (".png", ".mp4")
 PREFIX = "colorize_"  # before the names in workflows/examples: among a user's pictures they say whose they are
 
 
 def offer(source: str, target: str) -> list[str]:
-    """Copy the .png files of folder `source` into folder `target` and return the new names.
+    """Copy the pictures and videos of folder `source` into folder `target` and return the new names.
 
     A file that is there already stays as it is, whoever it belongs to. A folder that cannot be written costs only the
     pictures: the pack loads, and a line in the log says why the templates ask for pictures.
@@ -20,7 +21,7 @@ def offer(source: str, target: str) -> list[str]:
         os.makedirs(target, exist_ok=True)
         for name in sorted(os.listdir(source)):
             file = os.path.join(target, PREFIX + name)
-            if not name.endswith(".png") or os.path.lexists(file):
+            if not name.endswith(KINDS) or os.path.lexists(file):
                 continue
             part = f"{file}.{os.getpid()}.part"
             shutil.copyfile(os.path.join(source, name), part)

@@ -98,9 +98,12 @@ def pictures(server: Server, name: str) -> None:
         sketch = Image.open(shown["Sketch"])
         picture = words_thumbnail(references[0], words) if edits else inputs_thumbnail(sketch, references)
     else:
-        result = Image.open(io.BytesIO(job.run(server, saved(workflow), Status()).picture))
+        result = Image.open(io.BytesIO(made(server, workflow if "Frames" in shown else saved(workflow))))
         split = json.loads(layout(name).read_text(encoding="utf-8")).get("split", 0.5)  # left of the face
-        picture = thumbnail(Image.open(shown.get("Sketch") or shown["Picture"]), references[0], result, split)
+        drawn = (
+            first_frame(shown["Frames"]) if "Frames" in shown else Image.open(shown.get("Sketch") or shown["Picture"])
+        )
+        picture = thumbnail(drawn, references[0], result, split)
     picture.save(template(name).with_suffix(".jpg"), quality=90)
     if name != SHOWN:
         return
@@ -111,6 +114,31 @@ def pictures(server: Server, name: str) -> None:
     small = graph.resize((1600, 1600 * graph.height // graph.width), Image.LANCZOS)
     small.quantize(256, dither=Image.Dither.NONE).save(shot, optimize=True)  # half the bytes, the same words
     print(shot, seen["status"]["status_str"], seen["errors"])
+
+
+class Silent(job.Progress):
+    """Tells nobody how far a run is; a workflow may have any sampler."""
+
+    def __init__(self) -> None:
+        self.now = "the workflow"
+
+    def take(self, kind: str, data: dict) -> None:
+        pass
+
+
+def made(server: Server, workflow: job.Workflow) -> bytes:
+    """The first picture that a workflow saves."""
+    with job.open_events(server) as events:
+        entry = job.follow(server, events, job.queue(server, workflow), Silent())
+    return job.result_of(server, workflow, entry).picture
+
+
+def first_frame(video: Path):
+    """A video's first picture."""
+    import av
+
+    with av.open(str(video)) as container:
+        return next(container.decode(video=0)).to_image()
 
 
 def saved(workflow: job.Workflow) -> job.Workflow:

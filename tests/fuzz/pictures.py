@@ -18,7 +18,7 @@ SIZES = ((64, 64), (96, 64), (63, 65), (1, 1), (1, 200), (300, 20), (128, 128))
 
 def copy_examples(folder: Path, longest: int | None) -> None:
     """The pictures of the shipped workflows under the names they load; longest: side that none of them is above."""
-    for file in sorted(EXAMPLES.iterdir()):
+    for file in sorted(EXAMPLES.glob("*.png")):
         with Image.open(file) as picture:
             if longest is not None:
                 picture.thumbnail((longest, longest))

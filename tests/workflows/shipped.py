@@ -37,10 +37,11 @@ def example(picture: str) -> Path:
 
 
 def examples(name: str) -> dict[str, Path]:
-    """The example pictures that a workflow loads: title of the node -> file."""
+    """The examples that a workflow loads: title of the node -> picture, or video of a shot."""
     nodes = json.loads(api(name).read_text(encoding="utf-8")).values()
-    loads = (node for node in nodes if node["class_type"].startswith("LoadImage"))
-    return {node["_meta"]["title"]: example(node["inputs"]["image"]) for node in loads}
+    inputs = {"LoadImage": "image", "LoadImageMask": "image", "ColorizeLoadFrames": "source"}
+    loads = (node for node in nodes if node["class_type"] in inputs)
+    return {node["_meta"]["title"]: example(node["inputs"][inputs[node["class_type"]]]) for node in loads}
 
 
 def packs() -> dict[str, dict[str, str]]:

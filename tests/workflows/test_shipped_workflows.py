@@ -12,7 +12,7 @@ from tests import tiny
 from tests.browser import stand_ins
 from tests.workflows.shipped import NAMES, api, example
 
-ELSEWHERE = ("animediffusion",)  # other nodes: test_animediffusion.py
+ELSEWHERE = ("animediffusion", "shot")  # other nodes: test_animediffusion.py, test_shot_workflow.py
 FILES = [api(name) for name in NAMES if name not in ELSEWHERE]
 STEPS = 2
 
