@@ -83,6 +83,7 @@ class ColorizeDiffusionExtension(ComfyExtension):
             ColorizeLoadTagger,
             ColorizeTagReference,
             ColorizeEncodeReference,
+            ColorizeApplyReference,  # before others that take a REFERENCE: a dropped link suggests the first few
             ColorizeLoadTextEncoder,
             ColorizeCorrelationPreview,
             ColorizeManipulateGlobal,
@@ -93,7 +94,6 @@ class ColorizeDiffusionExtension(ComfyExtension):
             ColorizeReferenceStrength,
             ColorizeBlendReferences,
             ColorizePreflight,
-            ColorizeApplyReference,
             ColorizeApplyBackgroundPlugin,
             ColorizeApplyStyleBackground,
             ColorizeAttentionInjection,

@@ -229,7 +229,7 @@ async function first(url, steps, picture) {
   return { found, errors: ours(), status: entry && entry.status, outputs: entry && entry.outputs };
 }
 
-async function check(url, uiFile, picture, groups) {
+async function check(url, uiFile, picture, groups, steps) {
   const { browser, page, errors, ours } = await open(url);
   errors.length = 0; // what the frontend says about its own first start is not ours
   const text = await drop(page, uiFile);
@@ -247,6 +247,14 @@ async function check(url, uiFile, picture, groups) {
     complaints: [...document.querySelectorAll('[data-testid^="error-"], [data-testid^="missing-"]')].map((e) => e.innerText.slice(0, 300)),
     prompt: (await window.app.graphToPrompt()).output,
   }));
+  if (steps) { // of stand-ins, whose pictures mean nothing
+    await page.evaluate((steps) => {
+      for (const node of window.app.graph.nodes) {
+        const widget = (node.widgets || []).find(({ name }) => name === "steps");
+        if (widget) widget.value = Number(steps);
+      }
+    }, steps);
+  }
   const entry = await runToTheEnd(page, url);
   await page.waitForTimeout(1500);
   const boxes = await page.evaluate(() => window.app.graph.nodes.map((node) => [node.title, node.pos[0],

@@ -118,6 +118,17 @@ def test_ids_are_frozen(info):
     assert sorted(info) == sorted(IDS)
 
 
+@pytest.mark.parametrize("kind", ["REFERENCE", "COLORIZER"])
+def test_a_dropped_link_suggests_the_way_to_a_picture_first(pack, info, kind):
+    """The frontend offers the first nodes, in the order of the list, that need an input of the link's kind."""
+    takers = [
+        node_id
+        for node_id in pack.comfy_nodes.NODE_CLASS_MAPPINGS
+        if node_id in info and any(spec[0] == kind for spec in info[node_id]["input"].get("required", {}).values())
+    ]
+    assert takers[0] == "ColorizeApplyReference"
+
+
 def test_every_text_is_there(info):
     for node_id, node in info.items():
         root, shelf = node["category"].split("/")

@@ -297,3 +297,27 @@ def test_the_thumbnail_shows_the_result(name):
     """One picture is saved when the tool runs a template: of several previews it would take the first."""
     saved = pictures_tool.saved(job.load_workflow(api(name)))
     assert [node["class_type"] for node in saved.values()].count("SaveImage") == 1
+
+
+WINDOW = (
+    1920,
+    1080,
+)  # of a first user; a template opens with its whole graph in three quarters of it, below a bar of 80
+LEAST_ZOOM = 0.56  # at which the names of nodes are drawn
+GROWN = {"LoadImage": 335, "LoadImageMask": 355, "ColorizePrepareSketch": 480, "PreviewImage": 250, "SaveImage": 280}
+"""Height that the frontend gives a node when its picture is there (as seen in the browser): less in a layout, and the
+node grows over the next one."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_template_can_be_read_and_its_nodes_have_room_for_their_pictures(name):
+    graph = read(template(name))
+    right, bottom = (
+        max(group["bounding"][at] + group["bounding"][2 + at] for group in graph["groups"]) for at in (0, 1)
+    )
+    assert min(0.75 * WINDOW[0] / right, 0.75 * (WINDOW[1] - 80) / bottom) >= LEAST_ZOOM, (right, bottom)
+    for node in graph["nodes"]:
+        assert node["size"][1] >= GROWN.get(node["type"], 0), (node.get("title"), node["size"])
+    for group in graph["groups"]:
+        letters = len(group["title"]) * 0.45 * group.get("font_size", 24)
+        assert letters <= group["bounding"][2], f"the title of {group['title']!r} runs over the next group"
