@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
+import socket
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .errors import SpreadError
 from .processes import AHEAD
 
 TRIES = 3  # workers that may be lost with the same jobs
+PATIENCE = 10.0  # seconds that a cluster has to answer
 FAREWELL = 20.0  # seconds that a worker has to end by itself
 
 log = logging.getLogger("spread")
@@ -31,6 +36,7 @@ def connect(address: str) -> Any:
         ) from None
     if not ray.is_initialized():
         try:
+            _knock(address)
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         except Exception as error:  # Ray has many for this
             raise SpreadError(
@@ -40,22 +46,34 @@ def connect(address: str) -> Any:
     return ray
 
 
-def gpus_of(address: str) -> int:
-    """GPUs of a cluster."""
-    return int(connect(address).cluster_resources().get("GPU", 0))
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens; Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), PATIENCE).close()
 
 
-class _Worker:
-    """A worker on some machine, in the folder of the command."""
+def machines_and_gpus(address: str) -> tuple[int, int]:
+    """How many a cluster has."""
+    ray = connect(address)
+    return sum(node["Alive"] for node in ray.nodes()), int(ray.cluster_resources().get("GPU", 0))
 
-    def __init__(self, work: Callable[[Any], Any]) -> None:
-        self.work = work
 
-    def begin(self, folder: str) -> None:
-        os.chdir(folder)
+def _worker() -> type:
+    """The class of the workers. Local, so that it travels by value: a machine finds our code only when told where."""
 
-    def do(self, jobs: list[Any]) -> list[Any]:
-        return [self.work(job) for job in jobs]
+    class Worker:
+        """A worker on some machine, in the folder of the command."""
+
+        def begin(self, code: str, folder: str, work: bytes) -> None:
+            sys.path.insert(0, code)
+            os.chdir(folder)
+            self.work = pickle.loads(work)
+
+        def do(self, jobs: list[Any]) -> list[Any]:
+            return [self.work(job) for job in jobs]
+
+    return Worker
 
 
 @dataclass
@@ -72,11 +90,12 @@ class _Actors:
     """The workers of one map."""
 
     def __init__(self, ray: Any, workers: int, gpus: int, work: Callable[[Any], Any]) -> None:
-        self.ray, self.work = ray, ray.put(work)
+        self.ray = ray
+        self.start = (str(Path(__file__).parents[1]), os.getcwd(), pickle.dumps(work))
         resources = ray.cluster_resources()
         most = resources.get("GPU", 0) / gpus if gpus else resources.get("CPU", 1)
         self.count = workers or max(1, int(most))
-        self._actor = ray.remote(num_cpus=1, num_gpus=gpus)(_Worker)
+        self._actor = ray.remote(num_cpus=1, num_gpus=gpus, scheduling_strategy="SPREAD")(_worker())
         self.waiting: dict[Any, tuple[Any, _Task | None]] = {}  # what an actor does now; None: it gets ready
         self.idle: list[Any] = []
         self._failed_starts = 0
@@ -84,8 +103,8 @@ class _Actors:
             self.hire()
 
     def hire(self) -> None:
-        actor = self._actor.remote(self.work)
-        self.waiting[actor.begin.remote(os.getcwd())] = (actor, None)
+        actor = self._actor.remote()
+        self.waiting[actor.begin.remote(*self.start)] = (actor, None)
 
     def give(self, task: _Task) -> None:
         actor = self.idle.pop()

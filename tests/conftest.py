@@ -1,7 +1,11 @@
-"""Fixtures for tests that start a real ComfyUI server through quickstart's own code."""
+"""Fixtures for tests that start a real ComfyUI server through quickstart's own code, and for those on two Ray nodes."""
 
+import functools
 import os
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,3 +75,40 @@ def live_server(comfyui_folder, current_environment, small_models, tmp_path_fact
             if ROOT not in file.parents:
                 place(file, server.base / "models" / kind / file.name)
         yield server
+
+
+RAY_NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 100 * 2**20}
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """Two Ray nodes of one core each on this machine; skips where there is no Ray."""
+    ray = pytest.importorskip("ray", reason='ray is not installed: pip install ".[ray]"')
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    cluster = Cluster(initialize_head=True, head_node_args={**RAY_NODE, "include_dashboard": False})
+    cluster.add_node(**RAY_NODE)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture
+def kill_node(ray_cluster):
+    """kill_node(ready) kills the second node as soon as ready() is true; call what it returns to know it is dead."""
+    node = next(iter(ray_cluster.worker_nodes))
+
+    def kill_when(ready) -> Callable[[], None]:
+        def kill() -> None:
+            while not ready():
+                time.sleep(0.02)
+            ray_cluster.remove_node(node, allow_graceful=False)
+
+        thread = threading.Thread(target=kill, daemon=True)
+        thread.start()
+        return functools.partial(thread.join, 60)
+
+    yield kill_when
+    if not ray_cluster.worker_nodes:
+        ray_cluster.add_node(**RAY_NODE)

@@ -42,7 +42,7 @@ def crew_of(args: argparse.Namespace, usual: int = 0, gpu: bool = False) -> Crew
     if args.workers is not None and args.workers < 1:
         raise ConfigError(f"--workers is {args.workers}; choose 1 or more.")
     if args.ray:
-        gpus = on_ray.gpus_of(args.ray)
+        _, gpus = on_ray.machines_and_gpus(args.ray)
         return Crew(args.workers or 0, args.ray, int(gpu and gpus > 0))
     return Crew(args.workers or usual or os.cpu_count() or 1)
 
@@ -75,6 +75,13 @@ class Team:
 def process_count() -> int:
     """How many processes `accelerate launch` (or torchrun) started for this command; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def device_of(crew: Crew) -> torch.device:
+    """What each of a crew works on: on Ray with a GPU, the one that it has for itself."""
+    import torch
+
+    return torch.device("cuda" if crew.gpus else "cpu") if crew.ray else device()
 
 
 def device() -> torch.device:

@@ -78,11 +78,20 @@ class StoreWriter:
     def __contains__(self, key: bytes) -> bool:
         return key in self._added or key in self.existing
 
+    def claim(self, key: bytes) -> bool:
+        """Whether the row of a key is wanted: it is not there, and nobody has claimed it. Then it is to be kept."""
+        if key in self:
+            return False
+        self._added.add(key)
+        return True
+
     def add(self, key: bytes, row: torch.Tensor) -> None:
         """Keep a row; one that is there already is left as it is."""
-        if key in self:
-            return
-        self._added.add(key)
+        if self.claim(key):
+            self.keep(key, row)
+
+    def keep(self, key: bytes, row: torch.Tensor) -> None:
+        """Keep the row of a key that was claimed."""
         waiting = self._waiting.setdefault(tuple(row.shape), {})
         waiting[key] = row.detach().to("cpu", self.values, copy=True)
         if len(waiting) * row.numel() * self.values.itemsize >= self.shard_bytes:

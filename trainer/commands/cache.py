@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +22,20 @@ from tqdm import tqdm
 
 from colorize.pictures.masks import without_figure
 from colorize.reference.types import read_tokens
+from spread.crew import ALONE, Crew
 from trainer.cache.encodings import KEY
 from trainer.cache.recipes import KINDS, WHITE_KEY, recipes, row_key
 from trainer.cache.store import StoreWriter
 from trainer.config import Config, ConfigError
 from trainer.data.folder import FolderDataset
 from trainer.losses.bleach import whiten_background
-from trainer.models.frozen import frozen_encoders, second_tower
+from trainer.models.frozen import FrozenAutoencoder, FrozenReferenceEncoder, SecondTower, frozen_encoders, second_tower
 from trainer.models.precision import arithmetic, on_device
 from trainer.pictures import Batch, picture
 from trainer.run.datasets import build_dataset
 from trainer.stages import table
 from trainer.stages.v1_5 import grown_masks, is_binary
-from trainer.workers import Team, device
+from trainer.workers import Team, add_crew_arguments, crew_of, device_of
 
 log = logging.getLogger("trainer")
 
@@ -45,20 +47,42 @@ ANY_THRESHOLD = 0.5
 """Of masks of 0 and 1: every threshold between them gives the same."""
 
 
+@dataclasses.dataclass
+class _Batch:
+    """What is encoded together: a whole batch, the last one with repeated samples behind those of the keys."""
+
+    kind: str
+    keys: list[bytes]
+    parts: dict[str, np.ndarray]
+    """Part of the samples -> (B, ...) uint8."""
+
+
+@dataclasses.dataclass
 class Encoder:
     """The frozen networks of a run as functions from a batch to rows of a kind, as the stages compute them."""
 
-    def __init__(self, config: Config, device: torch.device, kinds: Sequence[str]) -> None:
-        self.config, self.device = config, device
-        self.autoencoder, self.reference_encoder = frozen_encoders(config, device)
-        self.tagger = second_tower(config, device) if "tagger_tokens" in kinds else None
+    config: Config
+    device: torch.device
+
+    @functools.cached_property
+    def _frozen(self) -> tuple[FrozenAutoencoder, FrozenReferenceEncoder]:
+        return frozen_encoders(self.config, self.device)
+
+    @functools.cached_property
+    def _second(self) -> SecondTower:
+        return second_tower(self.config, self.device)
+
+    def encode(self, batch: _Batch) -> tuple[str, list[bytes], np.ndarray]:
+        """Kind, keys and rows (N, ...) of a batch."""
+        parts = {part: torch.tensor(values).to(self.device) for part, values in batch.parts.items()}
+        return batch.kind, batch.keys, self.rows(batch.kind, parts)[: len(batch.keys)].cpu().numpy()
 
     def moments(self, pictures: torch.Tensor) -> torch.Tensor:
         with arithmetic(self.config, self.device):
-            return self.autoencoder.moments(pictures)
+            return self._frozen[0].moments(pictures)
 
     def tokens(self, references: torch.Tensor) -> torch.Tensor:
-        return read_tokens(self.reference_encoder.encode(references), self.config.model.tokens)
+        return read_tokens(self._frozen[1].encode(references), self.config.model.tokens)
 
     @torch.no_grad()
     def rows(self, kind: str, batch: Batch) -> torch.Tensor:
@@ -72,16 +96,11 @@ class Encoder:
         if kind == "tokens":
             return self.tokens(pictures)
         if kind == "clip_tokens":
-            return self.reference_encoder.encode(pictures)
-        if kind == "tagger_tokens" and self.tagger is not None:
-            return self.tagger.tokens(pictures)
+            return self._frozen[1].encode(pictures)
+        if kind == "tagger_tokens":
+            return self._second.tokens(pictures)
         masks = grown_masks(batch["reference_mask"], self.config.data.reference_mask_cell)
         return self.tokens(without_figure(pictures, masks.float() / 255, ANY_THRESHOLD))
-
-    @torch.no_grad()
-    def white(self, like: torch.Tensor) -> torch.Tensor:
-        """Tokens (N, D) of a white reference of the size of (C, H, W)."""
-        return self.tokens(torch.ones(1, *like.shape, device=self.device))[0]
 
 
 def threshold_matters(kind: str, sample: Batch, cell: tuple[int, ...]) -> bool:
@@ -95,28 +114,24 @@ def threshold_matters(kind: str, sample: Batch, cell: tuple[int, ...]) -> bool:
 class _Waiting:
     """Samples of one kind and size that wait until they fill a batch."""
 
-    def __init__(self, kind: str, encoder: Encoder, writer: StoreWriter, batch: int) -> None:
-        self.kind, self.encoder, self.writer, self.batch = kind, encoder, writer, batch
+    def __init__(self, kind: str, batch: int) -> None:
+        self.kind, self.batch = kind, batch
         self.keys: list[bytes] = []
         self.samples: list[dict[str, torch.Tensor]] = []
 
-    def add(self, key: bytes, sample: dict[str, torch.Tensor]) -> int:
-        """Returns how many rows were written."""
+    def add(self, key: bytes, sample: dict[str, torch.Tensor]) -> Iterator[_Batch]:
         self.keys.append(key)
         self.samples.append(sample)
-        return self.encode() if len(self.keys) == self.batch else 0
+        if len(self.keys) == self.batch:
+            yield self.whole()
 
-    def encode(self) -> int:
-        if not self.keys:
-            return 0
-        full = (self.samples * self.batch)[: self.batch]  # always a whole batch: the run's arithmetic, to the bit
-        parts = KINDS[self.kind].parts
-        batch = {part: torch.stack([sample[part] for sample in full]).to(self.encoder.device) for part in parts}
-        written = len(self.keys)
-        for key, row in zip(self.keys, self.encoder.rows(self.kind, batch)):  # the repeated ones at the end are left
-            self.writer.add(key, row)
+    def whole(self) -> _Batch:
+        """Always a whole batch: the run's arithmetic, to the bit."""
+        full = (self.samples * self.batch)[: self.batch]
+        parts = {part: torch.stack([sample[part] for sample in full]).numpy() for part in KINDS[self.kind].parts}
+        batch = _Batch(self.kind, self.keys, parts)
         self.keys, self.samples = [], []
-        return written
+        return batch
 
 
 @dataclasses.dataclass
@@ -144,50 +159,58 @@ class Summary:
 def build_cache(
     config: Config,
     device: torch.device | None = None,
-    share: tuple[int, int] = (1, 1),
+    team: Team | None = None,
+    crew: Crew = ALONE,
     progress: bool = True,
 ) -> Summary:
     """Encode what the run of a configuration will ask for and write it to data.cache_folder.
 
-    share: (k, n) encodes the k-th of n parts only, for several processes or machines that fill one folder. Raises
-    ConfigError.
+    This process reads the pictures, its part of them in a team, and writes; the crew encodes. Raises ConfigError.
     """
     folder = config.data.cache_folder
     if not folder:
         raise ConfigError("data.cache_folder is empty: name the folder to write, e.g. --data.cache_folder cache.")
     kinds = table.row(config).encodings(config)
-    if not 1 <= share[0] <= share[1]:
-        raise ConfigError(f"--share {share[0]}/{share[1]} is not a part: write k/n with k from 1 to n.")
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     summary = Summary(*({kind: 0 for kind in kinds} for _ in range(3)))
-    encoder = Encoder(config, device, kinds)
     values = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.data.cache_values]
     with contextlib.ExitStack() as stack:
         writers = {
             kind: stack.enter_context(StoreWriter(Path(folder), recipe, values))
             for kind, recipe in recipes(config, kinds).items()
         }
-        waiting: dict[tuple, _Waiting] = {}
-        for sample in _samples(config, share, progress):
-            for kind in kinds:
-                key = row_key({part: bytes(sample[part + KEY].tolist()) for part in KINDS[kind].parts}, kind)
-                if key in writers[kind]:
-                    summary.there[kind] += 1
-                elif threshold_matters(kind, sample, config.data.reference_mask_cell):
-                    summary.left_out[kind] += 1
-                else:
-                    shape = tuple(sample[KINDS[kind].parts[0]].shape)
-                    together = 1 if kind == "white_latents" else config.optimizer.batch
-                    group = waiting.setdefault((kind, shape), _Waiting(kind, encoder, writers[kind], together))
-                    summary.written[kind] += group.add(key, sample)
-            if config.loss.background_bleach and "tokens" in writers and WHITE_KEY not in writers["tokens"]:
-                writers["tokens"].add(WHITE_KEY, encoder.white(sample["reference"]))
-        for group in waiting.values():
-            summary.written[group.kind] += group.encode()
+        batches = _batches(config, writers, summary, _samples(config, team or Team(), progress))
+        for kind, keys, rows in crew.map(Encoder(config, device).encode, batches):
+            for key, row in zip(keys, torch.tensor(rows)):
+                writers[kind].keep(key, row)
+            summary.written[kind] += sum(key != WHITE_KEY for key in keys)
     return summary
 
 
-def _samples(config: Config, share: tuple[int, int], progress: bool) -> Iterator[dict[str, torch.Tensor]]:
+def _batches(
+    config: Config, writers: Mapping[str, StoreWriter], summary: Summary, samples: Iterable[dict[str, torch.Tensor]]
+) -> Iterator[_Batch]:
+    """What is not there, batch by batch."""
+    waiting: dict[tuple, _Waiting] = {}
+    for sample in samples:
+        for kind, writer in writers.items():
+            key = row_key({part: bytes(sample[part + KEY].tolist()) for part in KINDS[kind].parts}, kind)
+            if key in writer:
+                summary.there[kind] += 1
+            elif threshold_matters(kind, sample, config.data.reference_mask_cell):
+                summary.left_out[kind] += 1
+            else:
+                writer.claim(key)
+                shape = tuple(sample[KINDS[kind].parts[0]].shape)
+                together = 1 if kind == "white_latents" else config.optimizer.batch
+                yield from waiting.setdefault((kind, shape), _Waiting(kind, together)).add(key, sample)
+        if config.loss.background_bleach and "tokens" in writers and writers["tokens"].claim(WHITE_KEY):
+            white = np.full((1, *sample["reference"].shape), 255, np.uint8)  # of the size of (C, H, W)
+            yield _Batch("tokens", [WHITE_KEY], {"reference": white})
+    yield from (group.whole() for group in waiting.values() if group.keys)
+
+
+def _samples(config: Config, team: Team, progress: bool) -> Iterator[dict[str, torch.Tensor]]:
     """The samples of the data set and of the held-out one, one by one, with the keys of their parts.
 
     Where references are other pictures of the set, every picture is shown as its own reference: as such it is the same
@@ -208,7 +231,7 @@ def _samples(config: Config, share: tuple[int, int], progress: bool) -> Iterator
                 log.warning("data: %s", problem)
             loader = torch.utils.data.DataLoader(
                 dataset,
-                sampler=_every_picture(dataset)[share[0] - 1 :: share[1]],
+                sampler=_every_picture(dataset)[team.index :: team.count],
                 batch_size=1,
                 num_workers=data.workers,
                 multiprocessing_context="spawn" if data.workers else None,
@@ -230,30 +253,18 @@ def _every_picture(dataset: FolderDataset) -> list[int]:
     return positions
 
 
-def _share(text: str) -> tuple[int, int]:
-    first, slash, second = text.partition("/")
-    if not (slash and first.isdigit() and second.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no part; write 1/4 for the first of four")
-    return int(first), int(second)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar="FILE", help="TOML file of the run, or the name of a preset")
-    parser.add_argument(
-        "--share",
-        type=_share,
-        default=(1, 1),
-        metavar="K/N",
-        help="only the k-th of n parts, for several machines; the processes of `accelerate launch` share by themselves",
-    )
+    add_crew_arguments(parser, "this one")
     parser.epilog = "Every key can be overridden: --section.key value; data.cache_folder names the folder to write."
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
-    config = on_device(table.load(args.config, overrides), device())
-    team, (part, parts) = Team.launched(), args.share
-    share = ((part - 1) * team.count + team.index + 1, parts * team.count)
-    summary = build_cache(config, device(), share, progress=team.main)
+    team, crew = Team.launched(), crew_of(args, usual=1, gpu=True)
+    config = table.load(args.config, overrides)
+    if not crew.gpus:  # those of other machines cannot be asked from here
+        config = on_device(config, device_of(crew))
+    summary = build_cache(config, device_of(crew), team, crew, progress=team.main)
     team.wait()
     if not team.main:
         return

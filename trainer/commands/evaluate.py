@@ -11,9 +11,9 @@ All runs of one command use the same pairs and the same noise; further settings 
 pair, and so are a second model (`--against`), for example with and without the Gram loss, and pictures that other
 methods made of the same pairs (`--pairs` writes these, `--results` reads those).
 `--views X Y` also draws what a point of the first pairs looks at inside the U-Net (views.py).
-A command that was stopped goes on when it is given again; `accelerate launch --num_processes N --module trainer
-evaluate ...` shares the pairs among N processes. In report.json a number that is not finite is null: the PSNR of
-results that equal their pictures, a set of which nothing was measured.
+A command that was stopped goes on when it is given again; `--workers`, `--ray` and `accelerate launch` share the pairs.
+In report.json a number that is not finite is null: the PSNR of results that equal their pictures, a set of which
+nothing was measured.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from spread.crew import ALONE, Crew
 from trainer.config import ConfigError
 from trainer.evaluate import real
 from trainer.evaluate.pairs import write_pairs
@@ -44,7 +45,7 @@ from trainer.models.colorizer import MODE_HELP, MODES, read_encoder
 from trainer.models.denoising import SAMPLERS, Denoising
 from trainer.models.precision import for_device
 from trainer.models.xl_colorizer import load
-from trainer.workers import Team, device
+from trainer.workers import Team, add_crew_arguments, crew_of, device_of
 
 PLAIN_SAMPLER = next(iter(SAMPLERS))
 
@@ -77,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--intervals", choices=INTERVALS, default="all", help="pairs: not of FID, whose interval costs 100 FIDs")
     add("--seed", type=int, default=0)
     add("--batch", type=int, default=8)
+    add_crew_arguments(parser, "this one")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="arithmetic; a CPU without bf16 computes in fp32")
 
 
@@ -179,17 +181,29 @@ class _Evaluation:
     settings: Measurement
     output: Path
     team: Team
+    crew: Crew
     device: torch.device
+    """What the workers compute on."""
     notes: list[str] = field(default_factory=list)
     """what a reader of the numbers must know"""
     measured: list[Measured] = field(default_factory=list)
 
-    def model(self, checkpoint: str, suffix: str = "") -> ModelMaker:
-        args, look = self.args, look_of(self.args)
+    @property
+    def here(self) -> torch.device:
+        """Where this process has its networks: a crew's workers have theirs, and it only asks them what they can."""
+        return self.device if self.crew.alone else torch.device("cpu")
+
+    def method(self, which: str | int) -> Maker:
+        """Of "checkpoint" or "against", or the number of a folder of --results."""
+        return self.folder(which) if isinstance(which, int) else self.model(which)
+
+    def model(self, option: str) -> ModelMaker:
+        args, look, checkpoint = self.args, look_of(self.args), getattr(self.args, option)
         files = {name: identity(getattr(args, name)) for name in ("encoder", "tagger", "inception", "clip", "features")}
-        colorizer = load(checkpoint, args.encoder, args.tagger, self.device)
+        colorizer = load(checkpoint, args.encoder, args.tagger, self.here)
         self.notes += [f"{Path(checkpoint).name}: {note}" for note in colorizer.notes(list(dict.fromkeys(args.mode)))]
         files["checkpoint"] = identity(checkpoint)
+        suffix = "-against" if option == "against" else ""
         views = None if look is None else Views(look, self.output / "views", suffix)
         return ModelMaker(colorizer, settings_of(args), args.seed, args.precision, self.device, files, views)
 
@@ -204,17 +218,18 @@ class _Evaluation:
         if isinstance(method, ModelMaker):
             encoder = method.colorizer.reference_encoder
         elif args.encoder:
-            encoder = read_encoder(args.encoder).to(self.device).eval()
-        return Judges.of(encoder, self.device, args.inception, args.clip)
+            encoder = read_encoder(args.encoder).to(self.here).eval()
+        return Judges.of(encoder, self.here, args.inception, args.clip)
 
-    def of(self, method: Maker, suffix: str = "") -> Iterator[tuple[Protocol, Measured]]:
+    def of(self, which: str | int, suffix: str = "") -> Iterator[tuple[Protocol, Measured]]:
         """Of every protocol: itself and what was measured; writes the sheets."""
         if not self.args.data:
             return
+        method = self.method(which)
         judges = self.judges(method)
         for name in dict.fromkeys(self.args.protocol):
             protocol = build(name, judges, self.args.deform)
-            measured = self.measure(method, protocol, self.settings)
+            measured = self.measure(which, method, protocol, self.settings)
             if self.team.main:
                 Image.fromarray(np.concatenate(measured.sheets)).save(self.output / f"{name}{suffix}.png")
             yield protocol, measured
@@ -223,21 +238,23 @@ class _Evaluation:
         """By protocol: what is compared with the first method. Measured first, so that it is out of memory then."""
         found: dict[str, list[Against]] = {name: [] for name in self.args.protocol}
         if self.args.against:
-            for protocol, measured in self.of(self.model(self.args.against, "-against"), "-against"):
+            for protocol, measured in self.of("against", "-against"):
                 found[protocol.name].append(Against(Path(self.args.against).name, measured.values, True))
         for number in range(0 if self.args.checkpoint else 1, len(self.args.results)):
-            method = self.folder(number)
-            for protocol, measured in self.of(method, f"-{method.folder.name}"):
-                found[protocol.name].append(Against(method.folder.name, measured.values, False))
+            name = Path(self.args.results[number]).name
+            for protocol, measured in self.of(number, f"-{name}"):
+                found[protocol.name].append(Against(name, measured.values, False))
         return found
 
-    def measure(self, method: Maker, protocol: Protocol, settings: Measurement) -> Measured:
-        self.measured.append(measure(method, protocol, settings, self.output / "parts", self.team))
+    def measure(self, which: str | int, method: Maker, protocol: Protocol, settings: Measurement) -> Measured:
+        making = functools.partial(_made_again, self.args, self.device, which, protocol.name)
+        parts = self.output / "parts"
+        self.measured.append(measure(method, protocol, settings, parts, self.team, self.crew, making))
         return self.measured[-1]
 
     def real(self) -> dict:
         """The numbers of --set real by set, and "text": their table; writes a sheet per set."""
-        method, packages = self.model(self.args.checkpoint), Path(self.args.packages)
+        method, packages = self.model("checkpoint"), Path(self.args.packages)
         if self.team.main:  # it fetches and draws what is not there; the others find it
             real.prepared(packages.parent / "benchmark", packages)
         self.team.wait()
@@ -248,28 +265,39 @@ class _Evaluation:
                 Image.fromarray(sheet).save(self.output / f"{name}.png")
 
         judge = real.features_of(method.colorizer, self.args.features)
-        found = real.measure_sets(folder, self.settings, judge, functools.partial(self.measure, method), keep)
+        measured = functools.partial(self.measure, "checkpoint", method)
+        found = real.measure_sets(folder, self.settings, judge, measured, keep)
         return {**found, "text": real.table(found)}
+
+
+def _made_again(args: argparse.Namespace, device: torch.device, which: str | int, name: str) -> tuple[Maker, Protocol]:
+    """A worker's own method and protocol: of NAMES, or a set of --set real."""
+    own = _Evaluation(args, Measurement("", 0, 0, 1), Path(args.output), Team(), ALONE, device)
+    method = own.method(which)
+    if name in PROTOCOLS or not isinstance(method, ModelMaker):
+        return method, build(name, own.judges(method), args.deform)
+    return method, real.protocol(name, real.features_of(method.colorizer, args.features))
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print the tables and write report.json, report.txt and a sheet per protocol."""
     check(args)
-    args.precision = for_device(args.precision, device())
     settings = Measurement(args.data, args.count, args.seed, args.batch, args.size)
     if args.pairs:
         for name in dict.fromkeys(args.protocol):
             print(write_pairs(build(name, NOBODY, args.deform), settings, Path(args.pairs)))
         return
-    command = _Evaluation(args, settings, Path(args.output), Team.launched(), device())
+    crew = crew_of(args, usual=1, gpu=True)
+    if not crew.gpus:  # those of other machines cannot be asked from here
+        args.precision = for_device(args.precision, device_of(crew))
+    command = _Evaluation(args, settings, Path(args.output), Team.launched(), crew, device_of(crew))
     command.output.mkdir(parents=True, exist_ok=True)
     results, texts, size = [], [], None
     others = command.others()
     found_real = command.real() if args.set else None
     if found_real:
         texts.append(found_real.pop("text"))
-    method = command.model(args.checkpoint) if args.checkpoint else command.folder(0)
-    for protocol, measured in command.of(method):
+    for protocol, measured in command.of("checkpoint" if args.checkpoint else 0):
         size = measured.size
         if command.team.main:
             results.append(report(protocol, measured.values, others[protocol.name], args.intervals))

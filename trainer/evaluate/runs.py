@@ -1,13 +1,14 @@
 """Runs a method over the pairs of a set: every setting on the same pairs, from the same noise, batch by batch.
 
 A method is a colouriser (`ModelMaker`) or a folder of pictures that another one made (`FolderMaker`). What a batch
-gives is kept on the disk (parts.py): a command that was killed goes on, and processes of `accelerate launch` each take
-every n-th batch.
+gives is kept on the disk (parts.py): a command that was killed goes on, a crew shares the batches, and so do the
+processes of `accelerate launch`, each of which takes every n-th.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from colorize import modes
 from colorize.pictures.masks import without_background
+from spread.crew import ALONE, Crew
 from trainer.config import ConfigError, Data
 from trainer.data import decode
 from trainer.data.folder import FolderDataset
@@ -84,8 +86,59 @@ class Measured:
     parts: Parts
 
 
+@dataclass
+class Bench:
+    """A method under a protocol, and the pairs on which they meet."""
+
+    method: Maker
+    protocol: Protocol
+    settings: Measurement
+    parts: Parts
+    dataset: FolderDataset
+
+    def batch(self, start: int) -> None:
+        """Measure the batch that begins at pair `start`, and keep what is found."""
+        settings, protocol, dataset, method = self.settings, self.protocol, self.dataset, self.method
+        numbers = range(start, min(start + settings.batch, settings.count))
+        batch = torch.utils.data.default_collate([row(dataset, i, settings.count, protocol) for i in numbers])
+        names = [dataset.items.names[int(number)] for number in batch["index"]]
+        made = method.made(batch, names, start, protocol)
+        own = {
+            title: protocol.measure(made.pairs, made.results[setting])
+            for title, setting in zip(self.parts.settings, method.settings, strict=True)
+        }
+        sheet = _sheet(made, method.settings) if start < SHEET_BATCHES * settings.batch else None
+        self.parts.write(start, own, protocol.common(made.pairs), sheet)
+
+
+Making = Callable[[], tuple[Maker, Protocol]]
+
+
+@dataclass
+class _OwnBench:
+    """The same, made by each worker for itself, for its networks do not travel."""
+
+    making: Making
+    settings: Measurement
+    parts: Parts
+
+    @functools.cached_property
+    def bench(self) -> Bench:
+        method, protocol = self.making()
+        return Bench(method, protocol, self.settings, self.parts, pairs_of(protocol, self.settings, method.needs)[0])
+
+    def batch(self, start: int) -> None:
+        self.bench.batch(start)
+
+
 def measure(
-    method: Maker, protocol: Protocol, settings: Measurement, folder: Path, team: Team | None = None
+    method: Maker,
+    protocol: Protocol,
+    settings: Measurement,
+    folder: Path,
+    team: Team | None = None,
+    crew: Crew = ALONE,
+    making: Making | None = None,  # the method and the protocol once more, for the workers of a crew
 ) -> Measured:
     """Measure what is not there yet in `folder`, by this process's share of the batches; then read all of it.
 
@@ -99,17 +152,10 @@ def measure(
     parts = Parts(folder, {**facts, "method": dict(method.facts)}, titles)
     starts = settings.starts()
     mine = [start for start in starts[team.index :: team.count] if not parts.holds(start)]
-    for start in tqdm(mine, unit="batch", desc=protocol.name, disable=not team.main):
-        numbers = range(start, min(start + settings.batch, settings.count))
-        batch = torch.utils.data.default_collate([row(dataset, i, settings.count, protocol) for i in numbers])
-        names = [dataset.items.names[int(number)] for number in batch["index"]]
-        made = method.made(batch, names, start, protocol)
-        own = {
-            title: protocol.measure(made.pairs, made.results[setting])
-            for title, setting in zip(titles, method.settings, strict=True)
-        }
-        sheet = _sheet(made, method.settings) if start < SHEET_BATCHES * settings.batch else None
-        parts.write(start, own, protocol.common(made.pairs), sheet)
+    here = Bench(method, protocol, settings, parts, dataset)
+    work = here.batch if crew.alone or making is None else _OwnBench(making, settings, parts).batch
+    for _ in tqdm(crew.map(work, mine), total=len(mine), unit="batch", desc=protocol.name, disable=not team.main):
+        pass
     team.wait()
     found = parts.read(starts)
     values = {setting: found[title] for title, setting in zip(titles, method.settings, strict=True)}

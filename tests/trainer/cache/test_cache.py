@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from colorize import names
+from spread.crew import ALONE, Crew
 from tests.training_log import losses
 from trainer import config as configuration
 from trainer.__main__ import main
@@ -28,6 +29,7 @@ from trainer.models.frozen import FrozenAutoencoder, FrozenReferenceEncoder, OnD
 from trainer.run import loop
 from trainer.run.datasets import build_dataset
 from trainer.stages import table
+from trainer.workers import Team
 
 RECIPE = {"kind": "latents", "version": 1}
 
@@ -238,17 +240,28 @@ def test_building_again_adds_what_is_new_only(cached, pictures, tmp_path):
 def test_what_is_missing_is_computed_and_said(cached, tmp_path, caplog):
     """A half-built cache: the same losses, with one warning per kind."""
     plain = losses(without_cache(cached), tmp_path / "plain")
-    cache.build_cache(configuration.build(cached), torch.device("cpu"), share=(1, 2), progress=False)
+    cache.build_cache(configuration.build(cached), torch.device("cpu"), Team(0, 2), progress=False)
     assert losses(cached, tmp_path / "cached") == plain
     assert sum("computed as they come" in record.message for record in caplog.records) == 2
 
 
-def test_two_shares_are_the_whole(cached):
+def test_two_of_a_team_make_the_whole(cached):
     config = configuration.build(cached)
-    for part in (1, 2):
-        summary = cache.build_cache(config, torch.device("cpu"), share=(part, 2), progress=False)
+    for index in (0, 1):
+        summary = cache.build_cache(config, torch.device("cpu"), Team(index, 2), progress=False)
         assert summary.written["latents"] == 4
     assert len(TensorCache(config, torch.device("cpu"), ("latents",)).stores["latents"]) == 8
+
+
+@pytest.mark.slow
+def test_processes_write_the_files_of_one(cached, tmp_path):
+    config, made = configuration.build(cached), []
+    for crew in (ALONE, Crew(2)):
+        cache.build_cache(config, torch.device("cpu"), crew=crew, progress=False)
+        folder = Path(cached["data"]["cache_folder"])
+        made.append({path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*.*"))})
+        shutil.rmtree(folder)
+    assert made[0] == made[1] and len(made[0]) == 4  # recipe and rows of two kinds
 
 
 def test_flips_are_kept_both_ways_and_held_out_pictures_too(cached, pictures, tmp_path, monkeypatch):
@@ -315,8 +328,6 @@ def test_command(cached, write_toml, capsys):
     assert "data.cache_folder is empty" in capsys.readouterr().err
     assert main(["cache", "--config", write_toml(cached), "--data.cache_folder", folder]) == 0
     assert "8 new" in capsys.readouterr().out
-    assert main(["cache", "--config", write_toml(cached), "--data.cache_folder", folder, "--share", "3/2"]) == 2
-    assert "k from 1 to n" in capsys.readouterr().err
     written = json.loads(next(Path(folder).glob("latents-*/recipe.json")).read_text())
     assert written["precision"] == "fp32" and not any("/" in str(value) for value in written.values())
 
