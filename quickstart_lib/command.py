@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from spread.errors import SpreadError
+
 from . import environment, frames, job, options, output, shots, testing
 from .errors import QuickstartError
 from .plan import API_WORKFLOW, FLATS_WORKFLOW, PACK, introduce, make_plan, palette_file, picture
@@ -105,9 +107,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return other_program(mode, chosen, rest, status)
         if frames.is_many(chosen.sketch) or chosen.key is not None or chosen.hints is not None:
             return shots.colour(chosen, status)
+        if chosen.ray:
+            raise QuickstartError("--ray is for many drawings: give a folder, a pattern or a video with --sketch.")
         colour(chosen, status)
         return 0
-    except QuickstartError as error:
+    except (QuickstartError, SpreadError) as error:
         _tell(str(error), status)
         return 1
     except OSError as error:

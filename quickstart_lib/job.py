@@ -261,6 +261,16 @@ def files_of(entry: dict[str, Any], kind: str) -> list[dict[str, str]]:
     return [{key: file.get(key, "") for key in ("filename", "subfolder", "type")} for file in files]
 
 
+def tidy(server: Server, prompt_id: str, drawing: str, entry: dict[str, Any]) -> None:
+    """Forget a finished run: its history and its files, so that a thousandth drawing finds the server as the first."""
+    server.post_json("/history", {"delete": [prompt_id]})
+    files = [server.base / "input" / drawing]
+    made = [*images_of(entry), *files_of(entry, "layers")]
+    files += [server.base / i["type"] / i["subfolder"] / i["filename"] for i in made if i["filename"]]
+    for file in files:
+        file.unlink(missing_ok=True)
+
+
 def next_event(events: WebSocket | None) -> tuple[str, dict[str, Any]] | None:
     """(type, data) of the server's next event, or None when a moment passes without one. Raises WebSocketError."""
     if events is None:

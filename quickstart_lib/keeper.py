@@ -14,6 +14,9 @@ import threading
 PATIENCE = 3.0  # seconds between the polite end and the hard one
 
 
+OWN_GROUP = os.name != "nt" and os.getpgrp() == os.getpid()
+
+
 def end(child: subprocess.Popen) -> None:
     """End the child and everything it started."""
     if os.name == "nt":
@@ -30,8 +33,8 @@ def end(child: subprocess.Popen) -> None:
         child.wait(PATIENCE)
     except subprocess.TimeoutExpired:
         pass
-    if os.getpgrp() == os.getpid():
-        os.killpg(os.getpgrp(), signal.SIGKILL)  # the group, this process included
+    if OWN_GROUP:
+        os.killpg(os.getpgrp(), signal.SIGKILL)  # this process included
     child.kill()
 
 
@@ -57,4 +60,7 @@ def main(command: list) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    # A Ray worker that ends kills its children first: that is this process, which waits for the one that keeps watch.
+    if hasattr(os, "fork") and (watch := os.fork()):
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(watch, 0)[1]))
     sys.exit(main(sys.argv[1:]))

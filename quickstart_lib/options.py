@@ -167,6 +167,13 @@ def _add_setup(p: argparse.ArgumentParser) -> None:
         "takes the small one where no GPU is found and PyTorch's index can be reached",
     )
     p.add_argument("--rebuild", action="store_true", help="make quickstart's environment anew")
+    p.add_argument(
+        "--ray",
+        default="",
+        metavar="ADDRESS",
+        help="for many drawings: colour them on a Ray cluster, a ComfyUI for every GPU (without, for every machine): "
+        "its address, or auto for the one that this machine belongs to. All machines see the same folders",
+    )
     p.add_argument("--cpu", action="store_true", help="compute on the CPU although there is a GPU")
     p.add_argument(
         "--use-current-environment",

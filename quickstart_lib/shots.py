@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spread.crew import Crew
+
 from . import environment, frames, job, keyed, output, pictures, videos
 from .errors import QuickstartError, ServerGone
 from .lock import locked
@@ -27,6 +29,7 @@ from .quality import student, student_in, with_student
 from .record import DONE, FAILED, WRITING, Entry, Record, digest
 from .runtime import choose_environment, find_comfyui, place_models, tell_device
 from .server import Server
+from .stations import Order, Station, crew_of
 from .terminal import Status, Stopwatch, clock
 from .websocket import WebSocket
 
@@ -46,6 +49,11 @@ class Task:
     """Ending of the layered document that is wanted beside the picture."""
     suspect: bool = False
     """A server ended while it had this drawing: it is tried alone, and given up when that ends a server again."""
+
+
+def server_name(task: Task) -> str:
+    """A drawing's file in a server's input folder."""
+    return f"frame_{task.number:06d}{task.file.suffix.lower()}"
 
 
 @dataclass(frozen=True)
@@ -90,13 +98,16 @@ class Shot:
         self.palette = palette
         self._watch, self._made, self._all = Stopwatch(), 0, 0
 
+    def shared(self, reference: Path) -> dict[str, Path]:
+        """What all drawings are given, by option."""
+        return {"reference": reference} | ({"palette": self.palette} if self.palette else {})
+
     def work(self, server: Server, models: dict[str, Path], reference: Path) -> None:
         """Colour what is left; raises ServerDied, and QuickstartError when nothing more can be done."""
-        self._watch, self._made, self._all = Stopwatch(), 0, len(self.tasks)
+        self._begin()
         given = place_models(server, models)
-        given["reference"] = server.upload(reference, f"quickstart_reference{reference.suffix.lower()}")
-        if self.palette:
-            given["palette"] = server.upload(self.palette, f"quickstart_palette{self.palette.suffix.lower()}")
+        for option, file in self.shared(reference).items():
+            given[option] = server.upload(file, f"quickstart_{option}{file.suffix.lower()}")
         queued: deque[Queued] = deque()
         with job.open_events(server) as events:
             try:
@@ -109,13 +120,27 @@ class Shot:
             finally:
                 self.tasks.extendleft(reversed([each.task for each in queued]))
 
+    def _begin(self) -> None:
+        self._watch, self._made, self._all = Stopwatch(), 0, len(self.tasks)
+
+    def work_on(self, crew: Crew, station: Station) -> None:
+        """Colour what is left on a cluster; this process reads the drawings and keeps the pictures."""
+        self._begin()
+        orders = (Order(server_name(task), task.file.read_bytes(), task.workflow) for task in list(self.tasks))
+        for outcome, seconds in crew.map(station.colour, orders):
+            task = self.tasks.popleft()
+            if isinstance(outcome, str):
+                self._fail(task, outcome)
+            else:
+                self._keep(task, outcome, seconds)
+
     def _may_start(self, queued: deque[Queued]) -> bool:
         alone = any(task.suspect for task in [*(each.task for each in queued), *list(self.tasks)[:1]])
         return bool(self.tasks) and len(queued) < (1 if alone else QUEUED)
 
     def _start(self, server: Server, task: Task, given: dict[str, str], queued: deque[Queued]) -> None:
         try:
-            name = server.upload(task.file, f"frame_{task.number:06d}{task.file.suffix.lower()}")
+            name = server.upload(task.file, server_name(task))
             workflow = job.fill(task.workflow, given | {"sketch": name})
             queued.append(Queued(task, workflow, job.queue(server, workflow), name))
         except ServerGone as error:
@@ -140,7 +165,7 @@ class Shot:
             self._fail(first.task, str(error))
         else:
             self._keep(first.task, result, watch.seconds())
-        tidy(server, first, entry)
+        job.tidy(server, first.prompt, first.name, entry)
 
     def _keep(self, task: Task, result: job.Result, seconds: float) -> None:
         """Write the picture. Its name is in the report before it appears, so that a kill in between loses nothing."""
@@ -185,16 +210,6 @@ class Shot:
         if not self._made:
             return ""
         return f", {clock(self._watch.seconds() / self._made * (self._all - self._made))} left"
-
-
-def tidy(server: Server, done: Queued, entry: dict[str, Any]) -> None:
-    """Forget a finished run: its history and its files, so that a thousandth drawing finds the server as the first."""
-    server.post_json("/history", {"delete": [done.prompt]})
-    files = [server.base / "input" / done.name]
-    made = [*job.images_of(entry), *job.files_of(entry, "layers")]
-    files += [server.base / i["type"] / i["subfolder"] / i["filename"] for i in made if i["filename"]]
-    for file in files:
-        file.unlink(missing_ok=True)
 
 
 def make_tasks(drawings: list[frames.Drawing], record: Record, values_of: "Values", status: Status) -> list[Task]:
@@ -295,6 +310,7 @@ def _colour(
     cache: Path,
     status: Status,
 ) -> int:
+    crew = crew_of(chosen.ray, chosen.cpu) if chosen.ray else None
     watch, whole = Stopwatch(), job.load_workflow(FLATS_WORKFLOW if is_flat(chosen) else API_WORKFLOW)
     workflow = with_student(whole, student(chosen))
     comfy = find_comfyui(chosen, cache, status)
@@ -313,6 +329,9 @@ def _colour(
         tell_device(env, chosen, status)
         record.save()
         try:
+            if crew:
+                files = shot.shared(reference.file)
+                shot.work_on(crew, Station(env, comfy, cache / "logs", crew.gpus > 0, models.files, files))
             while shot.tasks:
                 server = Server(env, comfy, PACK, cache / "logs", status, cpu=chosen.cpu)
                 _serve(shot, server, workflow, models, reference)
