@@ -47,7 +47,10 @@ def connect(address: str) -> Any:
 
 
 def _knock(address: str) -> None:
-    """Raise OSError where nobody listens; Ray would try for minutes."""
+    """Raise OSError where nobody listens; Ray would try for minutes, also at the place of a cluster that has ended."""
+    if address == "auto":
+        known = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+        address = os.environ.get("RAY_ADDRESS") or (known.read_text().strip() if known.is_file() else "")
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdigit():
         socket.create_connection((host, int(port)), PATIENCE).close()

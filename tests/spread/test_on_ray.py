@@ -54,9 +54,15 @@ def test_work_that_ends_every_worker_is_given_up(ray_cluster):
         list(Crew(0, ray_cluster.address).map(dies, range(2)))
 
 
-def test_a_cluster_that_is_not_there_is_said(capsys, tmp_path):
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "auto"])
+def test_a_cluster_that_is_not_there_is_said(address, capsys, tmp_path, monkeypatch):
+    """At an address, or where there was one once."""
     ray = pytest.importorskip("ray", reason='ray is not installed: pip install ".[ray]"')
     ray.shutdown()
-    command = ["demo-data", "--output", str(tmp_path / "set"), "--count", "1", "--ray", "127.0.0.1:1"]
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    command = ["demo-data", "--output", str(tmp_path / "set"), "--count", "1", "--ray", address]
     assert main(command) == 1
     assert "ray start --head" in capsys.readouterr().err and not (tmp_path / "set").exists()

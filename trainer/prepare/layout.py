@@ -132,8 +132,8 @@ class FolderSet(PictureSet):
             yield Picture(part, key, key + path.suffix, str(path), signature)
 
     def _file(self, folder: str, picture: Picture) -> Path | None:
-        paths = (self.root / folder / f"{picture.key}{suffix}" for suffix in SUFFIXES)
-        return next((path for path in paths if path.is_file()), None)
+        stem = f"{self.root / folder}/{picture.key}"  # text, for it is asked of every picture and folder
+        return next((Path(stem + suffix) for suffix in SUFFIXES if os.path.isfile(stem + suffix)), None)
 
     def has(self, folder: str, picture: Picture) -> bool:
         """Whether a folder has a file for the picture, whoever made it."""
@@ -154,9 +154,10 @@ class FolderSet(PictureSet):
     def done(self, picture: Picture, folders: tuple[str, ...]) -> None:
         """Its results are written."""
         for folder in folders:
+            result = self.result_path(folder, picture)
             for suffix in SUFFIXES:
                 other = self.root / folder / f"{picture.key}{suffix}"
-                if other != self.result_path(folder, picture):
+                if other != result:
                     other.unlink(missing_ok=True)
 
     def close(self) -> None:
