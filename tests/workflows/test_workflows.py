@@ -286,8 +286,9 @@ def test_a_template_samples_as_its_model_likes(name):
     """Sampler, scheduler and steps are the recommended ones, and the guidance is near."""
     workflow = read(api(name))
     (loader,) = (node["inputs"] for node in workflow.values() if "ckpt_name" in node["inputs"])
-    (used,) = (node["inputs"] for node in workflow.values() if node["class_type"] == "KSampler")
     wanted = likes(workflow, loader["ckpt_name"])
+    names = {job.BINDINGS[option][1] for option in wanted}  # of KSampler, or of the four nodes that do the same
+    used = {name: node["inputs"][name] for node in workflow.values() for name in names & set(node["inputs"])}
     assert {option: used[job.BINDINGS[option][1]] for option in wanted} == wanted | {"reference_scale": used["cfg"]}
     assert wanted["reference_scale"] <= used["cfg"] <= 1.25 * wanted["reference_scale"]
 
