@@ -9,6 +9,8 @@ bootstrap intervals over the shots; all shares are of the area away from lines:
     overlap        right colour by the plainest transfer: the piece of the frame before that covers most of the place
     same place     the same from the key itself
     pieces         right colour if every piece took its commonest: what finding regions leaves possible
+    lost: ...      what "carried" has wrong, by cause, together all of it: pieces of several colours, things that are
+                   not in the key, and errors of the matching, made here or taken over from the frame before
     flicker        share whose colour is not what its thing had a frame before, where sure (carried) or by overlap
 --results DIR adds "per frame": DIR/SHOT/FRAME.png (00000/0001.png, ...) are a model's pictures of the drawings, which
 are brought to the key's colours one by one.
@@ -82,11 +84,16 @@ def measure(maps: list[RegionMap], truths: list[FrameTruth]) -> dict[str, float]
             }
         )
     means = {name: float(np.nanmean([row[name] for row in rows])) for name in rows[0]}
-    return means | {
-        "flicker": measures.flicker(sure, truths),
-        "flicker, overlap": measures.flicker(overlap, truths),
-        "seconds per frame": seconds / len(maps),
-    }
+    likeliest = [belief.argmax(axis=1) for belief in beliefs]
+    return (
+        means
+        | measures.lost(likeliest, truths)
+        | {
+            "flicker": measures.flicker(sure, truths),
+            "flicker, overlap": measures.flicker(overlap, truths),
+            "seconds per frame": seconds / len(maps),
+        }
+    )
 
 
 def per_frame(
@@ -144,8 +151,8 @@ def run(args: argparse.Namespace) -> None:
         rows.append(row)
         if args.json:
             write_report(Path(args.json), settings | {"rows": rows})
-    for name in rows[0]:
-        values = np.array([row[name] for row in rows], np.float64)
+    for name in rows[-1]:  # rows of an earlier version may have fewer
+        values = np.array([row.get(name) for row in rows], np.float64)
         low, high = interval(values, np.mean)
         print(f"{name:20} {np.nanmean(values):9.4f}   ({low:.4f} to {high:.4f})")
     print(f"{len(rows)} shots of {args.frames} frames, {args.split}, lines {args.lines}, {args.size} px")

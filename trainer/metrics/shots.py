@@ -69,6 +69,32 @@ def flicker(entries: list[np.ndarray], truths: list[FrameTruth]) -> float:
     return changed / counted if counted else float("nan")
 
 
+CAUSES = ("lost: pieces", "lost: not in the key", "lost: here", "lost: before")
+
+
+def lost(entries: list[np.ndarray], truths: list[FrameTruth]) -> dict[str, float]:
+    """Shares of the area, means over all frames but the first, whose entry is wrong, by cause.
+
+    pieces: the piece has several colours, and this is not its commonest: no line parts them, or it was not found. not
+    in the key: a thing that the first frame does not show. The rest are errors of the matching: here, where most of the
+    thing was right in the frame before, or was not there; before, where it was wrong already.
+    """
+    found: dict[str, list[float]] = {cause: [] for cause in CAUSES}
+    was_wrong = np.zeros(0, int)
+    for number, (entry, truth) in enumerate(zip(entries, truths, strict=True)):
+        piece, right_one, thing = (array[truth.away] for array in (truth.pieces, truth.materials, truth.things))
+        wrong = entry[piece] != right_one
+        mixed = wrong & (truth.table().argmax(axis=1)[piece] != right_one)
+        new = wrong & ~mixed & ~np.isin(thing, truths[0].things)
+        matching, carried_on = wrong & ~mixed & ~new, np.isin(thing, was_wrong)
+        if number:
+            for cause, where in zip(CAUSES, (mixed, new, matching & ~carried_on, matching & carried_on), strict=True):
+                found[cause].append(float(where.mean()) if where.size else 0.0)
+        things, places = np.unique(thing, return_inverse=True)
+        was_wrong = things[np.bincount(places, wrong, len(things)) * 2 > np.bincount(places, minlength=len(things))]
+    return {cause: float(np.mean(shares)) for cause, shares in found.items()}
+
+
 def by_overlap(pieces: np.ndarray, before: np.ndarray, entry: np.ndarray) -> np.ndarray:
     """(n,) the plainest transfer: the entry of the earlier piece (H, W) that covers most of a piece's place."""
     most = int(before.max()) + 1
