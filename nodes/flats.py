@@ -160,6 +160,13 @@ class ColorizeFlattenColors(Node):
                     "is just visible). Not used with a palette.",
                     advanced=True,
                 ),
+                io.Boolean.Input(
+                    "together",
+                    default=False,
+                    tooltip="All results are of the same drawing, with different seeds: they vote on the colour of "
+                    "every region, and one set of flats comes out.",
+                    advanced=True,
+                ),
             ],
             outputs=[
                 FlatsSocket.Output(display_name="flats", tooltip="Goes to Lock to Palette or to Save Layers."),
@@ -181,8 +188,9 @@ class ColorizeFlattenColors(Node):
         hints_mask: torch.Tensor | None = None,
         hints_everywhere: bool = False,
         tolerance: float = ONE_COLOUR,
+        together: bool = False,
     ) -> io.NodeOutput:
         images.check_image(image)
         given = hints_of(hints, hints_mask, hints_everywhere)
-        batch = flat_batch.flat_batch(regions, image, palette, colors or None, given, shading, tolerance)
+        batch = flat_batch.flat_batch(regions, image, palette, colors or None, given, shading, tolerance, together)
         return io.NodeOutput(batch, pictures_of(batch, False), pictures_of(batch, True), batch.flats[0].palette)

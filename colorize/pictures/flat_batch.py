@@ -23,7 +23,7 @@ class FlatBatch:
 
     flats: tuple[Flats, ...]
     pictures: tuple[np.ndarray, ...]
-    """the soft results, (h, w, 3) sRGB 0..1"""
+    """the soft results, (h, w, 3) sRGB 0..1, or (N, h, w, 3) where N of a drawing vote"""
     hints: tuple[Hints | None, ...]
     shading: str
     """key of SHADING"""
@@ -52,17 +52,30 @@ def flat_batch(
     hints: tuple[Hints | None, ...] = (None,),
     shading: str = "smooth",
     tolerance: float = ONE_COLOUR,
+    together: bool = False,
 ) -> FlatBatch:
-    """Flats of comfy pictures (B, h, w, C) in 0..1 over the regions of one drawing, or of as many; hints likewise."""
+    """Flats of comfy pictures (B, h, w, C) in 0..1 over the regions of one drawing, or of as many; hints likewise.
+
+    together: all results of a drawing vote, and it has one set of flats; the results of several drawings come in turn,
+    as ComfyUI repeats a batch.
+    """
     if shading not in SHADING:
         raise ValueError(f"Shading {shading!r} is unknown; choose one of {', '.join(SHADING)}.")
-    count, advice = max(len(images), len(regions.maps)), "Use one of each, or as many as results."
-    check_counts({"results": len(images), "drawings with regions": len(regions.maps)}, advice)
+    drawings, advice = len(regions.maps), "Use one of each, or as many as results."
+    voting = together and len(images) > drawings
+    if voting and len(images) % drawings:
+        raise ValueError(
+            f"There are {len(images)} results of {drawings} drawings with regions. Make as many of every drawing "
+            "(Repeat Latent Batch), or switch together off."
+        )
+    count = drawings if voting else max(len(images), drawings)
+    if not voting:
+        check_counts({"results": len(images), "drawings with regions": drawings}, advice)
     check_count("hint pictures", len(hints), count, "results", advice)
     pictures = [picture[..., :3].float().cpu().nan_to_num(0.0).clamp(0, 1).numpy() for picture in images]
     pictures = [np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture for picture in pictures]
     rows = range(count)
-    soft = tuple(pictures[i % len(pictures)] for i in rows)
+    soft = tuple(np.stack(pictures[i::count]) if voting else pictures[i % len(pictures)] for i in rows)
     hints = tuple(hints[i % len(hints)] for i in rows)
     flats = tuple(
         flatten(regions.maps[i % len(regions.maps)], soft[i], palette, colours, hints[i], tolerance) for i in rows

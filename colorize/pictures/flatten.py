@@ -53,8 +53,9 @@ def flatten(
     hints: Hints | None = None,
     tolerance: float = ONE_COLOUR,
 ) -> Flats:
-    """Flats of one drawing from a soft result (h, w, 3) sRGB 0..1 of the same proportions.
+    """Flats of one drawing from a soft result (h, w, 3) sRGB 0..1 of the same proportions, or from several that vote.
 
+    picture: (N, h, w, 3) for N results of the same drawing and reference, which differ by their seeds.
     palette: the only colours allowed, None = those of the result. colours: how many the result's palette has, None =
     as many as are more than `tolerance` (OKLab) apart. hints: colours that are certain. Raises ValueError.
     """
@@ -80,7 +81,7 @@ def flatten(
 def check_proportions(regions: RegionMap, picture: np.ndarray) -> None:
     """Raise ValueError where a result cannot belong to the drawing of these regions."""
     height, width = regions.pieces.shape
-    rows, columns = picture.shape[:2]
+    rows, columns = picture.shape[-3:-1]
     if abs(math.log((columns / rows) / (width / height))) > PROPORTIONS + 1 / min(rows, columns, height, width):
         raise ValueError(
             f"The result is {columns}x{rows} pixels, the drawing of the regions {width}x{height}: the proportions "

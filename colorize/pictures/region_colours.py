@@ -30,12 +30,15 @@ class Samples:
     """(m,) float32, 0..1: how far from lines and edges"""
     count: int
     """number of pieces"""
+    results: int = 1
+    """how many results of the drawing these are of, one after the other, each at the same places"""
 
 
 def samples(regions: RegionMap, picture: np.ndarray, most: int = MOST) -> Samples:
     """Samples of a picture (H, W, 3) sRGB 0..1 of any size, with the same proportions as the drawing.
 
-    A large piece gives about `most` of its pixels, spread evenly, with the weight of all.
+    Or of several results of the drawing, (N, H, W, 3). A large piece gives about `most` of the pixels of each, spread
+    evenly, with the weight of all.
     """
     height, width = regions.pieces.shape
     scale = min(1.0, LONGEST / max(height, width))
@@ -51,8 +54,12 @@ def samples(regions: RegionMap, picture: np.ndarray, most: int = MOST) -> Sample
     weight = np.clip(away / reach, 0, 1) ** 2 + 1e-4
     piece, weight = piece.ravel(), weight.ravel().astype(np.float32)
     kept, times = _thinned(piece, len(regions.region_of), most)
-    colours = oklab.from_srgb(_resized(picture, rows, columns).reshape(-1, 3)[kept])
-    return Samples(colours, piece[kept], weight[kept] * times, len(regions.region_of))
+    pictures = picture if picture.ndim == 4 else picture[None]
+    found = [oklab.from_srgb(_resized(one, rows, columns).reshape(-1, 3)[kept]) for one in pictures]
+    count, weight = len(pictures), weight[kept] * times
+    return Samples(
+        np.concatenate(found), np.tile(piece[kept], count), np.tile(weight, count), len(regions.region_of), count
+    )
 
 
 def _thinned(piece: np.ndarray, count: int, most: int) -> tuple[np.ndarray, np.ndarray]:

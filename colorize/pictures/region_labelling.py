@@ -3,7 +3,8 @@
 A Potts energy over the graph of the pieces, minimised by expansion moves (Boykov, Veksler, Zabih: Fast Approximate
 Energy Minimization via Graph Cuts, TPAMI 2001): many pieces change together, where changing one after the other stops
 at what no single piece can better. The colour term is the mean over the piece's samples of the squared distance to the
-entry, truncated, so that a piece of two colours takes one of them and not what lies between; the border term is paid
+entry, truncated, so that a piece of two colours takes one of them and not what lies between (several results of one
+drawing vote on it); the border term is paid
 for every pixel of border between pieces of different entries: much on open paper (one thing, most likely), hardly
 across ink.
 """
@@ -23,6 +24,8 @@ FARTHEST = 0.25  # OKLab: beyond, a colour is just wrong, and how wrong hardly c
 BEYOND = 0.05
 LIGHTNESS = 0.4  # weight of lightness in distances, which shadows and a result's mood change most
 OPEN, INKED = 10.0, 0.02  # cost of a border pixel of the working copy on open paper, and across ink
+VOTE = 2.0  # cost by which an entry may be dearer than a result's cheapest and still have a good part of its vote
+LEAST_VOTE = 1e-6
 COMMON = 0.1  # weight of how common an entry is in the reference
 ROUNDS = 6
 LARGEST = 2**29  # of the whole numbers that the flow is counted in
@@ -33,16 +36,38 @@ def costs(found: Samples, entries: np.ndarray, shares: np.ndarray | None = None)
 
     shares: (k,) how common the entries are in the reference.
     """
-    scale = np.array([LIGHTNESS, 1, 1], np.float32)
-    total = np.bincount(found.piece, found.weight, found.count)
-    table = np.empty((found.count, len(entries)), np.float64)
-    for number, entry in enumerate(entries):
-        squared = (((found.colours - entry) * scale) ** 2).sum(axis=1)
-        squared = (np.minimum(squared, FARTHEST**2) + BEYOND * squared) / NOISE**2
-        table[:, number] = np.bincount(found.piece, found.weight * squared, found.count) / np.maximum(total, 1e-9)
+    tables = [_distances(found, entries, number) for number in range(found.results)]
+    table = tables[0] if len(tables) == 1 else _voted(np.stack(tables))
     if shares is not None:
         table -= COMMON * np.log(np.maximum(shares, 1e-4))
+    total = np.bincount(found.piece, found.weight, found.count)
     return table * np.sqrt(total + 1)[:, None]
+
+
+def _distances(found: Samples, entries: np.ndarray, number: int) -> np.ndarray:
+    """(n, k) mean distance of every piece, in one of the results, to every entry, in units of the noise, squared."""
+    size = len(found.piece) // found.results
+    of = slice(number * size, (number + 1) * size)
+    colours, piece, weight = found.colours[of], found.piece[of], found.weight[of]
+    scale = np.array([LIGHTNESS, 1, 1], np.float32)
+    total = np.maximum(np.bincount(piece, weight, found.count), 1e-9)
+    table = np.empty((found.count, len(entries)), np.float64)
+    for row, entry in enumerate(entries):
+        squared = (((colours - entry) * scale) ** 2).sum(axis=1)
+        squared = (np.minimum(squared, FARTHEST**2) + BEYOND * squared) / NOISE**2
+        table[:, row] = np.bincount(piece, weight * squared, found.count) / total
+    return table
+
+
+def _voted(tables: np.ndarray) -> np.ndarray:
+    """Costs (n, k) of what results (N, n, k) say of a piece together, up to a constant of its own.
+
+    Every result shares one vote out among the entries by their likelihood, and the votes are added: results that agree
+    win over one that is far off, where the mean of their colours would lie between. One result alone stays as it is.
+    """
+    votes = np.exp(-(tables - tables.min(axis=2, keepdims=True)) / VOTE)
+    votes /= votes.sum(axis=2, keepdims=True)
+    return -VOTE * np.log(votes.mean(axis=0) + LEAST_VOTE)
 
 
 def choose(table: np.ndarray, regions: RegionMap, fixed: np.ndarray | None = None) -> np.ndarray:

@@ -33,7 +33,7 @@ class Shade:
 
 
 def shade(flats: Flats, picture: np.ndarray, levels: int = 0) -> Shade:
-    """Shadows and lights of a soft result (h, w, 3) sRGB 0..1 over its flats.
+    """Shadows and lights of a soft result (h, w, 3) sRGB 0..1 over its flats; of several, (N, h, w, 3), of their mean.
 
     They are grey: the ratio of the result's luma to that of its own piece, so that a palette of other colours keeps its
     hues. Lines count for nothing. levels: 0 = smooth, 1 or 2 = cel shading with so many tones and crisp edges.
@@ -41,7 +41,7 @@ def shade(flats: Flats, picture: np.ndarray, levels: int = 0) -> Shade:
     if levels not in (0, 1, 2):
         raise ValueError(f"{levels} shadow tones were asked for; choose 0 (smooth), 1 or 2.")
     check_proportions(flats.regions, picture)
-    reduced = torch.from_numpy(_ratio(flats, picture))[None, None]
+    reduced = torch.from_numpy(_ratio(flats, picture if picture.ndim == 3 else picture.mean(axis=0)))[None, None]
     height, width = flats.regions.pieces.shape
     tones = F.interpolate(reduced, (height, width), mode="bicubic", align_corners=False)
     ratio = tones[0, 0].clamp(DARKEST, LIGHTEST).numpy()

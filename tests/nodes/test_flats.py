@@ -94,5 +94,26 @@ def test_batches_and_counts(pack, lines, soft):
     two, _ = pack.run("ColorizeFindRegions", lines=lines.expand(2, -1, -1, -1))
     with pytest.raises(ValueError, match="3 results and 2 drawings.*as many as results"):
         pack.run("ColorizeFlattenColors", image=soft.expand(3, -1, -1, -1), regions=two)
+    with pytest.raises(ValueError, match="3 results of 2 drawings.*switch together off"):
+        pack.run("ColorizeFlattenColors", image=soft.expand(3, -1, -1, -1), regions=two, together=True)
     with pytest.raises(ValueError, match="3 drawings.*as many as flats"):
         pack.run("ColorizeSaveLayers", flats=batch, lines=lines.expand(3, -1, -1, -1))
+
+
+def test_results_of_a_drawing_vote_and_drawings_take_turns(pack, lines, soft):
+    """Of two drawings, repeated as ComfyUI repeats a batch, the first is voted red, the second blue."""
+    regions, _ = pack.run("ColorizeFindRegions", lines=lines)
+    red, blue = soft.clone(), soft.clone()
+    red[:, 10:61, 65:106], blue[:, 10:61, 65:106] = torch.tensor(RED), torch.tensor(BLUE)
+    palette, _, _ = pack.run("ColorizePaletteFromReference", text=CARD)
+
+    def locked(images, found):
+        batch = pack.run("ColorizeFlattenColors", image=torch.cat(images), regions=found, together=True)[0]
+        return pack.run("ColorizeLockToPalette", flats=batch, palette=palette)
+
+    batch, image, shaded = locked([red, blue, red], regions)
+    assert len(batch.flats) == len(image) == len(shaded) == 1 and batch.pictures[0].shape == (3, 100, 120, 3)
+    assert torch.allclose(image[0, 60, 170], torch.tensor((0xCC, 0x26, 0x40)) / 255)
+    two, _ = pack.run("ColorizeFindRegions", lines=lines.expand(2, -1, -1, -1))
+    image = locked([red, blue, red, red, red, blue], two)[1]
+    assert len(image) == 2 and image[0, 60, 170, 0] > 0.7 > 0.3 > image[1, 60, 170, 0]

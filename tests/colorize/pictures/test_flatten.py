@@ -113,6 +113,51 @@ def test_choice_has_an_energy_that_no_single_piece_can_lower(regions, truth):
             assert energy(changed) >= least - 1e-6
 
 
+RED_AND_BLUE = Palette((Entry("coat", "#c8283c"), Entry("sea", "#283cc8"), Entry("paper", "#faf5f0")))
+
+
+def painted_over(truth, colour):
+    """A result that has the right box's place in another colour."""
+    wrong = truth.copy()
+    wrong[20:121, 130:211] = colour
+    return soft(wrong)
+
+
+def test_results_vote_and_the_one_that_is_wrong_loses(regions, truth):
+    right, wrong = soft(truth), painted_over(truth, RED)
+    assert flatten(regions, wrong, RED_AND_BLUE).picture[60, 150].tolist() == list(RED)
+    for order in ([wrong, right, soft(truth, 1)], [right, wrong, soft(truth, 1)]):
+        assert flatten(regions, np.stack(order), RED_AND_BLUE).picture[60, 150].tolist() == list(BLUE)
+    assert flatten(regions, np.stack([wrong, right, wrong]), RED_AND_BLUE).picture[60, 150].tolist() == list(RED)
+    own = flatten(regions, np.stack([right, wrong, soft(truth, 1)]))
+    assert np.abs(own.picture[60, 150].astype(int) - BLUE).max() <= 8
+
+
+def test_votes_are_not_the_mean_of_the_colours(regions, truth):
+    """Two of three results are a little nearer to one entry, the third far on the other's side."""
+    near, far, other = (120, 120, 120), (200, 200, 200), (0, 0, 0)
+    palette = Palette((Entry("near", "#787878"), Entry("far", "#c8c8c8"), Entry("paper", "#faf5f0")))
+    results = np.stack([painted_over(truth, near), painted_over(truth, near), painted_over(truth, (255, 255, 255))])
+    mean = results.mean(axis=0)
+    assert flatten(regions, mean, palette).picture[60, 150].tolist() == list(far)
+    assert flatten(regions, results, palette).picture[60, 150].tolist() == list(near)
+    assert other not in {tuple(row) for row in flatten(regions, results, palette).picture.reshape(-1, 3).tolist()}
+
+
+def test_one_result_in_a_stack_is_that_result(regions, truth):
+    one, stacked = soft(truth), soft(truth)[None]
+    entries = oklab.from_srgb(np.array([RED, BLUE, WHITE]) / 255)
+    assert (costs(samples(regions, one), entries) == costs(samples(regions, stacked), entries)).all()
+    table = costs(samples(regions, np.concatenate([stacked, stacked])), entries)
+    assert (table.argmin(axis=1) == costs(samples(regions, one), entries).argmin(axis=1)).all()
+
+
+def test_shading_of_results_that_vote_is_that_of_their_mean(regions, truth):
+    results = np.stack([soft(truth), soft(truth, 1)])
+    flats = flatten(regions, results, RED_AND_BLUE)
+    assert (shade(flats, results).multiply == shade(flats, results.mean(axis=0)).multiply).all()
+
+
 def open_paper(pairs, length, count):
     """A region of `count` pieces with borders without ink."""
     between = Borders(np.array(pairs, np.int32), np.float32(length), np.float32(length))
