@@ -34,6 +34,12 @@ FLATS_BINDINGS = {
     "layers": ("Save Layers", "format"),
 }
 
+VOTING = "Results"  # title of the node that quality.py adds to a student's flats: several results of one drawing
+VOTING_BINDINGS = {"results": (VOTING, "amount")}
+
+VOTES = 4  # results of a drawing by the student, which vote on its flat colours
+LARGEST_VOTED = 2048 * 2048  # pixels; of larger drawings so many results would fill the memory
+
 STUDENT = "Student"  # title of the node that quality.py adds: the bundled model's LoRA
 
 AS_GIVEN = (
@@ -51,6 +57,7 @@ WORDS = {
     "Encode Reference": "Looking at the reference",
     "Apply Reference": "Giving the model the reference",
     "Apply Sketch": "Giving the model the sketch",
+    VOTING: "Preparing some results",
     "Sampler": "Colouring",
     "Decode": "Making pixels",
     "Restore Size": "Returning to the drawing's size",
@@ -99,7 +106,7 @@ def find_node(workflow: Workflow, title: str, name: str | None = None) -> str:
 
 def find_input(workflow: Workflow, option: str) -> tuple[str, str]:
     """(node id, input name) that an option sets."""
-    title, name = (BINDINGS | FLATS_BINDINGS)[option]
+    title, name = (BINDINGS | FLATS_BINDINGS | VOTING_BINDINGS)[option]
     return find_node(workflow, title, name), name
 
 
@@ -122,6 +129,13 @@ def value_of(workflow: Workflow, option: str) -> Any:
 def has_student(workflow: Workflow) -> bool:
     """Whether a student makes the picture, which quality.py has put in."""
     return any(title_of(node) == STUDENT for node in workflow.values())
+
+
+def results(workflow: Workflow, drawing: tuple[int, int] | None) -> dict[str, int]:
+    """How many results of a drawing of this (width, height) vote, as a value for `fill`; nothing where none can."""
+    if not any(title_of(node) == VOTING for node in workflow.values()):
+        return {}
+    return {"results": VOTES if drawing is None or drawing[0] * drawing[1] <= LARGEST_VOTED else 1}
 
 
 def findings(report: str) -> list[str]:

@@ -94,7 +94,8 @@ def _add_pictures(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--flats",
         action="store_true",
-        help="flat colours with one shadow tone and the drawing's own edges, all of them colours of the reference",
+        help="flat colours with one shadow tone and the drawing's own edges, all of them colours of the reference; the "
+        "fast way makes four results, which vote on every colour",
     )
     p.add_argument(
         "--palette", type=Path, metavar="FILE", help="flat colours of this palette: a .gpl or .json file; means --flats"

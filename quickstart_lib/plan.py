@@ -122,6 +122,7 @@ def make_plan(chosen: argparse.Namespace, comfy: Path, workflow: job.Workflow, s
     check_size(values, found, workflow, status)
     layers = output.layers_file(chosen.layers) if chosen.layers else None
     values["layers"] = layers.suffix.lower()[1:] if layers else None
+    values |= job.results(workflow, sketch.size)
     written, palette = output.output_file(chosen.output), palette_file(chosen.palette)
     return Plan(sketch, reference, found.files, found.checkpoint, values, written, palette, layers)
 

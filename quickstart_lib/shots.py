@@ -248,6 +248,7 @@ class Values:
         if size not in self._told:
             self._told.add(size)
             check_size(values, self._models, self._workflow, self._status)
+        values |= job.results(self._workflow, drawing)
         return job.fill(self._workflow, values | {"layers": self.layers or None}), size
 
 

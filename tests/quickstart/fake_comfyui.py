@@ -32,6 +32,7 @@ NODES = [
     "ColorizeApplyReference",
     "ControlNetApplyAdvanced",
     "KSampler",
+    "RepeatLatentBatch",
     "VAEDecode",
     "ColorizeRestoreSize",
     "SaveImage",

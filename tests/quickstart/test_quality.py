@@ -74,7 +74,9 @@ def test_the_student_stands_between_the_loader_and_everything_that_reads_the_mod
     assert changed[node]["inputs"] == {"model": [loader, 0], "lora_name": file.name, "strength_model": 1.0}
     told = {option: job.value_of(changed, option) for option in ("steps", "reference_scale", "sampler", "scheduler")}
     assert told == {"steps": 2, "reference_scale": 1.0, "sampler": "euler", "scheduler": "simple"}
-    assert set(changed) - set(whole) == {node} and quality.with_student(whole, None) == whole
+    added = {node, *(number for number, each in changed.items() if job.title_of(each) == job.VOTING)}
+    assert set(changed) - set(whole) == added and len(added) == (2 if name == "flats" else 1)
+    assert quality.with_student(whole, None) == whole
     assert job.STUDENT in job.WORDS
 
 
@@ -106,3 +108,17 @@ def test_a_run_is_sampled_as_its_file_says_or_as_its_student(workflow, file, tmp
     student = quality.with_student(workflow, quality.student(chosen(), file))
     assert sampled(student) == {"steps": 2, "reference_scale": 1.0, "sampler": "euler", "scheduler": "simple"}
     assert sampled(student, "--quality", "fast", "--steps", "4")["steps"] == 4
+
+
+def test_the_student_s_results_vote_on_flats_unless_the_drawing_is_large(root, file, workflow):
+    whole = job.load_workflow(root / "workflows" / "api" / "flats.json")
+    fast = quality.with_student(whole, quality.student(chosen(), file))
+    node = job.find_node(fast, job.VOTING, "amount")
+    latent = whole[job.find_node(whole, "Sampler", "latent_image")]["inputs"]["latent_image"]
+    assert fast[node]["inputs"] == {"samples": latent, "amount": job.VOTES}
+    assert fast[job.find_node(fast, "Sampler", "latent_image")]["inputs"]["latent_image"] == [node, 0]
+    assert fast[job.find_node(fast, "Flatten Colours", "together")]["inputs"]["together"] is True
+    assert job.results(fast, (1024, 1024)) == {"results": job.VOTES} == job.results(fast, None)
+    assert job.value_of(job.fill(fast, job.results(fast, (4096, 4096))), "results") == 1
+    assert job.results(whole, None) == {} == job.results(workflow, None)  # the model itself, and soft pictures
+    assert job.VOTING in job.WORDS
