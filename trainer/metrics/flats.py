@@ -14,6 +14,7 @@ from colorize.pictures.hints import Hints
 from colorize.pictures.palette import Palette
 from colorize.pictures.regions import RegionMap
 
+SHOWN = 0.02  # OKLab, just visible; a true colour that is farther from every entry is not in the palette
 DOT = 4  # pixels; radius of a simulated hint
 
 
@@ -49,12 +50,14 @@ def region_accuracy(labels: np.ndarray, truth: Truth) -> float:
     return float(table.max(axis=1).sum() / max(label.size, 1))
 
 
-def palette_accuracy(entries: np.ndarray, palette: Palette, truth: Truth) -> float:
-    """Share of the area whose palette entry (H, W) is the one nearest to the true colour (OKLab)."""
+def palette_accuracy(entries: np.ndarray, palette: Palette, truth: Truth) -> tuple[float, float, float]:
+    """Share of the area whose palette entry (H, W) is the one nearest to the true colour (OKLab): of all, and of what
+    has its true colour in the palette; and how much that is of all. NaN where nothing has."""
     where = np.flatnonzero(truth.away)
     right = oklab.from_srgb(truth.colours.reshape(-1, 3)[where] / 255)
     distance = np.stack([((right - entry) ** 2).sum(axis=1) for entry in palette.oklab], axis=1)
-    return float((distance.argmin(axis=1) == entries.ravel()[where]).mean())
+    hit, shown = distance.argmin(axis=1) == entries.ravel()[where], distance.min(axis=1) < SHOWN**2
+    return float(hit.mean()), float(hit[shown].mean()) if shown.any() else float("nan"), float(shown.mean())
 
 
 def median_flats(regions: RegionMap, picture: np.ndarray) -> np.ndarray:

@@ -39,7 +39,30 @@ def test_perfect_flats_have_full_marks(one):
     palette = Palette(tuple(Entry(str(n), "#{:02x}{:02x}{:02x}".format(*c)) for n, c in enumerate(colours.tolist())))
     codes = (truth.colours.astype(int) * [65536, 256, 1]).sum(axis=2)
     entries = np.searchsorted((colours.astype(int) * [65536, 256, 1]).sum(axis=1), codes)
-    assert measures.palette_accuracy(entries, palette, truth) == 1
+    assert measures.palette_accuracy(entries, palette, truth) == (1, 1, 1)
+
+
+def test_what_the_palette_does_not_have_counts_apart(one):
+    """Two entries, of which one is the figure's commonest colour and the other nobody's: all else is not shown."""
+    truth = one.truth
+    colours, counts = np.unique(truth.colours[truth.away], axis=0, return_counts=True)
+    main = colours[counts.argmax()]
+    palette = Palette((Entry("main", "#{:02x}{:02x}{:02x}".format(*main.tolist())), Entry("none", "#00ff00")))
+    share = counts.max() / counts.sum()
+    for entry, right in ((0, 1), (1, 0)):
+        whole, where_shown, shown = measures.palette_accuracy(np.full(truth.materials.shape, entry), palette, truth)
+        assert where_shown == right and share <= shown < 1 and 0 < whole < 1
+    assert np.isnan(
+        measures.palette_accuracy(np.zeros(truth.materials.shape, int), Palette(palette.entries[1:]), truth)[1]
+    )
+
+
+def test_results_vote_on_a_character(one):
+    truth = one.truth.colours
+    wrong = np.roll(truth, 1, axis=2)
+    alone, together = measure(one, wrong), measure(one, np.stack([truth, wrong, truth]))
+    assert together["locked all"] < 0.5 * alone["locked all"] and together["palette"] > alone["palette"] + 0.2
+    assert np.isclose(together["soft all"], alone["soft all"] / 3)
 
 
 def test_wrong_flats_lose_marks_where_they_are_wrong(one):
@@ -69,6 +92,11 @@ def test_command_reads_results_and_writes_rows(tmp_path, capsys):
     assert main(["evaluate-flats", *arguments, "--json", str(tmp_path / "rows.json")]) == 0
     assert "flats / soft" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))) == 2
+    assert main(["evaluate-flats", *arguments, "--votes", "2"]) == 2  # the further results are not there
+    for index in range(2):
+        Image.fromarray(character(index, 128).truth.colours).save(tmp_path / f"{index:05d}_1.png")
+    assert main(["evaluate-flats", *arguments, "--votes", "2"]) == 0
+    assert main(["evaluate-flats", *arguments, "--votes", "0"]) == 2
     assert main(["evaluate-flats", *arguments[:-4], "--count", "3", "--size", "128", "--model-size", "128"]) == 2
     assert "--checkpoint and --encoder" in capsys.readouterr().err
     assert main(["evaluate-flats", "--model-size", "100"]) == 2
