@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ def read_part(source: str, first: int, count: int) -> ShotPart:
 def _of_folder(folder: str, first: int, count: int) -> ShotPart:
     files = drawings(folder)
     _check(folder, first, len(files))
-    rows = [images.on_white(*images.rgb_and_alpha(comfy_picture(file))) for file in files[first : first + count]]
+    rows = [images.on_white(*images.rgb_and_alpha(comfy_picture(Path(file)))) for file in files[first : first + count]]
     sizes = {f"{row.shape[3]}x{row.shape[2]}" for row in rows}
     if len(sizes) > 1:
         raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+from typing import Literal
 
 import torch
 
@@ -12,6 +13,7 @@ from trainer.config import Config
 
 log = logging.getLogger("trainer")
 
+Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -21,7 +23,7 @@ def arithmetic(config: Config, device: torch.device) -> contextlib.AbstractConte
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
-def quick(precision: str, device: torch.device) -> bool:
+def quick(precision: Precision, device: torch.device) -> bool:
     """Whether the device has instructions for a precision, or oneDNN a quick way without them."""
     if precision != "bf16":
         return True
@@ -31,7 +33,7 @@ def quick(precision: str, device: torch.device) -> bool:
     return not hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported") or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
-def for_device(precision: str, device: torch.device) -> str:
+def for_device(precision: Precision, device: torch.device) -> Precision:
     """The precision, or fp32 for bf16 on a CPU without its instructions, where a convolution takes 26 times as long."""
     if quick(precision, device):
         return precision
