@@ -301,6 +301,10 @@ def _sizes(state_dict: Mapping[str, Any], xl: bool, label: str) -> dict[str, int
     return sizes
 
 
+BY_DEFAULT = "default"
+"""Source of a prediction type where a file says nothing."""
+
+
 def prediction_type(
     state_dict: Mapping[str, Any],
     metadata: Mapping[str, str] | None = None,
@@ -336,7 +340,7 @@ def prediction_type(
             _label(file_name),
         )
         return "eps", "file name"
-    return "v", "default"
+    return "v", BY_DEFAULT
 
 
 def tokens_read(

@@ -185,7 +185,7 @@ class ColorizeBase(comfy.supported_models_base.BASE):
 
     def model_type(self, state_dict: dict[str, torch.Tensor], prefix: str = "") -> Any:
         prediction, source = families.prediction_type(state_dict)
-        if source == "default":
+        if source == families.BY_DEFAULT:
             logging.warning(
                 "ColorizeDiffusion: the file says nothing about its prediction type, v is assumed. "
                 "Load ColorizeDiffusion Checkpoint also reads the file's name and lets you choose."

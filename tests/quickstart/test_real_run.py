@@ -94,7 +94,7 @@ def test_ctrl_c_while_it_samples_leaves_nothing(quickstart, tmp_path):
         if line.startswith("Colouring"):
             break
     children = psutil.Process(process.pid).children(recursive=True)
-    assert len(children) == 2  # the keeper and the server
+    assert len(children) == 3  # the keeper, its half that watches, and the server
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=LONGEST)
     assert process.returncode == 130 and "nothing is left running" in err

@@ -38,9 +38,9 @@ def check_tokens(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str
 
 
 def check_prediction(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], model: Model) -> None:
-    """ConfigError unless model.prediction_type is what model.init was trained to answer."""
-    prediction, _ = families.prediction_type(tensors, metadata, model.init)
-    if prediction != model.prediction_type:
+    """ConfigError when model.init says what it was trained to answer, and it is not model.prediction_type."""
+    prediction, told_by = families.prediction_type(tensors, metadata, model.init)
+    if told_by != families.BY_DEFAULT and prediction != model.prediction_type:
         raise ConfigError(f"{model.init} predicts {prediction}: set model.prediction_type = {prediction!r}.")
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from colorize import names
 from trainer import config as configuration
 from trainer.__main__ import main
 from trainer.config import ConfigError
 from trainer.models import checkpoint
 from trainer.run import checks, loop
+from trainer.stages import shared
 
 
 @pytest.fixture
@@ -69,6 +71,16 @@ def test_what_training_refuses(wrong, write_toml, capsys, name):
         assert main(["train", "--config", config, *how]) == 2
         refusals.append(capsys.readouterr().err.splitlines()[-1])
     assert refusals[0] == refusals[1] and WRONG[name] in refusals[0]
+
+
+def test_a_file_that_says_nothing_is_of_the_prediction_that_was_chosen(values):
+    """Official files carry no marker: the person knows."""
+    for prediction in ("v", "eps"):
+        model = configuration.build(values | {"model": values["model"] | {"prediction_type": prediction}}).model
+        shared.check_prediction({}, {}, model)
+        with pytest.raises(ConfigError, match="predicts"):
+            other = {"v": names.EPS_MARKER, "eps": names.V_MARKER}[prediction]
+            shared.check_prediction({other: torch.zeros(0)}, {}, model)
 
 
 def test_no_values_are_read(values, monkeypatch):

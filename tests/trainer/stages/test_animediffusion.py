@@ -304,7 +304,7 @@ def test_a_set_of_faces_is_written_continued_and_guarded(tmp_path):
         demo_faces.write_faces(folder, 3, 64, "heldout", progress=False)
     with pytest.raises(ConfigError, match="32 to 1024"):
         demo_faces.write_faces(tmp_path / "tiny", 1, 16)
-    with pytest.raises(ConfigError, match="at least 1"):
+    with pytest.raises(ConfigError, match="choose 1 or more"):
         demo_faces.write_faces(tmp_path / "none", 0)
 
 

@@ -51,6 +51,9 @@ def soft_mask(side, *corners):
     return (torch.stack(rows)[:, None] * 255).round().byte()
 
 
+EPS = tiny.METADATA | {"colorize.prediction_type": "eps"}
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> dict[str, str]:
     """Random files: a v1 model, a v1.5 model on top of it, the reference encoder of both."""
@@ -59,16 +62,17 @@ def files(tmp_path_factory) -> dict[str, str]:
     told = {"colorize.image_size": str(SEEN), "colorize.head_width": "16"}
     for name, tensors, metadata in (
         ("v1", tiny.checkpoint(), tiny.METADATA),
-        ("cls", tiny.checkpoint(), tiny.METADATA | {"colorize.tokens": "cls"}),
+        ("cls", tiny.checkpoint(), EPS | {"colorize.tokens": "cls"}),
+        ("v1_eps", tiny.checkpoint(), EPS),
         ("v1_5", tiny.checkpoint_v1_5(), tiny.METADATA_V1_5),
         ("encoder", encoder.state_dict(), told),
     ):
         save_file(tiny.with_louder_stem(tensors), folder / f"{name}.safetensors", metadata=metadata)
-    return {name: str(folder / f"{name}.safetensors") for name in ("v1", "cls", "v1_5", "encoder")}
+    return {name: str(folder / f"{name}.safetensors") for name in ("v1", "v1_eps", "cls", "v1_5", "encoder")}
 
 
 def stage_of(files, kind, loss, prediction="v", tokens="local"):
-    init = files["cls" if tokens == "cls" else kind]
+    init = files["cls" if tokens == "cls" else kind if prediction == "v" else f"{kind}_{prediction}"]
     values = {
         "run": {"stage": kind},
         "model": {"init": init, "encoder": files["encoder"], "prediction_type": prediction, "tokens": tokens},
