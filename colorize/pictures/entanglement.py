@@ -24,6 +24,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from .masks import dilate
 from .ranges import model_to_unit
 
 ORIENTATIONS = 6  # K
@@ -53,9 +54,7 @@ def edge_field(pictures: torch.Tensor) -> torch.Tensor:
 
 def near(values: torch.Tensor, reach: int) -> torch.Tensor:
     """The largest value within `reach` pixels (a square) of every pixel, per channel."""
-    side = 2 * reach + 1  # a square's maximum is that of its columns' maxima: two passes
-    columns = F.max_pool2d(values, (side, 1), stride=1, padding=(reach, 0))
-    return F.max_pool2d(columns, (1, side), stride=1, padding=(0, reach))
+    return dilate(values, 2 * reach + 1)
 
 
 def structure_distance(result: torch.Tensor, base: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from colorize.pictures.masks import dilate
+
 TOLERANCE = 2  # pixels at 256 px; edges that close to a line count as on it
 THRESHOLD = 0.1  # gradient magnitude of the luma (0..1) that makes a pixel an edge
 
@@ -21,7 +23,7 @@ def edge_f1(result: torch.Tensor, sketch: torch.Tensor) -> torch.Tensor:
     edges, lines = (gradient > THRESHOLD).float(), (sketch < 0).float()
 
     def near(mask: torch.Tensor) -> torch.Tensor:
-        return F.max_pool2d(mask, 2 * tolerance + 1, 1, tolerance)
+        return dilate(mask, 2 * tolerance + 1)
 
     def share(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
         return (part * whole).sum((1, 2, 3)) / whole.sum((1, 2, 3)).clamp_min(1)
