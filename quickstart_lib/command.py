@@ -14,7 +14,7 @@ from .errors import QuickstartError
 from .plan import API_WORKFLOW, FLATS_WORKFLOW, PACK, introduce, make_plan, palette_file, picture
 from .quality import student, with_student
 from .requirements import EXTRAS_FOR_TESTS, EXTRAS_FOR_TRAINER
-from .runtime import choose_environment, find_comfyui, place_models, tell_device
+from .runtime import choose_environment, find_comfyui, place_models, tell_device, upload_all
 from .server import Server
 from .terminal import Status, Stopwatch, clock, give_up
 
@@ -39,12 +39,9 @@ def colour(chosen: argparse.Namespace, status: Status) -> None:
     with Server(env, comfy, PACK, cache / "logs", status, cpu=chosen.cpu) as server:
         server.require_nodes(workflow)
         start_seconds, work = start.seconds(), Stopwatch()
-        values = dict(plan.values)
-        for name, shown in (("sketch", plan.sketch), ("reference", plan.reference)):
-            values[name] = server.upload(shown.file, f"quickstart_{name}{shown.file.suffix.lower()}")
-        if plan.palette:
-            values["palette"] = server.upload(plan.palette, f"quickstart_palette{plan.palette.suffix.lower()}")
-        filled = job.fill(workflow, values | place_models(server, plan.files))
+        given = {"sketch": plan.sketch.file, "reference": plan.reference.file}
+        given |= {"palette": plan.palette} if plan.palette else {}
+        filled = job.fill(workflow, plan.values | upload_all(server, given) | place_models(server, plan.files))
         result = job.run(server, filled, status, output.FORMATS[plan.output.suffix.lower()])
         work_seconds = work.seconds()
         saved = output.save(result.picture, plan.output, status)  # before anything else can go wrong

@@ -44,6 +44,11 @@ def tell_device(env: environment.Environment, chosen: argparse.Namespace, status
         status.line(NO_GPU_IN_TORCH)
 
 
+def upload_all(server: Server, files: dict[str, Path]) -> dict[str, str]:
+    """Upload what a workflow is given (option -> file); returns option -> value for the workflow."""
+    return {option: server.upload(file, f"quickstart_{option}{file.suffix.lower()}") for option, file in files.items()}
+
+
 def place_models(server: Server, files: dict[str, Path]) -> dict[str, str]:
     """Make the model files (option -> file) the server's; returns option -> name for the workflow."""
     for option, file in files.items():

@@ -230,6 +230,10 @@ class Server:
 
     def upload(self, file: Path, name: str) -> str:
         """Upload a picture as `name` into the server's input folder; returns the value for a Load Image node."""
+        return self.upload_bytes(file.read_bytes(), name, str(file))
+
+    def upload_bytes(self, data: bytes, name: str, told: str) -> str:
+        """As upload, of the bytes of a file; told: what messages call it."""
         boundary = uuid.uuid4().hex
         head = (
             f'--{boundary}\r\nContent-Disposition: form-data; name="overwrite"\r\n\r\ntrue\r\n'
@@ -238,15 +242,15 @@ class Server:
         ).encode()
         code, body = self.request(
             "/upload/image",
-            head + file.read_bytes() + f"\r\n--{boundary}--\r\n".encode(),
+            head + data + f"\r\n--{boundary}--\r\n".encode(),
             {"Content-Type": f"multipart/form-data; boundary={boundary}"},
         )
         if code == 413:
             raise QuickstartError(
-                f"{file} is too large for ComfyUI ({file.stat().st_size / 2**20:.0f} MiB). Use a smaller picture."
+                f"{told} is too large for ComfyUI ({len(data) / 2**20:.0f} MiB). Use a smaller picture."
             )
         if code != 200:
-            raise QuickstartError(f"ComfyUI answered {code} to the upload of {file}. Its output is in {self.log}.")
+            raise QuickstartError(f"ComfyUI answered {code} to the upload of {told}. Its output is in {self.log}.")
         answer = json.loads(body)
         return f"{answer['subfolder']}/{answer['name']}" if answer.get("subfolder") else answer["name"]
 

@@ -27,7 +27,7 @@ from .plan import (
 )
 from .quality import student, student_in, with_student
 from .record import DONE, FAILED, WRITING, Entry, Record, digest
-from .runtime import choose_environment, find_comfyui, place_models, tell_device
+from .runtime import choose_environment, find_comfyui, place_models, tell_device, upload_all
 from .server import Server
 from .stations import Order, Station, crew_of
 from .terminal import Status, Stopwatch, clock
@@ -105,9 +105,7 @@ class Shot:
     def work(self, server: Server, models: dict[str, Path], reference: Path) -> None:
         """Colour what is left; raises ServerDied, and QuickstartError when nothing more can be done."""
         self._begin()
-        given = place_models(server, models)
-        for option, file in self.shared(reference).items():
-            given[option] = server.upload(file, f"quickstart_{option}{file.suffix.lower()}")
+        given = place_models(server, models) | upload_all(server, self.shared(reference))
         queued: deque[Queued] = deque()
         with job.open_events(server) as events:
             try:

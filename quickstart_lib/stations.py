@@ -12,7 +12,7 @@ from . import job
 from .environment import Environment
 from .errors import QuickstartError, ServerGone
 from .plan import PACK
-from .runtime import place_models
+from .runtime import place_models, upload_all
 from .server import Server
 from .terminal import Status, Stopwatch
 
@@ -71,14 +71,12 @@ class Station:
             server = Server(environment, self.comfyui, PACK, self.logs, Status(), cpu=not self.gpu)
             server.__enter__()  # it ends with this process
             server.require_nodes(workflow)
-            self._given = place_models(server, self.models)
-            for option, file in self.shared.items():
-                self._given[option] = server.upload(file, f"quickstart_{option}{file.suffix.lower()}")
+            self._given = place_models(server, self.models) | upload_all(server, self.shared)
             self._server = server
         return self._server
 
     def _result(self, server: Server, order: Order) -> job.Result:
-        name = put(server, order.name, order.drawing)
+        name = server.upload_bytes(order.drawing, order.name, order.name)
         workflow = job.fill(order.workflow, {**(self._given or {}), "sketch": name})
         with job.open_events(server) as events:
             prompt = job.queue(server, workflow)
@@ -87,13 +85,3 @@ class Station:
             return job.result_of(server, workflow, entry)
         finally:
             job.tidy(server, prompt, name, entry)
-
-
-def put(server: Server, name: str, data: bytes) -> str:
-    """Upload bytes as a file; its value for a Load Image node."""
-    file = server.base / name
-    file.write_bytes(data)
-    try:
-        return server.upload(file, name)
-    finally:
-        file.unlink()
