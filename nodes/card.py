@@ -18,6 +18,7 @@ from ..colorize.reference.types import Reference
 from ..model_patches.checkpoint.colorizer import Colorizer
 from ..model_patches.reference.encoder import LoadedReferenceEncoder
 from ..model_patches.reference.tagger import LoadedTagger
+from .known_before import within
 from .palette import palette_of_image
 from .sockets import (
     CATEGORY,
@@ -52,7 +53,7 @@ def card_path(name: str) -> str:
     """Path of a card in ComfyUI's input or output folder. Raises ValueError for names that lead elsewhere."""
     path = os.path.abspath(folder_paths.get_annotated_filepath(name))
     folders = (folder_paths.get_input_directory(), folder_paths.get_output_directory())
-    if not any(path.startswith(os.path.join(os.path.abspath(folder), "")) for folder in folders):
+    if not any(within(path, folder) for folder in folders):
         raise ValueError(f"{name!r} is not in ComfyUI's input or output folder. Put the reference card there.")
     return path
 

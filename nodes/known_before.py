@@ -6,6 +6,7 @@ names; so each of these checks all of what it names. A connected input arrives a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import folder_paths
@@ -13,6 +14,11 @@ import folder_paths
 from ..colorize.pictures import canvas
 
 REFRESH = "Then press R in the window, which lists the files again."
+
+
+def within(path: str, folder: str) -> bool:
+    """Whether an absolute path lies below a folder: names of files may lead elsewhere."""
+    return path.startswith(os.path.join(os.path.abspath(folder), ""))
 
 
 def offered(name: str, names: Sequence[str], folders: Sequence[str], fits: str, elsewhere: str = "") -> bool | str:

@@ -11,6 +11,7 @@ import torch
 from comfy_api.v0_0_2 import io, ui
 
 from ..model_patches.inputs import shot_frames
+from .known_before import within
 from .sockets import CATEGORY, Node
 
 
@@ -18,7 +19,7 @@ def source_path(name: str) -> str:
     """Path of a shot in ComfyUI's input folder. Raises ValueError for names that lead elsewhere."""
     folder = os.path.realpath(folder_paths.get_input_directory())
     path = os.path.realpath(os.path.join(folder, name))
-    if not path.startswith(os.path.join(folder, "")):
+    if not within(path, folder):
         raise ValueError(f"{name!r} is not in ComfyUI's input folder. Put the shot there: a folder, or a video.")
     if not os.path.exists(path):
         raise ValueError(f"There is no {name!r} in ComfyUI's input folder. Put it there, and press R.")

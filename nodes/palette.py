@@ -15,6 +15,7 @@ from ..colorize.pictures.flat_batch import FlatBatch
 from ..colorize.pictures.palette import Palette
 from ..colorize.reference.types import Reference
 from .flats import pictures_of
+from .known_before import within
 from .sockets import CATEGORY, FlatsSocket, Node, PaletteSocket, ReferenceSocket
 
 FOLDER = "palettes"  # in ComfyUI's output folder
@@ -25,7 +26,7 @@ def palette_file(name: str) -> str:
     """Path of a palette in ComfyUI's input folder or in output/palettes. Raises ValueError where there is none."""
     for folder in (folder_paths.get_input_directory(), os.path.join(folder_paths.get_output_directory(), FOLDER)):
         path = os.path.abspath(os.path.join(folder, name))
-        if path.startswith(os.path.join(os.path.abspath(folder), "")) and os.path.isfile(path):
+        if within(path, folder) and os.path.isfile(path):
             return path
     raise ValueError(
         f"There is no palette {name!r} in ComfyUI's input folder or in output/{FOLDER}. Put the .gpl or .json file "
