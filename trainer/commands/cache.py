@@ -30,7 +30,7 @@ from trainer.config import Config, ConfigError
 from trainer.data.folder import FolderDataset
 from trainer.losses.bleach import whiten_background
 from trainer.models.frozen import FrozenAutoencoder, FrozenReferenceEncoder, SecondTower, frozen_encoders, second_tower
-from trainer.models.precision import arithmetic, on_device
+from trainer.models.precision import DTYPES, arithmetic, on_device
 from trainer.pictures import Batch, picture
 from trainer.run.datasets import build_dataset
 from trainer.stages import table
@@ -173,7 +173,7 @@ def build_cache(
     kinds = table.row(config).encodings(config)
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     summary = Summary(*({kind: 0 for kind in kinds} for _ in range(3)))
-    values = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.data.cache_values]
+    values = DTYPES[config.data.cache_values]
     with contextlib.ExitStack() as stack:
         writers = {
             kind: stack.enter_context(StoreWriter(Path(folder), recipe, values))

@@ -16,9 +16,8 @@ from trainer import config as configuration
 from trainer.config import ConfigError
 from trainer.json_file import read_object
 from trainer.models import checkpoint
+from trainer.models.precision import DTYPES
 from trainer.run.resume import newest_whole
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

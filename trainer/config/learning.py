@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from .section import Amount, ConfigError, Count, Positive, Probability, Range, Section, Share, Weight
+from .section import Amount, ConfigError, Count, Positive, Precision, Probability, Range, Section, Share, Weight
 
 LEAST_FACTOR = 0.01
 """Of an optimiser that finds its rate: less is a learning rate that was meant for another one."""
@@ -153,7 +153,7 @@ class AdapterSettings(Section):
     """Over `rank` it is the factor on the change; 0 is `rank`, a factor of 1."""
     layers: Literal["all", "transformers", "attention"] = "all"
     """Which layers of the U-Net: every linear and convolution layer, those of the transformers, or of attention."""
-    frozen: Literal["fp32", "bf16", "fp16"] = "fp32"
+    frozen: Precision = "fp32"
     """Type in which the weights of U-Net and sketch encoder lie in memory; half of it is what system.precision of the
     same name multiplies with anyway."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import typing
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 
 class ConfigError(ValueError):
@@ -22,6 +22,7 @@ class Range:
     """in words, after "section.key is" """
 
 
+Precision = Literal["fp32", "bf16", "fp16"]
 Probability = Annotated[float, Range(0, 1, "a probability between 0 and 1")]
 Share = Annotated[float, Range(0, 1, "a share between 0 and 1")]
 Count = Annotated[int, Range(1, what="at least 1")]

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from .section import Amount, ConfigError, Count, Probability, Range, Section, Weight
+from .section import Amount, ConfigError, Count, Precision, Probability, Range, Section, Weight
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ class Augment(Section):
 
 @dataclass(frozen=True)
 class System(Section):
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    precision: Precision = "bf16"
     """Arithmetic of the forward pass; weights and optimiser stay fp32."""
     gradient_checkpointing: bool = False
     """Recompute blocks (stage animediffusion_2: steps of the chain) in the backward pass: less memory, about a third

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from typing import Literal
 
 import torch
 
 from trainer.config import Config
+from trainer.config.section import Precision
 
 log = logging.getLogger("trainer")
 
-Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
