@@ -4,9 +4,8 @@ A Potts energy over the graph of the pieces, minimised by expansion moves (Boyko
 Energy Minimization via Graph Cuts, TPAMI 2001): many pieces change together, where changing one after the other stops
 at what no single piece can better. The colour term is the mean over the piece's samples of the squared distance to the
 entry, truncated, so that a piece of two colours takes one of them and not what lies between (several results of one
-drawing vote on it); the border term is paid
-for every pixel of border between pieces of different entries: much on open paper (one thing, most likely), hardly
-across ink.
+drawing vote on it); the border term is paid for every pixel of border between pieces of different entries: much on open
+paper (one thing, most likely), hardly across ink.
 """
 
 from __future__ import annotations

@@ -199,16 +199,16 @@ def _heat_map(m: torch.Tensor, thresholds: tuple[float, ...], picture: Image.Ima
     grid = math.isqrt(m.numel())
     colours = torch.tensor([ImageColor.getrgb(colour) for colour in BAND_COLOURS], dtype=torch.uint8)
     cells = Image.fromarray(colours[manipulation.bands(m, thresholds)].view(grid, grid, 3).numpy())
+    return over(cells, picture)
+
+
+def over(cells: Image.Image, picture: Image.Image | None) -> Image.Image:
+    """The colours of all places over a pale picture, or alone on a square."""
     if picture is None:
         return cells.resize((SIDE, SIDE), Image.Resampling.NEAREST)
-    below = pale(picture)
-    return Image.blend(below, cells.resize(below.size, Image.Resampling.NEAREST), OPACITY)
-
-
-def pale(picture: Image.Image) -> Image.Image:
-    """A picture whose own colours are not taken for those that lie over it."""
-    grey = Image.blend(picture, picture.convert("L").convert("RGB"), PALENESS)
-    return Image.blend(grey, Image.new("RGB", grey.size, "white"), LIGHTNESS)
+    pale = Image.blend(picture, picture.convert("L").convert("RGB"), PALENESS)
+    pale = Image.blend(pale, Image.new("RGB", pale.size, "white"), LIGHTNESS)
+    return Image.blend(pale, cells.resize(pale.size, Image.Resampling.NEAREST), OPACITY)
 
 
 def _draw_panel(

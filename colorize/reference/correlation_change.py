@@ -18,13 +18,11 @@ from . import manipulation
 from .correlation import (
     BINS,
     MARGIN,
-    OPACITY,
     PANEL,
-    SIDE,
     as_encoded,
     font,
     local_tokens,
-    pale,
+    over,
     shortened,
     side_by_side,
     write,
@@ -95,11 +93,7 @@ def draw(change: Change, prompt: str, picture: torch.Tensor | None = None, fit: 
     """The heat map beside its histogram, (H, W, 3) in 0..1. picture: (3, H, W) in -1..1, the reference itself."""
     grid = math.isqrt(change.local.numel())
     cells = Image.fromarray(colours(change.local, change.largest).view(grid, grid, 3).numpy())
-    if picture is None:
-        shown = cells.resize((SIDE, SIDE), Image.Resampling.NEAREST)
-    else:
-        below = pale(as_encoded(picture, fit))
-        shown = Image.blend(below, cells.resize(below.size, Image.Resampling.NEAREST), OPACITY)
+    shown = over(cells, None if picture is None else as_encoded(picture, fit))
     return side_by_side(shown, lambda pen, left, height: _draw_panel(pen, change, prompt, left, height))
 
 
