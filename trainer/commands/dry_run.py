@@ -50,7 +50,7 @@ def cost_lines(config: Config) -> list[str]:
     """Networks, memory and batches; files that are not there are counted by their known sizes."""
     cost, (samples, processes) = table.row(config).cost(config), _samples(config)
     total = sum(cost.trained.values())
-    needed = memory.estimate(config, total, cost.frozen_bytes, cost.activations, processes)
+    needed = memory.estimate(config, total, cost.frozen_bytes, cost.activations, processes, cost.largest)
     return [
         f"stage     {config.run.stage}",
         *cost.shapes,

@@ -11,6 +11,9 @@ from .section import Amount, ConfigError, Count, Positive, Precision, Probabilit
 LEAST_FACTOR = 0.01
 """Of an optimiser that finds its rate: less is a learning rate that was meant for another one."""
 
+SEPARATE = ("adamw", "adamw8bit", "adafactor")
+"""Optimisers that step one parameter whatever the others do."""
+
 
 @dataclass(frozen=True)
 class Loss(Section):
@@ -166,6 +169,9 @@ class Optimizer(Section):
     rate: lr = 1. schedule_free needs no decay, and averages by itself. The last four are of pytorch-optimizer."""
     fused: bool = True
     """One kernel for the whole update, where the device has it."""
+    fused_backward_pass: bool = False
+    """Step each parameter, and free its gradient, as soon as the backward pass has it: the same numbers without the
+    memory of all gradients together. Not with accumulation, clipping, several processes or fp16."""
     lr: Weight = 1e-5
     """Peak learning rate."""
     betas: tuple[float, ...] = (0.9, 0.999)
@@ -206,7 +212,23 @@ class Optimizer(Section):
         if self.ema == 1:
             raise ConfigError("optimizer.ema = 1 keeps the first weights for ever: set 0.9999, or 0 for no average.")
         self._check_kind()
+        self._check_fused_backward()
         self.shares()
+
+    def _check_fused_backward(self) -> None:
+        """ConfigError for what needs all gradients together, or several backward passes."""
+        if not self.fused_backward_pass:
+            return
+        why = "optimizer.fused_backward_pass frees each gradient as soon as it is there"
+        if self.accumulate > 1:
+            raise ConfigError(f"{why}: set optimizer.accumulate = 1 (a larger optimizer.batch does the same).")
+        if self.clip:
+            raise ConfigError(f"{why}, and clipping needs the norm of all of them: set optimizer.clip = 0.")
+        if self.kind not in SEPARATE:
+            kinds = " or ".join(f'"{kind}"' for kind in SEPARATE)
+            raise ConfigError(
+                f'{why}; optimizer.kind = "{self.kind}" counts a step for all parameters together: set it to {kinds}.'
+            )
 
     def _check_kind(self) -> None:
         """ConfigError for keys that another optimiser reads."""

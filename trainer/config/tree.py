@@ -52,6 +52,7 @@ class Config:
         self._check_cuts()
         self._check_kept()
         self._check_report()
+        self._check_fused_backward()
         if self.system.deepspeed and self.optimizer.kind not in ("adamw", "adamw8bit"):
             raise ConfigError(
                 "system.deepspeed shards the states of AdamW: set optimizer.kind = 'adamw', not "
@@ -60,6 +61,20 @@ class Config:
         if self.system.deepspeed and self.optimizer.ema:
             raise ConfigError(
                 "optimizer.ema does not work with system.deepspeed, which shards the weights; set optimizer.ema = 0."
+            )
+
+    def _check_fused_backward(self) -> None:
+        if not self.optimizer.fused_backward_pass:
+            return
+        if self.system.deepspeed:
+            raise ConfigError(
+                "system.deepspeed shards gradients and steps by itself: set optimizer.fused_backward_pass = false, or "
+                'system.deepspeed = "".'
+            )
+        if self.system.precision == "fp16":
+            raise ConfigError(
+                "optimizer.fused_backward_pass steps before fp16's scaler has seen all gradients: set "
+                "system.precision = 'bf16' or 'fp32', or optimizer.fused_backward_pass = false."
             )
 
     def _check_references(self) -> None:

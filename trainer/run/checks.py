@@ -52,4 +52,9 @@ def check_machine(config: Config) -> None:
         throughput.check_backend(config.system.compile)
     if config.report.wandb:
         tracker.check_package()
+    if config.optimizer.fused_backward_pass and process_count() > 1:
+        raise ConfigError(
+            "optimizer.fused_backward_pass steps before the processes have put their gradients together: start one "
+            "process, or set optimizer.fused_backward_pass = false."
+        )
     optimizers.check(config.optimizer, "cuda" if torch.cuda.is_available() else "cpu")

@@ -49,10 +49,13 @@ def _train(run: Run) -> Path:
                     batch = next(run.batches)
                 with accelerator.accumulate(run.wrapped):
                     terms = run.losses(batch, step, part)
+                    if run.fused is not None:
+                        run.done = None  # its backward pass changes weights
                     accelerator.backward(sum(terms.values()))
                     if accelerator.sync_gradients:
                         run.done = None  # from here to the end of the average the state is of no step
                         norm = accelerator.clip_grad_norm_(run.parameters.values(), adam.clip or math.inf)
+                        norm = norm if run.fused is None else run.fused.norm()
                     optimizer.step()
                     optimizer.zero_grad()
                 for name, value in terms.items():

@@ -44,15 +44,19 @@ class Estimate:
         return f"about {self.total / GIB:.1f} GiB per process: {told}{missing}"
 
 
-def estimate(config: Config, trained: int, frozen: int, activations: int | None, processes: int = 1) -> Estimate:
+def estimate(
+    config: Config, trained: int, frozen: int, activations: int | None, processes: int = 1, largest: int = 0
+) -> Estimate:
     """Memory of a run that trains so many parameters, in float32, beside so many bytes of frozen ones.
 
-    ZeRO-2 shares gradients and the optimiser's state among the processes.
+    largest: values of the largest trained tensor, the only gradient there is at a time with a fused backward pass (and
+    another one that is on its way); 0: not known. ZeRO-2 shares gradients and optimiser state among the processes.
     """
     adam, shared = config.optimizer, processes if config.system.deepspeed else 1
+    at_once = min(2 * largest, trained) if adam.fused_backward_pass and largest else trained
     return Estimate(
         weights=4 * trained,
-        gradients=4 * trained // shared,
+        gradients=4 * at_once // shared,
         optimizer=KINDS[adam.kind].state * trained // shared,
         average=4 * trained if adam.ema and adam.ema_device == "same" else 0,
         frozen=frozen,

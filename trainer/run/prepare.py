@@ -20,6 +20,7 @@ from trainer.run import init_from, optimizers, resume, schedules, throughput, tr
 from trainer.run.checks import check_machine
 from trainer.run.datasets import batches_from, build_dataset, held_out_samples, own_samples
 from trainer.run.ema import EMA, Average
+from trainer.run.fused import FusedBackward
 from trainer.run.report import Reporter
 from trainer.run.run import Run, combine, losses
 from trainer.run.validation import Validation
@@ -79,6 +80,7 @@ def prepare(config: Config) -> Run:
         start,
         _reporter(config, accelerator, start, utilisation),
         *_shown(config, dataset, rank, processes),
+        fused=FusedBackward(optimizer.optimizer) if adam.fused_backward_pass else None,
         files=files,
     )
     _continue(run, saved, damaged)

@@ -29,6 +29,7 @@ FREE = {
     ("data", "workers"),
     ("optimizer", "ema_device"),
     ("optimizer", "fused"),
+    ("optimizer", "fused_backward_pass"),
 }
 """Keys that do not change what is learned: where things lie and how fast they come. So are the sections below."""
 FREE_SECTIONS = ("system", "report")

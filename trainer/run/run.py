@@ -26,6 +26,7 @@ from trainer.models.usable import refuses_other_files
 from trainer.pictures import Batch
 from trainer.run.datasets import positions_of
 from trainer.run.ema import Average
+from trainer.run.fused import FusedBackward
 from trainer.run.report import Reporter
 from trainer.run.schedules import SHARE
 from trainer.run.validation import Validation
@@ -58,6 +59,8 @@ class Run:
     validation: Validation | None
     best: dict[str, float] | None = None
     """step and loss of the best validation"""
+    fused: FusedBackward | None = None
+    """what steps the parameters in the backward pass, where optimizer.fused_backward_pass asks for it"""
     files: dict[str, str] = field(default_factory=dict)
     """hashes of the files that [model] names (resume.py)"""
     done: int | None = None

@@ -18,7 +18,6 @@ from trainer.models.adapters import Adapters, adapt
 from trainer.models.frozen import FrozenAutoencoder
 from trainer.models.precision import DTYPES
 
-from .cost import count
 from .shared import model_header, model_markers, with_autoencoder
 from .stage import Stage
 
@@ -78,10 +77,10 @@ def in_frozen_type(config: Config, *networks: nn.Module) -> None:
                 setattr(layer, name, nn.Parameter(value.detach().to(dtype), requires_grad=False))
 
 
-def trained_sizes(config: Config, sizes: UNetConfig) -> dict[str, int]:
-    """Parameters of the adapters of a U-Net of these sizes."""
+def trained_parts(config: Config, sizes: UNetConfig) -> dict[str, list[torch.Tensor]]:
+    """The adapters of a U-Net of these sizes, without values."""
     adapters = adapters_of(UNet(sizes, device="meta"), config)
-    return {f"{config.adapter.kind} of the U-Net": count(adapters.parameters())}
+    return {f"{config.adapter.kind} of the U-Net": list(adapters.parameters())}
 
 
 def halved(config: Config) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from colorize.unet.config import UNetConfig
 from colorize.unet.unet import UNet
 from trainer.config import Config
 
-from . import adapted
+from . import adapted, cost
 from .activations import colorizer_activations
 from .cost import Cost, cached, count
 from .file_sizes import autoencoder_size, reference_encoder, unet_config
@@ -25,18 +25,18 @@ def v1_cost(config: Config, regions: bool = False) -> Cost:
     encoder = reference_encoder(config)
     sizes = unet_config(config, encoder)
     widths = [sizes.model_channels * mult for mult in sizes.channel_mult]
-    backbone = {
-        "U-Net": count(UNet(replace(sizes, region_ranks=None), device="meta").parameters()),
-        "sketch encoder": count(SketchEncoder(widths, sizes.model_channels, device="meta").parameters()),
+    backbone: dict[str, list[torch.Tensor]] = {
+        "U-Net": list(UNet(replace(sizes, region_ranks=None), device="meta").parameters()),
+        "sketch encoder": list(SketchEncoder(widths, sizes.model_channels, device="meta").parameters()),
     }
     encoders = {"reference encoder": count(encoder.parameters()), "autoencoder": autoencoder_size(config)}
     trained = backbone
     if adapted.wanted(config):
         backbone |= _region_parts(config, sizes, encoder) if regions else {}
-        trained = adapted.trained_sizes(config, replace(sizes, region_ranks=None))
+        trained = adapted.trained_parts(config, replace(sizes, region_ranks=None))
     elif regions:
         trained = _region_parts(config, sizes, encoder)
-    frozen = encoders if trained is backbone else backbone | encoders
+    frozen = encoders if trained is backbone else cost.sizes(backbone) | encoders
     tokens = 1 if config.model.tokens == "cls" else encoder.token_count - 1
     batch, side = config.optimizer.batch, (config.data.crop or config.data.size) // 8
     shapes = (
@@ -45,7 +45,9 @@ def v1_cost(config: Config, regions: bool = False) -> Cost:
         f"widths    {widths}, heads of {sizes.num_head_channels}",
     )
     activations = colorizer_activations(config, sizes, tokens, frozen=trained is not backbone)
-    return cached(Cost(trained, frozen, shapes, activations, adapted.halved(config)), config, tuple(encoders))
+    counts, largest = cost.sizes(trained), cost.largest(trained)
+    whole = Cost(counts, frozen, shapes, activations, largest, adapted.halved(config))
+    return cached(whole, config, tuple(encoders))
 
 
 def v1_5_cost(config: Config) -> Cost:
@@ -53,15 +55,17 @@ def v1_5_cost(config: Config) -> Cost:
     return v1_cost(config, regions=True)
 
 
-def _region_parts(config: Config, sizes: UNetConfig, encoder: ReferenceEncoder) -> dict[str, int]:
-    """Parameters of what stage v1_5 trains."""
+def _region_parts(config: Config, sizes: UNetConfig, encoder: ReferenceEncoder) -> dict[str, list[torch.Tensor]]:
+    """What stage v1_5 trains, without values."""
     unet = UNet(replace(sizes, region_ranks=sizes.region_ranks or region_ranks(config.model)), device="meta")
-    parts = {"region LoRAs": count(p for name, p in unet.named_parameters() if names.REGION_LORA in name)}
+    parts: dict[str, list[torch.Tensor]] = {
+        "region LoRAs": [p for name, p in unet.named_parameters() if names.REGION_LORA in name]
+    }
     if not config.model.recovery_layers:
         return parts
     with torch.device("meta"):
         background = new_background_encoder(encoder.output_dim, encoder.token_count - 1, config.model.recovery_layers)
     return parts | {
-        "recovery transformer": count(background.transformer.parameters()),
-        "threshold embedding": count(background.thresh_embedder.parameters()),
+        "recovery transformer": list(background.transformer.parameters()),
+        "threshold embedding": list(background.thresh_embedder.parameters()),
     }

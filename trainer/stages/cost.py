@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,6 +24,8 @@ class Cost:
     """lines about sizes, for people"""
     activations: int | None = None
     """bytes of one micro step; None: not known for this stage"""
+    largest: int = 0
+    """values of the largest trained tensor; 0: not known for this stage"""
     halved: tuple[str, ...] = ()
     """frozen networks whose weights lie in 16 bits"""
 
@@ -36,6 +38,16 @@ class Cost:
 def count(tensors: Iterable[torch.Tensor]) -> int:
     """Number of values in all tensors together."""
     return sum(tensor.numel() for tensor in tensors)
+
+
+def sizes(parts: Mapping[str, Sequence[torch.Tensor]]) -> dict[str, int]:
+    """Number of values of each part."""
+    return {name: count(tensors) for name, tensors in parts.items()}
+
+
+def largest(parts: Mapping[str, Sequence[torch.Tensor]]) -> int:
+    """Values of the largest tensor of all parts."""
+    return max(tensor.numel() for tensors in parts.values() for tensor in tensors)
 
 
 def cached(cost: Cost, config: Config, encoders: tuple[str, ...]) -> Cost:

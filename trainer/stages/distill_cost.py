@@ -18,4 +18,4 @@ def cost(config: Config) -> Cost:
     whole = (xl_cost if is_xl(config) else v1_cost)(config)
     frozen = {name: size for name, size in whole.trained.items() if name != U_NET} | dict(whole.frozen)
     student = whole.trained[U_NET]
-    return Cost({U_NET: student}, {"teacher": student} | frozen, whole.shapes, whole.activations)
+    return Cost({U_NET: student}, {"teacher": student} | frozen, whole.shapes, whole.activations, whole.largest)

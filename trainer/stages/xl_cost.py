@@ -15,7 +15,7 @@ from trainer.config import Config
 from trainer.models.frozen import tensor_shapes
 from trainer.models.xl_colorizer import unet_of
 
-from . import adapted
+from . import adapted, cost
 from .activations import colorizer_activations
 from .cost import Cost, cached, count
 from .file_sizes import autoencoder_size, first_of, reference_encoder, second_tower
@@ -52,7 +52,7 @@ def _cost(config: Config, regions: bool, plugin: bool) -> Cost:
         backbone, sizes = _backbone(first_of(config), encoder.output_dim, tower_width)
         trained = _region_parts(config, sizes, plugin) if regions else backbone
     if adapted.wanted(config):
-        trained = adapted.trained_sizes(config, sizes)
+        trained = adapted.trained_parts(config, sizes)
     side = config.data.size // 8
     shapes = (
         f"latents   ({batch}, {sizes.in_channels}, {side}, {side})",
@@ -60,33 +60,35 @@ def _cost(config: Config, regions: bool, plugin: bool) -> Cost:
         f"widths    {[sizes.model_channels * m for m in sizes.channel_mult]}, depths "
         f"{list(sizes.transformer_depth)}, heads of {sizes.num_head_channels}",
     )
-    frozen = encoders if trained is backbone else backbone | encoders
+    frozen = encoders if trained is backbone else cost.sizes(backbone) | encoders
     activations = None
     if not plugin:
         activations = colorizer_activations(config, sizes, encoder.token_count - 1, frozen=trained is not backbone)
-    return cached(Cost(trained, frozen, shapes, activations, adapted.halved(config)), config, tuple(encoders))
+    counts, largest = cost.sizes(trained), cost.largest(trained)
+    whole = Cost(counts, frozen, shapes, activations, largest, adapted.halved(config))
+    return cached(whole, config, tuple(encoders))
 
 
-def _backbone(config: Config, clip_width: int, tower_width: int) -> tuple[dict[str, int], UNetConfig]:
-    """Parameters of the networks of model.init, or of new ones, and the U-Net's sizes."""
+def _backbone(config: Config, clip_width: int, tower_width: int) -> tuple[dict[str, list[torch.Tensor]], UNetConfig]:
+    """The tensors of the networks of model.init, or of new ones, and the U-Net's sizes."""
     model = config.model
     if model.init:
         tensors, metadata = tensor_shapes(Path(model.init))
         sizes, _ = unet_of(tensors, metadata)
-        return {
-            part: count(v for k, v in tensors.items() if k.startswith(prefix)) for part, prefix in PARTS.items()
-        }, sizes
+        return {part: [v for k, v in tensors.items() if k.startswith(prefix)] for part, prefix in PARTS.items()}, sizes
     networks = new_networks(config, clip_width, tower_width)
-    return dict(zip(PARTS, (count(n.parameters()) for n in networks), strict=True)), networks[0].config
+    return dict(zip(PARTS, ([*n.parameters()] for n in networks), strict=True)), networks[0].config
 
 
-def _region_parts(config: Config, sizes: UNetConfig, plugin: bool) -> dict[str, int]:
-    """Parameters of region weights, and of the background plugin."""
+def _region_parts(config: Config, sizes: UNetConfig, plugin: bool) -> dict[str, list[torch.Tensor]]:
+    """Region weights, and the background plugin."""
     figure, background = region_ranks(config.model)
     ranks = sizes.region_ranks or (0 if plugin else figure, background)
     unet = UNet(dataclasses.replace(sizes, region_ranks=ranks))
-    trained = {"region LoRAs": count(p for name, p in unet.named_parameters() if names.REGION_LORA in name)}
+    trained: dict[str, list[torch.Tensor]] = {
+        "region LoRAs": [p for name, p in unet.named_parameters() if names.REGION_LORA in name]
+    }
     if plugin:
         given = dataclasses.replace(sizes, in_channels=INPUT_CHANNELS, y_width=2 * Y_WIDTH)
-        trained["background plugin"] = count(ReferenceNet(given).parameters())
+        trained["background plugin"] = list(ReferenceNet(given).parameters())
     return trained
