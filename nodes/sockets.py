@@ -53,8 +53,8 @@ def is_object(annotation: Any) -> bool:
 
 
 def is_needed(annotation: str) -> bool:
-    """Whether None is a mistake at an argument annotated so; pictures have a message of their own."""
-    return "None" not in annotation and "Tensor" not in annotation
+    """Whether None is a mistake at an argument annotated so."""
+    return "None" not in annotation
 
 
 def _with_finite_numbers(execute: Callable[..., Any]) -> classmethod:

@@ -120,7 +120,7 @@ class AnimeDiffusionModel(comfy.model_base.BaseModel):
                 "This conditioning carries no line drawing for AnimeDiffusion. Connect positive and negative of "
                 "AnimeDiffusion Conditioning; text prompts do not work here."
             )
-        if noise.ndim != 4 or noise.shape[1] != self.latent_format.latent_channels:
+        if noise.ndim != 4 or noise.shape[1] != self.latent_format.latent_channels or not noise.numel():
             raise ValueError(
                 f"AnimeDiffusion samples pictures of 3 channels, the latent has the shape {tuple(noise.shape)}. "
                 "Connect latent of AnimeDiffusion Conditioning, or VAE Encode with the vae of Load AnimeDiffusion."

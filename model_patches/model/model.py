@@ -66,11 +66,12 @@ class ColorizeModel(comfy.model_base.BaseModel):
                 f"{self.context_dim}. Text prompts do not work here: connect positive and negative of Apply "
                 "Reference to the sampler."
             )
-        if noise is not None and (noise.ndim != 4 or noise.shape[1] != self.latent_format.latent_channels):
+        channels = self.latent_format.latent_channels
+        if noise is not None and (noise.ndim != 4 or noise.shape[1] != channels or not noise.numel()):
             raise ValueError(
                 f"The latent has the shape {tuple(noise.shape)}, this ColorizeDiffusion model samples (pictures, "
-                f"{self.latent_format.latent_channels}, height, width). Connect the latent of Prepare Sketch, or of "
-                "VAE Encode with this model's vae; latents of video models do not work."
+                f"{channels}, height, width), each at least 1. Connect the latent of Prepare Sketch, or of VAE Encode "
+                "with this model's vae; latents of video models do not work, nor does what their nodes make of one."
             )
         if tokens is not None and noise is not None:
             check_count("references", tokens.shape[0], noise.shape[0], repeats=True)

@@ -66,11 +66,16 @@ def of_pictures(maps: list[torch.Tensor], pictures: tuple[int, ...] | None) -> l
 
 
 def check_is_sketch(hint: torch.Tensor) -> None:
-    """Raise ValueError for a hint (B, C, H, W) in 0..1 that is a drawing on light paper, as people draw it.
+    """Raise ValueError for a hint that is no batch (B, C, H, W) of pictures in 0..1, or a drawing on light paper.
 
-    It would be read as one white blot and gives psychedelic colours. What Prepare Sketch gives is black for the most
-    part, also where hair or clothes are filled with ink.
+    A drawing as people draw it would be read as one white blot and gives psychedelic colours. What Prepare Sketch gives
+    is black for the most part, also where hair or clothes are filled with ink.
     """
+    if hint.ndim != 4 or not hint.numel():
+        raise ValueError(
+            f"The picture at Apply ControlNet has the shape {tuple(hint.shape)}: a video in one piece, or nothing. "
+            "Connect the sketch output of Prepare Sketch, a batch of pictures, to its image input."
+        )
     light = (hint.float().mean(dim=1) > LIGHT).flatten(1).float().mean(dim=1)
     if bool((light > PAPER_SHARE).any()):
         raise ValueError(

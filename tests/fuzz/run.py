@@ -22,7 +22,8 @@ SLOWEST = 5  # graphs whose seconds are kept
 TICK = 0.01  # seconds between two looks for the end of a graph
 EXPECTED = ("InterruptProcessingException", "OOM_EXCEPTION")
 PACK = "custom_nodes/colorize-diffusion"  # in the paths of a traceback; the environment's own path has the name too
-NOISE = ("ModelSampling", "Sigma", "Rescale", "LatentMultiply")  # in names of nodes that can make NaN of any model
+NOISE = ("ModelSampling", "Sigma", "Rescale", "LatentMultiply", "FreeU_V2")
+"""In names of nodes that can make NaN of any model; FreeU_V2 divides by the range of a map, 0 where it is one cell."""
 NAN = "invalid value encountered in cast"  # numpy's words when a picture that is not a number is saved
 
 
@@ -125,6 +126,8 @@ class Fuzz:
             return
         self.counts.slow((time.monotonic() - start, number))
         self._judge(number, graph, entry)
+        # ComfyUI keeps the last 10,000 with their pictures' names and errors: no growth of memory to look for.
+        self.server.post_json("/history", {"delete": [answer["prompt_id"]]})
 
     def entry(self, prompt: str) -> dict[str, Any] | None:
         """The history of a graph that ended; None when it does not end."""

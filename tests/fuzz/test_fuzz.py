@@ -83,6 +83,8 @@ def test_a_picture_that_is_no_number_is_a_problem(tmp_path):
     assert "not a number" in run.counts.problems[0]
     log.write_text(log.read_text() + "RuntimeWarning: invalid value encountered in cast\n")
     run._judge(2, {"1": {"class_type": "ModelSamplingFlux", "inputs": {}}}, {"status": {"messages": []}})
+    log.write_text(log.read_text() + "RuntimeWarning: invalid value encountered in cast\n")
+    run._judge(3, {"1": {"class_type": "FreeU_V2", "inputs": {}}}, {"status": {"messages": []}})
     assert len(run.counts.problems) == 1
 
 

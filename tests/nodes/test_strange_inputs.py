@@ -192,6 +192,12 @@ def test_what_is_written_at_a_socket_is_told(pack, written):
         pack.run("ColorizeFlattenColors", image=picture, regions=written)
 
 
+def test_a_picture_that_must_be_there_is_asked_for(pack):
+    """Found by --stand-ins --seed 41 --only 1342: 'NoneType' object has no attribute 'shape'."""
+    with pytest.raises(ValueError, match="image is None, where another node's output belongs. Connect one"):
+        pack.run("ColorizePrepareSketch", image=None, width=64, height=64)
+
+
 def test_only_objects_are_sockets(pack):
     is_object = pack.module("nodes.sockets").is_object
     assert is_object("images.Frame") and is_object("torch.Tensor | None") and is_object("Regions")

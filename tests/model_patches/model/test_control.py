@@ -194,6 +194,13 @@ def test_a_raw_drawing_is_refused_where_it_is_connected(loaded):
     prepared(loaded.control_net, filled)
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 1, 64, 64), (1, 3, 0, 64), (64, 64)])
+def test_what_is_no_batch_of_pictures_is_refused_where_it_is_connected(loaded, shape):
+    """Found by the fuzz harness, --stand-ins --seed 41 --only 13: too many values to unpack (expected 4)."""
+    with pytest.raises(ValueError, match="at Apply ControlNet has the shape .*sketch output of Prepare Sketch"):
+        prepared(loaded.control_net, torch.zeros(shape))
+
+
 @pytest.mark.parametrize("channels", [1, 4])
 def test_grey_and_rgba_hints(loaded, channels):
     hint = torch.rand(1, channels, 64, 64) * 0.3
