@@ -52,21 +52,26 @@ def is_object(annotation: Any) -> bool:
     )
 
 
-def is_needed(annotation: str) -> bool:
-    """Whether None is a mistake at an argument annotated so."""
-    return "None" not in annotation
+def is_needed(annotation: Any) -> bool:
+    """Whether None is a mistake at an argument annotated so, as text."""
+    return isinstance(annotation, str) and not {"None", "Any", "object"} & set(re.findall(r"\w+", annotation))
 
 
 def _with_finite_numbers(execute: Callable[..., Any]) -> classmethod:
     signature = inspect.signature(execute)
-    sockets = {name: given.annotation for name, given in signature.parameters.items() if is_object(given.annotation)}
+    kinds = {name: given.annotation for name, given in signature.parameters.items()}
+    sockets = {name for name, kind in kinds.items() if is_object(kind)}
+    needed = {name for name, kind in kinds.items() if is_needed(kind)}
 
     @functools.wraps(execute)
     def wrapper(cls: type, *args: Any, **kwargs: Any) -> Any:
         for name, value in signature.bind_partial(cls, *args, **kwargs).arguments.items():
             check_finite(name, value)
-            if name in sockets and (isinstance(value, WRITTEN) or value is None and is_needed(sockets[name])):
+            missing = value is None and name in needed
+            if name in sockets and (isinstance(value, WRITTEN) or missing):
                 raise ValueError(f"{name} is {value!r:.60}, where another node's output belongs. Connect one.")
+            if missing:
+                raise ValueError(f"{name} is null, which is no value. Give one; the input's tooltip says which.")
         return execute(cls, *args, **kwargs)
 
     return classmethod(wrapper)

@@ -80,7 +80,7 @@ def _ratio(flats: Flats, picture: np.ndarray) -> np.ndarray:
 
 def _cel(ratio: np.ndarray, levels: int) -> np.ndarray:
     """One tone per step, with an edge one pixel soft, and without specks, which a painter would not make."""
-    slope_y, slope_x = np.gradient(ratio)
+    slope_y, slope_x = (np.gradient(ratio, axis=axis) if ratio.shape[axis] > 1 else 0 for axis in (0, 1))
     slope = np.maximum(np.hypot(slope_y, slope_x), 1e-4)
     result = np.ones(ratio.shape, np.float32)
     before = 1.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import comfy.conds
@@ -39,6 +39,7 @@ from ...colorize.animediffusion.unet import (
 from ...colorize.counts import check_count
 from ...colorize.families import CheckpointError
 from ..checkpoint.files import check_finite, read_weights
+from ..model.sampled_part import check_area
 
 LINES = "animediffusion_lines"
 """In a conditioning: line drawings (B, 1, H, W) in -1..1, black on white, on the CPU."""
@@ -107,6 +108,14 @@ def check_unpatched(options: Mapping[str, Any], control: Any) -> None:
         )
 
 
+class _Condition(comfy.conds.CONDNoiseShape):
+    """Lines and reference (B, 4, H, W), cut by areas as the noise is."""
+
+    def process_cond(self, batch_size: int, area: Sequence[int] | None = None, **kwargs: Any) -> _Condition:
+        check_area(area)
+        return super().process_cond(batch_size=batch_size, area=area, **kwargs)
+
+
 class AnimeDiffusionModel(comfy.model_base.BaseModel):
     """The diffusion model of the family. Its conditioning comes from AnimeDiffusion Conditioning."""
 
@@ -126,7 +135,7 @@ class AnimeDiffusionModel(comfy.model_base.BaseModel):
                 "Connect latent of AnimeDiffusion Conditioning, or VAE Encode with the vae of Load AnimeDiffusion."
             )
         parts = [_fitted(part, noise, name) for part, name in ((lines, "drawings"), (reference, "references"))]
-        return {"c_concat": comfy.conds.CONDNoiseShape(torch.cat(parts, dim=1))}
+        return {"c_concat": _Condition(torch.cat(parts, dim=1))}
 
     def load_model_weights(self, sd: dict[str, torch.Tensor], unet_prefix: str = "", **kwargs: Any) -> Any:
         """Load strictly. sd: bare names."""

@@ -32,6 +32,15 @@ class Part:
         return self.whole if self.area is None else self.area[:2]
 
 
+def check_area(area: Sequence[int] | None) -> None:
+    """Raise ValueError when the area (h, w, y, x) of a conditioning has no cell of the latent."""
+    if area is not None and min(area[:2]) < 1:
+        raise ValueError(
+            "The area of a conditioning (Conditioning Set Area) has no part inside the picture. Give it a width and a "
+            "height above 0, and an x and y before the picture's end."
+        )
+
+
 class PartCond(comfy.conds.CONDConstant):
     """A part as a cond: cut by areas, one entry for each condition of a batch."""
 
@@ -39,11 +48,7 @@ class PartCond(comfy.conds.CONDConstant):
         super().__init__(cond)
 
     def process_cond(self, batch_size: int, area: Sequence[int] | None = None, **kwargs: Any) -> PartCond:
-        if area is not None and min(area[:2]) < 1:
-            raise ValueError(
-                "The area of a conditioning (Conditioning Set Area) has no part inside the picture. Give it a width "
-                "and a height above 0, and an x and y before the picture's end."
-            )
+        check_area(area)
         return PartCond(tuple(replace(part, area=None if area is None else tuple(area)) for part in self.cond))
 
     def of_pictures(self, numbers: tuple[int, ...]) -> PartCond:

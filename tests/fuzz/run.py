@@ -22,8 +22,9 @@ SLOWEST = 5  # graphs whose seconds are kept
 TICK = 0.01  # seconds between two looks for the end of a graph
 EXPECTED = ("InterruptProcessingException", "OOM_EXCEPTION")
 PACK = "custom_nodes/colorize-diffusion"  # in the paths of a traceback; the environment's own path has the name too
-NOISE = ("ModelSampling", "Sigma", "Rescale", "LatentMultiply", "FreeU_V2")
-"""In names of nodes that can make NaN of any model; FreeU_V2 divides by the range of a map, 0 where it is one cell."""
+NOISE = ("ModelSampling", "Sigma", "Rescale", "LatentMultiply", "FreeU_V2", "PerpNeg")
+"""In names of nodes that can make NaN of any model. FreeU_V2 divides by the range of a map, 0 where it is one cell;
+PerpNeg by the difference of two conditionings, 0 where they are one."""
 NAN = "invalid value encountered in cast"  # numpy's words when a picture that is not a number is saved
 
 

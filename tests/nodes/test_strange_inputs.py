@@ -198,6 +198,18 @@ def test_a_picture_that_must_be_there_is_asked_for(pack):
         pack.run("ColorizePrepareSketch", image=None, width=64, height=64)
 
 
+def test_null_is_no_choice(pack, all_nodes):
+    """Found by --stand-ins --seed 1 --only 377: join() argument must be str, bytes, or os.PathLike object."""
+    tried = 0
+    for node in all_nodes:
+        for given in node.define_schema().inputs:
+            if given.io_type in ("COMBO", "STRING", "INT", "BOOLEAN"):
+                with pytest.raises(ValueError, match=f"^{given.id} is null, which is no value"):
+                    node.execute(**{given.id: None})
+                tried += 1
+    assert tried >= 100
+
+
 def test_only_objects_are_sockets(pack):
     is_object = pack.module("nodes.sockets").is_object
     assert is_object("images.Frame") and is_object("torch.Tensor | None") and is_object("Regions")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from colorize.pictures import oklab
 from colorize.pictures.flatten import flatten
@@ -233,6 +234,15 @@ def test_cel_shading_has_no_specks(regions, truth, levels):
     found = shade(flats, picture, levels)
     assert found.multiply[38:46, 58:66].min() == 1 and found.screen[42:50, 158:166].max() == 0
     assert found.multiply[100, 60] < 0.85  # the shadow itself stays
+
+
+@pytest.mark.parametrize("size", [(200, 1), (1, 200)])
+def test_a_picture_of_one_column_has_tones(size):
+    """Found by the fuzz harness, --stand-ins --seed 1 --only 1048: no gradient of less than two pixels."""
+    strip = torch.ones(1, *size, 3)
+    strip.view(200, 3)[60:140] = 0
+    picture = np.full((*size, 3), 0.5, np.float32)
+    assert shade(flatten(find_regions(strip).maps[0], picture), picture, 1).multiply.shape == size
 
 
 def test_bad_levels_are_said(regions, truth):

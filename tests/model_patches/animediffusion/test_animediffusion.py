@@ -182,6 +182,14 @@ def test_the_latent_of_another_size_is_followed(pack, loaded, condition):
     assert sample(pack, loaded[0], conditioning, latent, steps=2).shape == (1, 3, 24, 40)
 
 
+def test_an_area_outside_the_picture_is_told(pack, loaded, condition):
+    """Found by the fuzz harness, --stand-ins --seed 1 --only 529: a convolution failed on a picture without rows."""
+    conditioning, latent, *_ = condition()
+    outside = pack.run("ConditioningSetAreaPercentage", conditioning, 0.15, 1.0, 0.0, 1.0, 0.0)[0]
+    with pytest.raises(ValueError, match="has no part inside the picture. Give it a width"):
+        sample(pack, loaded[0], outside, latent, steps=2)
+
+
 def test_sizes_need_no_multiple(loaded):
     network = loaded[0].model.diffusion_model
     assert network(torch.randn(2, 7, 13, 9), torch.tensor([10.0, 20.0])).shape == (2, 3, 13, 9)
