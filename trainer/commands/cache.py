@@ -64,13 +64,19 @@ class Encoder:
     config: Config
     device: torch.device
 
+    @property
+    def _whole(self) -> Config:
+        """The configuration with weights as they are: rows are found by the encoder's file, whatever wrote them."""
+        whole = dataclasses.replace(self.config.system, frozen_8bit=False, layer_offload=0.0)
+        return dataclasses.replace(self.config, system=whole)
+
     @functools.cached_property
     def _frozen(self) -> tuple[FrozenAutoencoder, FrozenReferenceEncoder]:
-        return frozen_encoders(self.config, self.device)
+        return frozen_encoders(self._whole, self.device)
 
     @functools.cached_property
     def _second(self) -> SecondTower:
-        return second_tower(self.config, self.device)
+        return second_tower(self._whole, self.device)
 
     def encode(self, batch: _Batch) -> tuple[str, list[bytes], np.ndarray]:
         """Kind, keys and rows (N, ...) of a batch."""

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from .section import Amount, ConfigError, Count, Precision, Probability, Range, Section, Weight
+from .section import Amount, ConfigError, Count, Precision, Probability, Range, Section, Share, Weight
 
 
 @dataclass(frozen=True)
@@ -240,6 +240,12 @@ class System(Section):
     gradient_checkpointing: bool = False
     """Recompute blocks (stage animediffusion_2: steps of the chain) in the backward pass: less memory, about a third
     more time."""
+    frozen_8bit: bool = False
+    """Keep the weights of frozen networks in 8 bits, a quarter of the memory: U-Net and sketch encoder where a stage
+    freezes them, a teacher, and the encoders. They are multiplied with in `precision`, and files get the whole ones."""
+    layer_offload: Share = 0.0
+    """Share of frozen networks' weights that rest in CPU memory; each comes to the device when its layer works, forward
+    and backward, and leaves it. Slower by the time of the copies; best together with frozen_8bit."""
     channels_last: bool = True
     """Memory layout of convolutions; faster on CPUs and recent GPUs."""
     compile: str = ""

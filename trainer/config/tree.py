@@ -53,6 +53,7 @@ class Config:
         self._check_kept()
         self._check_report()
         self._check_fused_backward()
+        self._check_lean()
         if self.system.deepspeed and self.optimizer.kind not in ("adamw", "adamw8bit"):
             raise ConfigError(
                 "system.deepspeed shards the states of AdamW: set optimizer.kind = 'adamw', not "
@@ -75,6 +76,21 @@ class Config:
             raise ConfigError(
                 "optimizer.fused_backward_pass steps before fp16's scaler has seen all gradients: set "
                 "system.precision = 'bf16' or 'fp32', or optimizer.fused_backward_pass = false."
+            )
+
+    def _check_lean(self) -> None:
+        """What goes with frozen weights that are not there as a whole."""
+        on = [f"system.{key}" for key in ("frozen_8bit", "layer_offload") if getattr(self.system, key)]
+        for key, off in (("compile", '""'), ("deepspeed", '""')):
+            if on and getattr(self.system, key):
+                raise ConfigError(
+                    f"{on[0]} brings each frozen weight when it is used, and system.{key} wants them all there: set "
+                    f"system.{key} = {off}, or leave {on[0]} out."
+                )
+        if self.system.frozen_8bit and self.adapter.frozen != "fp32":
+            raise ConfigError(
+                f'system.frozen_8bit and adapter.frozen = "{self.adapter.frozen}" are two forms of the same weights: '
+                'set adapter.frozen = "fp32", or leave system.frozen_8bit out.'
             )
 
     def _check_references(self) -> None:

@@ -16,11 +16,12 @@ import torch
 from colorize.reference.encoder_file import load_reference_encoder
 from colorize.reference.vision import ReferenceEncoder
 from colorize.reference.wd_tagger import WDTagger
-from trainer.config import Config
+from trainer.config import Config, System
 from trainer.draws import Draws
 from trainer.models import autoencoder, checkpoint
 from trainer.models.autoencoder import Autoencoder
 from trainer.models.colorizer import read_encoder
+from trainer.models.lean_layers import lean
 from trainer.models.usable import refuses_other_files
 from trainer.models.xl_colorizer import read_tagger, tagger_tokens, tagger_width
 
@@ -28,10 +29,19 @@ Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 class OnDemand(Generic[Network]):
-    """A network that `read` gives, on a device; `channels_last` as its memory format."""
+    """A network that `read` gives, on a device; `channels_last` as its memory format.
 
-    def __init__(self, read: Callable[[], Network], device: torch.device, channels_last: bool) -> None:
-        self._read, self._device, self._channels_last = read, device, channels_last
+    system: in which form its weights lie in memory (models/lean_layers.py); None: whole.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Network],
+        device: torch.device,
+        channels_last: bool,
+        system: System | None = None,
+    ) -> None:
+        self._read, self._device, self._channels_last, self._system = read, device, channels_last, system
         self._network: Network | None = None
 
     @property
@@ -44,7 +54,10 @@ class OnDemand(Generic[Network]):
         """The network, read now if it is not in memory."""
         if self._network is None:
             with torch.random.fork_rng(devices=[]):  # building it draws numbers: the run must not depend on when
-                network = self._read().to(self._device)
+                network = self._read()
+            if self._system is not None:
+                network = lean(network.requires_grad_(False), self._system, self._device)
+            network = network.to(self._device)
             self._network = network.to(memory_format=torch.channels_last) if self._channels_last else network
         return self._network
 
@@ -56,8 +69,8 @@ class OnDemand(Generic[Network]):
 class FrozenAutoencoder(OnDemand[Autoencoder]):
     """An autoencoder.Autoencoder by its methods."""
 
-    def __init__(self, path: str, device: torch.device, channels_last: bool) -> None:
-        super().__init__(lambda: autoencoder.load(path), device, channels_last)
+    def __init__(self, path: str, device: torch.device, channels_last: bool, system: System | None = None) -> None:
+        super().__init__(lambda: autoencoder.load(path), device, channels_last, system)
 
     def moments(self, pictures: torch.Tensor) -> torch.Tensor:
         return self.network.moments(pictures)
@@ -76,8 +89,8 @@ class FrozenAutoencoder(OnDemand[Autoencoder]):
 class FrozenReferenceEncoder(OnDemand[ReferenceEncoder]):
     """A ReferenceEncoder by its methods; its sizes are read from the file's header alone."""
 
-    def __init__(self, path: str, device: torch.device, channels_last: bool) -> None:
-        super().__init__(lambda: read_encoder(path), device, channels_last)
+    def __init__(self, path: str, device: torch.device, channels_last: bool, system: System | None = None) -> None:
+        super().__init__(lambda: read_encoder(path), device, channels_last, system)
         sizes = encoder_sizes(path)
         self.output_dim, self.token_count, self.image_size = sizes.output_dim, sizes.token_count, sizes.image_size
 
@@ -88,8 +101,8 @@ class FrozenReferenceEncoder(OnDemand[ReferenceEncoder]):
 class FrozenTagger(OnDemand[WDTagger]):
     """A WD tagger's patch features; its sizes are read from the file's header alone."""
 
-    def __init__(self, path: str, device: torch.device) -> None:
-        super().__init__(lambda: read_tagger(path), device, channels_last=False)
+    def __init__(self, path: str, device: torch.device, system: System | None = None) -> None:
+        super().__init__(lambda: read_tagger(path), device, channels_last=False, system=system)
         tensors, _ = tensor_shapes(Path(path))
         self.output_dim = tagger_width(tensors, path)
 
@@ -101,8 +114,8 @@ class FrozenTagger(OnDemand[WDTagger]):
 class FrozenClip(FrozenReferenceEncoder):
     """A second CLIP tower in the place of the tagger, by the tagger's methods."""
 
-    def __init__(self, path: str, device: torch.device):
-        super().__init__(path, device, channels_last=False)
+    def __init__(self, path: str, device: torch.device, system: System | None = None) -> None:
+        super().__init__(path, device, channels_last=False, system=system)
 
     def tokens(self, references: torch.Tensor) -> torch.Tensor:
         """References (B, 3, H, W) in [-1, 1] -> (B, L, W), the class token first."""
@@ -114,7 +127,8 @@ SecondTower = FrozenTagger | FrozenClip
 
 def second_tower(config: Config, device: torch.device) -> SecondTower:
     """What XL reads beside the tokens of the first CLIP tower."""
-    return (FrozenClip if config.model.second_tower == "clip" else FrozenTagger)(config.model.tagger, device)
+    kind = FrozenClip if config.model.second_tower == "clip" else FrozenTagger
+    return kind(config.model.tagger, device, config.system)
 
 
 @refuses_other_files("The file of the reference encoder")
@@ -130,10 +144,11 @@ def autoencoder_file(config: Config) -> str:
 
 def frozen_encoders(config: Config, device: torch.device) -> tuple[FrozenAutoencoder, FrozenReferenceEncoder]:
     """Those of a run: in memory from the start, or with data.cache_folder only when needed."""
-    channels_last = config.system.channels_last
+    channels_last, system = config.system.channels_last, config.system
+    trained = config.model.train_encoder
     encoders = (
-        FrozenAutoencoder(autoencoder_file(config), device, channels_last),
-        FrozenReferenceEncoder(config.model.encoder, device, channels_last),
+        FrozenAutoencoder(autoencoder_file(config), device, channels_last, system),
+        FrozenReferenceEncoder(config.model.encoder, device, channels_last, None if trained else system),
     )
     if not config.data.cache_folder:
         for encoder in encoders:

@@ -23,6 +23,8 @@ class Estimate:
     frozen: int
     activations: int | None
     """None: not known for this stage"""
+    resting: int = 0
+    """frozen weights in CPU memory; not part of the total"""
 
     @property
     def total(self) -> float:
@@ -41,7 +43,8 @@ class Estimate:
         }
         told = ", ".join(f"{name} {size / GIB:.2f}" for name, size in parts.items() if size)
         missing = "" if self.activations is not None else "; activations are not counted for this stage"
-        return f"about {self.total / GIB:.1f} GiB per process: {told}{missing}"
+        aside = f"; {self.resting / GIB:.2f} at rest in CPU memory" if self.resting else ""
+        return f"about {self.total / GIB:.1f} GiB per process: {told}{aside}{missing}"
 
 
 def estimate(
@@ -53,12 +56,14 @@ def estimate(
     another one that is on its way); 0: not known. ZeRO-2 shares gradients and optimiser state among the processes.
     """
     adam, shared = config.optimizer, processes if config.system.deepspeed else 1
+    resting = round(frozen * config.system.layer_offload)
     at_once = min(2 * largest, trained) if adam.fused_backward_pass and largest else trained
     return Estimate(
         weights=4 * trained,
         gradients=4 * at_once // shared,
         optimizer=KINDS[adam.kind].state * trained // shared,
         average=4 * trained if adam.ema and adam.ema_device == "same" else 0,
-        frozen=frozen,
+        frozen=frozen - resting,
         activations=activations,
+        resting=resting,
     )

@@ -100,7 +100,9 @@ class Run:
         """Weights, optimiser, average and scaler of a checkpoint."""
         config, accelerator = self.config, self.accelerator
         _, parts, _ = checkpoint.load(folder)
-        self.stage.load_state_dict(parts["model"])
+        # Frozen weights that a run kept in 8 bits are not saved: they are as model.init says, in whatever form.
+        frozen = {name: p for name, p in self.stage.named_parameters() if not p.requires_grad}
+        self.stage.load_state_dict(frozen | parts["model"])
         adam, shares = config.optimizer, [group.get(SHARE, 1.0) for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(parts["optimizer"])
         for group, share in zip(self.optimizer.param_groups, shares, strict=True):

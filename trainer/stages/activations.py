@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,7 +21,8 @@ from colorize.sketch.xl_encoder import XLSketchEncoder, rotary_table
 from colorize.unet.config import UNetConfig
 from colorize.unet.layers import Block
 from colorize.unet.unet import UNet
-from trainer.config import Config
+from trainer.config import Config, System
+from trainer.models.lean_layers import Lean, lean
 from trainer.models.precision import DTYPES
 
 from . import adapted
@@ -100,8 +102,9 @@ def colorizer_activations(config: Config, unet_config: UNetConfig, tokens: int, 
         context = torch.randn(batch, tokens, unet_config.context_dim, requires_grad=frozen and not adapts)
         for network in (unet, sketch_encoder):
             network.requires_grad_(not frozen)
-        trained = adapted.adapters_of(unet, config) if adapts else unet
         adapted.in_frozen_type(config, unet, sketch_encoder)
+        lean(unet, _keeping_the_same(config.system), torch.device("cpu"))
+        trained = adapted.adapters_of(unet, config) if adapts else unet
 
         def answer() -> torch.Tensor:
             control = [hint.detach() for hint in hints] if frozen else hints
@@ -116,4 +119,16 @@ def colorizer_activations(config: Config, unet_config: UNetConfig, tokens: int, 
             unet.gradient_checkpointing = True
             total = kept_bytes(unet, answer, trained=trained)[0] + largest
     passes = 2 if config.loss.dual_condition else 1
-    return passes * total + (0 if frozen else sketch_kept)
+    return passes * total + (0 if frozen else sketch_kept) + largest_whole(unet, dtype)
+
+
+def _keeping_the_same(system: System) -> System:
+    """Of layers in 8 bits autograd keeps as much as of layers at rest, which are shapes much sooner."""
+    return replace(system, frozen_8bit=False, layer_offload=1.0) if system.frozen_8bit else system
+
+
+def largest_whole(network: nn.Module, dtype: torch.dtype) -> int:
+    """Bytes of the largest weight that a network of lean layers makes whole for its use."""
+    layers = (layer for layer in network.modules() if isinstance(layer, Lean))
+    weights = (layer.resting[0] if layer.resting else layer.codes for layer in layers)
+    return max((w.numel() * dtype.itemsize for w in weights if w is not None), default=0)

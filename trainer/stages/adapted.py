@@ -18,7 +18,7 @@ from trainer.models.adapters import Adapters, adapt
 from trainer.models.frozen import FrozenAutoencoder
 from trainer.models.precision import DTYPES
 
-from .shared import model_header, model_markers, with_autoencoder
+from .shared import freeze, model_header, model_markers, with_autoencoder
 from .stage import Stage
 
 PREFIX = names.LORA_UNET
@@ -51,13 +51,15 @@ def check(config: Config) -> None:
         )
 
 
-def hang(stage: Stage, unet: UNet, *others: nn.Module) -> None:
-    """Give a stage trained adapters of a U-Net; it and other networks are frozen and moved to the stage's device."""
+def hang(stage: Stage, unet: UNet, sketch_encoder: nn.Module, *others: nn.Module) -> None:
+    """Give a stage trained adapters of a U-Net; it and the other networks are frozen, brought to the form in which they
+    lie in memory and moved to the stage's device."""
+    in_frozen_type(stage.config, unet, sketch_encoder)
+    for network in (unet, sketch_encoder, *others):
+        freeze(network, stage.config, stage.device)
     adapters = adapters_of(unet, stage.config)
     stage.add_module(PREFIX.rstrip("."), adapters)
     stage.carriers = ((unet, adapters),)
-    for network in (unet, *others):
-        network.requires_grad_(False).eval().to(stage.device)
 
 
 def adapters_of(unet: UNet, config: Config) -> Adapters:

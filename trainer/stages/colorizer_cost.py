@@ -46,7 +46,7 @@ def v1_cost(config: Config, regions: bool = False) -> Cost:
     )
     activations = colorizer_activations(config, sizes, tokens, frozen=trained is not backbone)
     counts, largest = cost.sizes(trained), cost.largest(trained)
-    whole = Cost(counts, frozen, shapes, activations, largest, adapted.halved(config))
+    whole = Cost(counts, frozen, shapes, activations, largest, adapted.halved(config), cost.quantised(config, frozen))
     return cached(whole, config, tuple(encoders))
 
 

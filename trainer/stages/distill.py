@@ -8,6 +8,7 @@ losses/distillation.py for the two ways to learn, and distill_lessons.py for wha
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -39,7 +40,7 @@ from trainer.models.low_rank import lora_header, low_rank_difference
 from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
 
 from .distill_lessons import Lesson, Lessons, lessons_for
-from .shared import model_header, model_markers
+from .shared import freeze, model_header, model_markers
 from .sizes import is_xl
 from .stage import Stage
 
@@ -77,13 +78,14 @@ class DistillStage(Stage):
         super().__init__(config, device)
         lessons = lessons_for(config, device)
         unet = lessons.colorizer.unet
-        teacher = copy.deepcopy(unet).requires_grad_(False)
+        # It may rest, but whole: rounded to 8 bits it would teach its rounding.
+        exact = dataclasses.replace(config, system=dataclasses.replace(config.system, frozen_8bit=False))
+        teacher = freeze(copy.deepcopy(unet), exact, device)
         for name, parameter in unet.named_parameters():
             parameter.requires_grad_(names.REGION_LORA not in name)
         unet.gradient_checkpointing = config.system.gradient_checkpointing
         self.model = nn.ModuleDict({"diffusion_model": unet})
         self.train()
-        teacher.eval()
         if config.system.channels_last:
             for network in (unet, teacher, lessons.colorizer.sketch_encoder):
                 network.to(memory_format=torch.channels_last)
@@ -206,6 +208,6 @@ class DistillStage(Stage):
         if not rank:
             return {}
         after = {k.removeprefix(names.UNET): v for k, v in weights.items() if names.REGION_LORA not in k}
-        lora, facts = low_rank_difference(self._around[1].state_dict(), after, rank), self.facts()
+        lora, facts = low_rank_difference(self.lessons.before(), after, rank), self.facts()
         header = lora_header(Path(self.config.run.output).name, rank) | facts.header()
         return {LORA_FILE: (lora | facts.lora_marker(), header)}

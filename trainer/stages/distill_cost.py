@@ -5,7 +5,7 @@ from __future__ import annotations
 from trainer.config import Config
 
 from .colorizer_cost import v1_cost
-from .cost import Cost
+from .cost import Cost, quantised
 from .sizes import is_xl
 from .xl_cost import xl_cost
 
@@ -18,4 +18,11 @@ def cost(config: Config) -> Cost:
     whole = (xl_cost if is_xl(config) else v1_cost)(config)
     frozen = {name: size for name, size in whole.trained.items() if name != U_NET} | dict(whole.frozen)
     student = whole.trained[U_NET]
-    return Cost({U_NET: student}, {"teacher": student} | frozen, whole.shapes, whole.activations, whole.largest)
+    return Cost(
+        {U_NET: student},
+        {"teacher": student} | frozen,
+        whole.shapes,
+        whole.activations,
+        whole.largest,
+        quantised=quantised(config, frozen),
+    )

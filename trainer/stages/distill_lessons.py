@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from colorize import families, modes, names
 from colorize.reference.token_projection import TokenProjection
@@ -18,7 +17,7 @@ from trainer.cache.encodings import Encodings, build_encodings
 from trainer.config import Config, ConfigError
 from trainer.draws import Draws
 from trainer.losses.reference_drop import drop_references, keep_mask
-from trainer.models import checkpoint, xl_colorizer
+from trainer.models import checkpoint, colorizer, xl_colorizer
 from trainer.models.autoencoder import SCALE, XL_SCALE
 from trainer.models.colorizer import MASKED, V1Colorizer, background_encoder_from, networks_from
 from trainer.models.frozen import FrozenAutoencoder, FrozenReferenceEncoder, SecondTower, frozen_encoders
@@ -26,11 +25,9 @@ from trainer.models.xl_colorizer import XLColorizer, is_xl_file, plugin_from
 from trainer.pictures import Batch, figure_mask, model_sketch, picture
 
 from . import xl
-from .shared import check_prediction, check_token_width, drawn_latents, with_autoencoder
+from .shared import check_prediction, check_token_width, drawn_latents, freeze, with_autoencoder
 from .sizes import is_xl
 from .xl import XLStage, check_second_tower
-
-Frozen = TypeVar("Frozen", bound=nn.Module)
 
 
 class Lesson(NamedTuple):
@@ -96,11 +93,11 @@ class Lessons:
         background = background_encoder_from(tensors, self.device)
         self.colorizer = V1Colorizer(
             unet.to(self.device),
-            _frozen(sketch_encoder, self.device),
+            freeze(sketch_encoder, config, self.device),
             vae,
             encoder,
             config.model.prediction_type,
-            None if background is None else background.requires_grad_(False),
+            None if background is None else freeze(background, config, self.device),
             families.tokens_read(tensors, metadata, config.model.init),
             recovers=names.NO_RECOVERY not in tensors,
         )
@@ -143,6 +140,11 @@ class Lessons:
         """(B, Y) of XL's U-Net."""
         return None
 
+    def before(self) -> dict[str, torch.Tensor]:
+        """The U-Net's tensors in model.init, by their names in it."""
+        tensors, metadata = checkpoint.read_tensors(Path(self.config.model.init))
+        return (xl_colorizer if is_xl(self.config) else colorizer).unet_of(tensors, metadata)[1]
+
     def exported(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The whole model: the tensors of model.init with the trained ones, and the autoencoder of model.vae."""
         tensors = checkpoint.read_tensors(Path(self.config.model.init))[0] | dict(weights)
@@ -166,8 +168,14 @@ class _FrozenXL(XLStage):
         check_second_tower(tensors, self.config.model)
         unet, sketch_encoder, projection = xl_colorizer.networks_from(tensors, metadata)
         plugin = plugin_from(tensors, unet)
-        self.plugin = (None if plugin is None else _frozen(plugin, self.device),)  # a tuple keeps it out of the tree
-        return unet.to(self.device), _frozen(sketch_encoder, self.device), _frozen(projection, self.device)
+        self.plugin = (
+            None if plugin is None else freeze(plugin, self.config, self.device),
+        )  # a tuple keeps it out of the tree
+        return (
+            unet.to(self.device),
+            freeze(sketch_encoder, self.config, self.device),
+            freeze(projection, self.config, self.device),
+        )
 
 
 class XLLessons(Lessons):
@@ -187,11 +195,6 @@ class XLLessons(Lessons):
 
     def y(self, batch: Batch) -> torch.Tensor | None:
         return self.stage.y(batch)
-
-
-def _frozen(network: Frozen, device: torch.device) -> Frozen:
-    """A network that is not trained, on the device."""
-    return network.requires_grad_(False).eval().to(device)
 
 
 def lessons_for(config: Config, device: torch.device) -> Lessons:

@@ -17,8 +17,14 @@ from trainer.draws import Draws
 from trainer.metrics.entanglement import mean_entanglement, next_ones
 from trainer.models import autoencoder, checkpoint
 from trainer.models.colorizer import TokenReader, WholeColorizer
-from trainer.models.frozen import FrozenAutoencoder, borrowed
+from trainer.models.frozen import FrozenAutoencoder, Network, borrowed
+from trainer.models.lean_layers import lean
 from trainer.pictures import Batch, figure_mask, model_sketch, picture
+
+
+def freeze(network: Network, config: Config, device: torch.device) -> Network:
+    """A network that is not trained, in the form in which the configuration keeps it, on the device."""
+    return lean(network.requires_grad_(False).eval(), config.system, device).to(device)
 
 
 def check_token_width(unet: UNet, encoder: TokenReader, model: Model) -> None:

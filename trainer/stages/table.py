@@ -53,6 +53,8 @@ OPTIONS = {
     "model.tokens": Option('"local"'),
     "model.train_encoder": Option("false"),
     "adapter.kind": Option('"none"'),
+    "system.frozen_8bit": Option("false"),
+    "system.layer_offload": Option("0"),
     "loss.background_bleach": Option("0"),
     "loss.background_weight": Option("1"),
     "loss.dual_condition": Option("0"),
@@ -78,7 +80,9 @@ OPTIONS = {
 VIT_H = "a reference encoder file (OpenCLIP ViT-H/14, or the small one)"
 XL_FILES = {"encoder": "a CLIP vision tower (OpenCLIP bigG)", "tagger": "a WD tagger (.safetensors)"}
 COLORED = ("color", "sketch", "reference")
-COLORIZER = frozenset(
+LEAN = frozenset({"system.frozen_8bit", "system.layer_offload"})
+"""Options of every stage that has frozen networks."""
+COLORIZER = LEAN | frozenset(
     {
         "loss.background_weight",
         "loss.huber",
@@ -233,7 +237,8 @@ TABLE: dict[str, Row] = {
         cost=distill_cost.cost,
         also_reads=distill.also_reads,
         files={"encoder": VIT_H, "init": "the model that teaches, of any family of colourisers"},
-        options=frozenset(
+        options=LEAN
+        | frozenset(
             {
                 "data.cache_folder",
                 "loss.huber",

@@ -92,7 +92,6 @@ class ColorizerStage(Stage):
         unet.gradient_checkpointing = config.system.gradient_checkpointing
         if adapted.wanted(config):
             adapted.hang(self, unet, sketch_encoder)
-            adapted.in_frozen_type(config, unet, sketch_encoder)
         else:
             self.model = nn.ModuleDict({"diffusion_model": unet})
             self.control_encoder = sketch_encoder

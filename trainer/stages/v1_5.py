@@ -36,6 +36,7 @@ from trainer.models import checkpoint
 from trainer.models.colorizer import V1Colorizer, background_encoder_from, latent_masks, networks_from
 from trainer.models.denoising import Denoising
 from trainer.models.frozen import borrowed, frozen_encoders
+from trainer.models.lean_layers import lean
 from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
 
 from . import adapted
@@ -45,6 +46,7 @@ from .shared import (
     check_tokens,
     drawn_latents,
     entanglement_curves,
+    freeze,
     model_header,
     model_markers,
     with_autoencoder,
@@ -159,12 +161,11 @@ class RegionStage(Stage):
         if background is None and model.recovery_layers:
             background = new_background_encoder(dim, reference_encoder.token_count - 1, model.recovery_layers)
         unet.gradient_checkpointing = config.system.gradient_checkpointing
-        sketch_encoder = sketch_encoder.requires_grad_(False).eval().to(device)
         if adapted.wanted(config):
             check_has_regions(tensors, model)
-            adapted.hang(self, unet, *([] if background is None else [background]))
-            adapted.in_frozen_type(config, unet, sketch_encoder)
+            adapted.hang(self, unet, sketch_encoder, *([] if background is None else [background]))
         else:
+            sketch_encoder = freeze(sketch_encoder, config, device)
             self._register(unet, background)
         self.train()
         for network in (unet, sketch_encoder):
@@ -181,7 +182,7 @@ class RegionStage(Stage):
         """Train the region weights of a U-Net, and what makes background tokens."""
         for name, parameter in unet.named_parameters():
             parameter.requires_grad_(names.REGION_LORA in name)
-        self.model = nn.ModuleDict({"diffusion_model": unet})
+        self.model = nn.ModuleDict({"diffusion_model": lean(unet, self.config.system, self.device)})
         if background is not None:
             self.transformer, self.thresh_embedder = background.transformer, background.thresh_embedder
 

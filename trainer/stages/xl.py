@@ -224,7 +224,6 @@ class XLBackboneStage(XLStage):
             unet, sketch_encoder, projection = new_networks(self.config, encoder.output_dim, tagger.output_dim)
         if adapted.wanted(self.config):
             adapted.hang(self, unet, sketch_encoder, projection)
-            adapted.in_frozen_type(self.config, unet, sketch_encoder)
         else:
             self.model = nn.ModuleDict({"diffusion_model": unet})
             self.control_encoder, self.proj = sketch_encoder, projection

@@ -65,7 +65,7 @@ def _cost(config: Config, regions: bool, plugin: bool) -> Cost:
     if not plugin:
         activations = colorizer_activations(config, sizes, encoder.token_count - 1, frozen=trained is not backbone)
     counts, largest = cost.sizes(trained), cost.largest(trained)
-    whole = Cost(counts, frozen, shapes, activations, largest, adapted.halved(config))
+    whole = Cost(counts, frozen, shapes, activations, largest, adapted.halved(config), cost.quantised(config, frozen))
     return cached(whole, config, tuple(encoders))
 
 

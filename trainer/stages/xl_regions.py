@@ -36,10 +36,11 @@ from trainer.models.autoencoder import XL_SCALE
 from trainer.models.colorizer import SplitInputs, latent_masks
 from trainer.models.denoising import Denoising
 from trainer.models.frozen import FrozenReferenceEncoder, SecondTower, borrowed
+from trainer.models.lean_layers import lean
 from trainer.models.xl_colorizer import embedded, networks_from, plugin_from
 from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
 
-from .shared import check_prediction, drawn_latents
+from .shared import check_prediction, drawn_latents, freeze
 from .v1_5 import region_ranks
 from .xl import XLStage, drop_levels
 
@@ -78,13 +79,13 @@ class XLRegionStage(XLStage):
             )
         for name, parameter in unet.named_parameters():
             parameter.requires_grad_(names.REGION_LORA in name)
-        self.model = nn.ModuleDict({"diffusion_model": unet})
         if self.plugin:
             self.bg_encoder = plugin_from(self.tensors, unet) or ReferenceNet.from_unet(unet)
             self.bg_encoder.gradient_checkpointing = self.config.system.gradient_checkpointing
+        self.model = nn.ModuleDict({"diffusion_model": lean(unet, self.config.system, self.device)})
         self.train()
         for network in (sketch_encoder, projection):
-            network.requires_grad_(False).eval().to(self.device)
+            freeze(network, self.config, self.device)
         return unet, sketch_encoder, projection
 
     def forward(self, batch: Batch, draws: Draws, progress: float = 0.0) -> dict[str, torch.Tensor]:
