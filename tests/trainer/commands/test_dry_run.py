@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from math import prod
 
 import pytest
@@ -19,8 +20,9 @@ from trainer.__main__ import main
 from trainer.commands import dry_run
 from trainer.config import PRESETS, ConfigError, load
 from trainer.models.frozen import encoder_sizes
+from trainer.run import memory
 from trainer.stages import colorizer_cost, file_sizes, table, xl_cost
-from trainer.stages.cost import count
+from trainer.stages.cost import Cost, count
 
 NAMES = sorted(file.stem for file in PRESETS.glob("*.toml"))
 
@@ -113,3 +115,22 @@ def test_published_files_have_the_sizes_that_are_counted(empty_folder):
     own = {name: tensor for name, tensor in unet_weights(shapes).items() if names.REGION_LORA not in name}
     assert frozen["U-Net"] == count(own.values())
     assert frozen["token projection"] == count(v for name, v in shapes.items() if name.startswith(names.PROJECTION))
+
+
+@pytest.mark.parametrize(("name", "fits"), [("v1-12gb", 12), ("v1_5-12gb", 12), ("xl-lora-16gb", 16)])
+def test_small_presets_fit_with_room_for_sheets(name, fits, tmp_path, monkeypatch):
+    """By the whole estimate, activations and all, on shapes alone; each without its form of less memory takes more."""
+    monkeypatch.chdir(tmp_path)
+    config = load(name)
+    cost = table.row(config).cost(config)
+    trained = sum(cost.trained.values())
+
+    def total(config: configuration.Config, cost: Cost) -> float:
+        return memory.estimate(config, trained, cost.frozen_bytes, cost.activations, largest=cost.largest).total / 2**30
+
+    assert cost.activations and total(config, cost) < fits - 3
+    whole = replace(config.optimizer, fused_backward_pass=False)
+    plain = replace(config, optimizer=whole, system=replace(config.system, frozen_8bit=False))
+    assert total(plain, replace(cost, quantised=frozenset())) > total(config, cost) + 2
+    resting = replace(config, system=replace(config.system, layer_offload=1.0))
+    assert total(resting, cost) < (4 if cost.frozen else fits)
