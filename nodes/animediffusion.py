@@ -15,7 +15,7 @@ from ..colorize.pictures import images
 from ..model_patches.animediffusion import inputs
 from ..model_patches.animediffusion.inputs import LINE_KINDS
 from ..model_patches.animediffusion.model import load_animediffusion
-from ..model_patches.animediffusion.sampling import METHODS, NOISES, STARTS, Walk, sample
+from ..model_patches.animediffusion.sampling import METHODS, NOISES, STARTS, Walk, sample, steps_of
 from ..model_patches.checkpoint.choices import animediffusion_checkpoints
 from .known_before import offered
 from .sockets import CATEGORY, FrameSocket, Node, transparency_input
@@ -200,10 +200,11 @@ class ColorizeAnimeDiffusionSampler(Node):
                 ),
                 io.Int.Input(
                     "steps",
-                    default=10,
-                    min=1,
+                    default=0,
+                    min=0,
                     max=999,
-                    tooltip="Steps of ddim. The paper takes 10, and the second phase of training is made for them.",
+                    tooltip="Steps of ddim. 0: as many as the second phase of the model's training was made for, which "
+                    "its file says; without a word the paper's 10.",
                 ),
                 io.Float.Input(
                     "eta",
@@ -260,14 +261,14 @@ class ColorizeAnimeDiffusionSampler(Node):
         positive: list,
         latent: dict,
         seed: int,
-        steps: int = 10,
+        steps: int = 0,
         eta: float = 0.0,
         start: str = "noise",
         method: str = "ddim",
         batch_noise: str = "same",
         at_once: int = 8,
     ) -> io.NodeOutput:
-        walk = Walk(method, steps, eta, start, seed, batch_noise, at_once)
+        walk = Walk(method, steps or steps_of(model), eta, start, seed, batch_noise, at_once)
         samples = latent["samples"]
         show = latent_preview.prepare_callback(model, len(samples) * walk.calls)
 

@@ -28,9 +28,12 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 from ...colorize.animediffusion.schedule import LINEAR_END, LINEAR_START
 from ...colorize.animediffusion.unet import (
     HEADS_MARKER,
+    PAPER_STEPS,
+    STEPS_MARKER,
     AnimeUNet,
     AnimeUNetConfig,
     attention_heads,
+    chain_steps,
     check_names,
     config_from_tensors,
     network_prefix,
@@ -121,6 +124,8 @@ class AnimeDiffusionModel(comfy.model_base.BaseModel):
 
     def __init__(self, model_config: Any, device: torch.device | str | None = None) -> None:
         super().__init__(model_config, comfy.model_base.ModelType.EPS, device=device, unet_model=PixelUNet)
+        self.chain_steps: int = model_config.chain_steps
+        """DDIM steps that the network was trained for."""
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         lines, reference, noise = kwargs.get(LINES), kwargs.get(REFERENCE), kwargs["noise"]
@@ -148,9 +153,10 @@ class AnimeDiffusionModel(comfy.model_base.BaseModel):
     def state_dict_for_saving(
         self, unet_state_dict: dict[str, torch.Tensor], *args: Any, **kwargs: Any
     ) -> dict[str, torch.Tensor]:
-        """The tensors of Save Checkpoint; the number of heads goes along, for Load AnimeDiffusion."""
+        """The tensors of Save Checkpoint; the numbers of heads and steps go along, for Load AnimeDiffusion."""
         saved = super().state_dict_for_saving(unet_state_dict, *args, **kwargs)
-        return saved | {HEADS_MARKER: torch.tensor(self.diffusion_model.config.attention_heads)}
+        heads = self.diffusion_model.config.attention_heads
+        return saved | {HEADS_MARKER: torch.tensor(heads), STEPS_MARKER: torch.tensor(self.chain_steps)}
 
 
 def _fitted(part: torch.Tensor, noise: torch.Tensor, name: str) -> torch.Tensor:
@@ -176,8 +182,9 @@ class AnimeDiffusion(comfy.supported_models_base.BASE):
         "timesteps": 1000,
     }
 
-    def __init__(self, config: AnimeUNetConfig) -> None:
+    def __init__(self, config: AnimeUNetConfig, chain_steps: int = PAPER_STEPS) -> None:
         super().__init__({"config": config})
+        self.chain_steps = chain_steps
         self.memory_usage_factor = MEMORY_FACTOR * config.channels / 64
 
     def get_model(
@@ -206,18 +213,18 @@ def load_model_patcher(path: str, disable_dynamic: bool = False) -> comfy.model_
     check_finite(weights, name)
     try:
         config = config_from_tensors(weights, attention_heads(tensors, metadata))
+        steps = chain_steps(tensors, metadata)
     except ValueError as error:
         raise CheckpointError(f"The file {name!r}: {error}") from None
-    logging.info("%s: AnimeDiffusion, %s", name, dataclasses.asdict(config))
-    patcher = _build(weights, config, disable_dynamic)
+    logging.info("%s: AnimeDiffusion for %d steps, %s", name, steps, dataclasses.asdict(config))
+    patcher = _build(weights, AnimeDiffusion(config, steps), disable_dynamic)
     patcher.cached_patcher_init = (load_model_patcher, (path,))
     return patcher
 
 
-def _build(weights: dict[str, torch.Tensor], config: AnimeUNetConfig, disable_dynamic: bool) -> Any:
+def _build(weights: dict[str, torch.Tensor], model_config: AnimeDiffusion, disable_dynamic: bool) -> Any:
     """The model in a patcher, with the type and the devices ComfyUI's own loaders would choose."""
     management = comfy.model_management
-    model_config = AnimeDiffusion(config)
     kinds = model_config.supported_inference_dtypes
     count = comfy.utils.calculate_parameters(weights)
     device = management.get_torch_device()

@@ -17,6 +17,7 @@ import torch
 
 from ...colorize.animediffusion.sampling import ancestral_step, descending, deterministic_forward, sample_ddim
 from ...colorize.animediffusion.schedule import AnimeSchedule
+from ...colorize.animediffusion.unet import PAPER_STEPS
 from .model import LINES, REFERENCE, AnimeDiffusionModel
 
 METHODS = ("ddim", "ddpm")
@@ -76,6 +77,11 @@ class Walk:
         if self.noise == "same":
             return one(0).expand(len(frames), *shape)
         return torch.stack([one(frame) for frame in frames])
+
+
+def steps_of(model: Any) -> int:
+    """DDIM steps that a MODEL says it was trained for; the paper's 10 for one of another kind."""
+    return model.model.chain_steps if isinstance(model.model, AnimeDiffusionModel) else PAPER_STEPS
 
 
 def sample(model: Any, positive: list, latent: torch.Tensor, walk: Walk, progress: Progress) -> torch.Tensor:

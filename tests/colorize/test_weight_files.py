@@ -77,6 +77,7 @@ def test_metadata_holds_whole_numbers_in_range(entry):
         ("colorize.window_size", lambda m: wd_tagger.WDTagger.from_state_dict(_tagger(), m)),
         ("colorize.image_size", lambda m: wd_tagger.WDTagger.from_state_dict(_tagger(), m)),
         (anime.HEADS_MARKER, lambda m: anime.attention_heads({}, m)),
+        (anime.STEPS_MARKER, lambda m: anime.chain_steps({}, m)),
     ):
         with pytest.raises(ValueError, match=f"metadata {key} is .*expected a whole number"):
             read({key: entry})
@@ -97,6 +98,8 @@ def test_marker_tensors_of_nonsense_are_no_width(value):
     assert families.head_width_marker(marker) == -1
     with pytest.raises(ValueError):
         anime.attention_heads({anime.HEADS_MARKER: torch.tensor(value)})
+    with pytest.raises(ValueError):
+        anime.chain_steps({anime.STEPS_MARKER: torch.tensor(value)})
     assert families.head_width_marker({names.HEAD_WIDTH: torch.tensor(64)}) == 64
     assert anime.attention_heads({anime.HEADS_MARKER: torch.tensor(4)}) == 4
 

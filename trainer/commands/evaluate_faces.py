@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from colorize.animediffusion.sampling import deterministic_forward, sample_ddim, sample_ddpm
 from colorize.animediffusion.schedule import AnimeSchedule
-from colorize.animediffusion.unet import AnimeUNet, attention_heads, load_network
+from colorize.animediffusion.unet import MOST_STEPS, AnimeUNet, attention_heads, chain_steps, load_network
 from colorize.sketch.extractors.xdog import XDoG, xdog
 from trainer.config import ConfigError
 from trainer.data import decode, diagonal_warp
@@ -58,7 +58,8 @@ SHEET_ROWS = 6
 class Sampling:
     """How a picture is made."""
 
-    steps: int = 10
+    steps: int | None = None
+    """None: as many as phase 2 trained the network for, all of ddpm"""
     eta: float = 0.0
     start: str = "noise"
     """noise, or reference: the reference's deterministic forward walk"""
@@ -68,45 +69,53 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"--eta is a share between 0 and 1, not {self.eta}.")
-        if self.sampler == "ddpm" and (self.steps, self.eta, self.start) != (DDPM_STEPS, 0.0, "noise"):
+        if self.sampler == "ddpm" and (self.steps or DDPM_STEPS, self.eta, self.start) != (DDPM_STEPS, 0.0, "noise"):
             raise ConfigError(
                 f"--sampler ddpm takes all {DDPM_STEPS} steps from noise, with its own noise at each: leave --steps, "
                 "--eta and --start out."
             )
-        if self.sampler == "ddim" and not 1 <= self.steps <= 999:
-            raise ConfigError("--steps must be 1 to 999.")
+        if self.sampler == "ddim" and self.steps is not None and not 1 <= self.steps <= MOST_STEPS:
+            raise ConfigError(f"--steps must be 1 to {MOST_STEPS}.")
+
+    def steps_of(self, model: Model) -> int:
+        """How many steps a model's pictures take."""
+        return self.steps or (DDPM_STEPS if self.sampler == "ddpm" else model.steps)
 
 
-def sampling_of(sampler: str, steps: int | None, eta: float, start: str) -> Sampling:
-    """How pictures are made, as the command line says it. steps None: 10 of ddim, all of ddpm. ConfigError."""
-    usual = DDPM_STEPS if sampler == "ddpm" else 10
-    return Sampling(usual if steps is None else steps, eta, start, sampler)
+@dataclass(frozen=True)
+class Model:
+    """An AnimeDiffusion file."""
+
+    network: AnimeUNet
+    steps: int
+    """of DDIM, that it was trained for"""
 
 
-def load(path: str, device: torch.device) -> AnimeUNet:
+def load(path: str, device: torch.device) -> Model:
     """An AnimeDiffusion network in any known layout, float32. Raises ConfigError."""
     tensors, metadata = checkpoint.read_tensors(Path(path))
     try:
         heads = attention_heads(tensors, metadata)
-        return load_network({k: v.float() for k, v in tensors.items()}, heads).to(device)
+        network = load_network({k: v.float() for k, v in tensors.items()}, heads).to(device)
+        return Model(network, chain_steps(tensors, metadata))
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
 
 
 @torch.no_grad()
 def colour(
-    network: AnimeUNet,
+    model: Model,
     lines: torch.Tensor,
     references: torch.Tensor,
     sampling: Sampling,
     generator: torch.Generator,
 ) -> torch.Tensor:
     """Lines (B, 1, H, W), black (-1) on white, and references (B, 3, H, W) in -1..1 -> pictures (B, 3, H, W)."""
-    schedule = AnimeSchedule()
+    schedule, steps = AnimeSchedule(), sampling.steps_of(model)
     condition = torch.cat([lines, references], dim=1)
 
     def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        return network(torch.cat([x, condition], dim=1), t).float()
+        return model.network(torch.cat([x, condition], dim=1), t).float()
 
     def noise(_: int) -> torch.Tensor:
         return torch.randn(references.shape, generator=generator).to(references)
@@ -115,8 +124,8 @@ def colour(
     if sampling.sampler == "ddpm":
         return sample_ddpm(predict, start, schedule, noise)
     if sampling.start == "reference":
-        start = deterministic_forward(predict, references, schedule, sampling.steps)
-    return sample_ddim(predict, start, schedule, sampling.steps, sampling.eta, noise)
+        start = deterministic_forward(predict, references, schedule, steps)
+    return sample_ddim(predict, start, schedule, steps, sampling.eta, noise)
 
 
 def files_of(folder: Path, count: int) -> list[Path]:
@@ -171,7 +180,7 @@ def scores(
 class Faces:
     """What is the same for all protocols."""
 
-    networks: Mapping[str, AnimeUNet]
+    models: Mapping[str, Model]
     """by the name of their file"""
     colours: torch.Tensor
     """(N, 3, S, S) uint8: the true pictures"""
@@ -193,10 +202,10 @@ class Faces:
         lines = drawn_lines(truth)
         extract, title = self.features if self.features and protocol == "shuffled" else (None, "")
         values, columns = {}, [lines, shown]
-        for name, network in self.networks.items():
+        for name, model in self.models.items():
             generator = torch.Generator().manual_seed(self.seed + start)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                made = colour(network, lines, shown, self.sampling, generator).float().clamp(-1, 1)
+                made = colour(model, lines, shown, self.sampling, generator).float().clamp(-1, 1)
             values[name] = {kind: each.cpu() for kind, each in scores(made, truth, lines, shown, protocol).items()}
             if extract is not None:
                 values[name][f"{title}:result"] = _rows(extract, made)
@@ -231,7 +240,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="ddim",
         help="ddpm: the full chain of 1000 steps, as the paper's rows without phase 2 (about a hundred times the time)",
     )
-    parser.add_argument("--steps", type=int, help="DDIM steps (default 10)")
+    parser.add_argument("--steps", type=int, help="DDIM steps (default: as each file says, else 10)")
     parser.add_argument("--eta", type=float, default=0.0, help="share of fresh noise per step, 0..1 (default 0)")
     parser.add_argument("--count", type=int, default=128, help="pictures to measure (default 128)")
     parser.add_argument("--size", type=int, help="side in pixels (default: the first picture's shorter side)")
@@ -250,25 +259,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, print a table, write report.json and sheets (lines, reference, a column per model, true picture)."""
-    sampling = sampling_of(args.sampler, args.steps, args.eta, args.start)
+    sampling = Sampling(args.steps, args.eta, args.start, args.sampler)
     if args.count < 2 or args.batch < 1:
         raise ConfigError("--count must be at least 2, --batch at least 1.")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     args.precision = for_device(args.precision, device)
-    networks = {Path(path).stem: load(path, device) for path in args.checkpoint}
-    if len(networks) < len(args.checkpoint):
+    models = {Path(path).stem: load(path, device) for path in args.checkpoint}
+    if len(models) < len(args.checkpoint):
         raise ConfigError("Two of the checkpoints have the same file name; rename one, the table names them by it.")
     data, output = Path(args.data), Path(args.output)
     files = files_of(data / "color", args.count)
     colours = read_squares(files, args.size)
-    multiple = max(network.config.multiple for network in networks.values())
+    multiple = max(model.network.config.multiple for model in models.values())
     if colours.shape[-1] % multiple:
         raise ConfigError(f"The pictures are {colours.shape[-1]} pixels wide; choose a --size divisible by {multiple}.")
     features = inception(args.inception, device) if args.inception else None
-    task = Faces(networks, colours, sampling, args.batch, args.seed, args.precision, device, features)
+    task = Faces(models, colours, sampling, args.batch, args.seed, args.precision, device, features)
     output.mkdir(parents=True, exist_ok=True)
     report = {"settings": {k: v for k, v in vars(args).items() if k not in ("output", "command")}, "protocols": {}}
-    report["settings"] |= {"steps": sampling.steps, "checkpoint": list(networks), "data": data.name}
+    report["settings"] |= {"checkpoint": list(models), "data": data.name}
+    report["settings"] |= {"steps": {name: sampling.steps_of(model) for name, model in models.items()}}
     facts = {
         **{key: getattr(args, key) for key in ("count", "seed", "batch", "precision")},
         **{"size": colours.shape[-1], "sampling": asdict(sampling), "inception": identity(args.inception)},
@@ -279,7 +289,7 @@ def run(args: argparse.Namespace) -> None:
         shown = [data / "reference" / f"{file.stem}.png" for file in files]
         references = references_of(protocol, colours, shown, Draws.plain(args.seed))
         read = [identity(file) for file in (*files, *(shown if protocol == "other" else ()))]
-        parts = Parts(output / "parts", {**facts, "protocol": protocol, "data": read}, list(networks))
+        parts = Parts(output / "parts", {**facts, "protocol": protocol, "data": read}, list(models))
         values = measure(task, references, protocol, parts)
         Image.fromarray(parts.sheets([0])[0]).save(output / f"{protocol}.png")
         found = {name: _summary(numbers, args.intervals) for name, numbers in values.items()}

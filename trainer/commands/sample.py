@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference-mask", help="figure mask of the reference (masked and fig2fig)")
     parser.add_argument("--output", default="sample.png")
     parser.add_argument("--size", type=int, default=256, help="side of the square result in pixels, a multiple of 64")
-    parser.add_argument("--steps", type=int, help="default 20; AnimeDiffusion: 10")
+    parser.add_argument("--steps", type=int, help="default 20; AnimeDiffusion: as its file says, else 10")
     parser.add_argument("--guidance", type=float, default=2.0, help="reference guidance scale, 1: none (default 2)")
     parser.add_argument("--sketch-guidance", type=float, default=1.0, help="sketch guidance scale (default 1: none)")
     parser.add_argument(
@@ -101,11 +101,11 @@ def run_face(args: argparse.Namespace, device: torch.device) -> None:
         raise ConfigError("AnimeDiffusion has no modes, no guidance and no reference tokens: leave those options out.")
     if (sampler := args.sampler or "ddim") not in evaluate_faces.SAMPLERS:
         raise ConfigError(f"AnimeDiffusion is sampled with ddim or ddpm, not {sampler}.")
-    how = evaluate_faces.sampling_of(sampler, args.steps, 0.0, "noise")
-    network = evaluate_faces.load(args.checkpoint, device)
+    how = evaluate_faces.Sampling(args.steps, sampler=sampler)
+    model = evaluate_faces.load(args.checkpoint, device)
     lines = picture(read(args.sketch, args.size, device).float().mean(1, keepdim=True))
     references = picture(read(args.reference, args.size, device))
     generator = torch.Generator().manual_seed(args.seed)
-    result = evaluate_faces.colour(network, lines, references, how, generator).clamp(-1, 1)
+    result = evaluate_faces.colour(model, lines, references, how, generator).clamp(-1, 1)
     Image.fromarray(contact_sheet([lines, references, result])).save(args.output)
     print(args.output)

@@ -17,7 +17,14 @@ import torch
 from colorize import names
 from colorize.animediffusion.sampling import Predictor, deterministic_forward, sample_ddim
 from colorize.animediffusion.schedule import AnimeSchedule
-from colorize.animediffusion.unet import HEADS_MARKER, AnimeUNet, AnimeUNetConfig, attention_heads, load_network
+from colorize.animediffusion.unet import (
+    HEADS_MARKER,
+    STEPS_MARKER,
+    AnimeUNet,
+    AnimeUNetConfig,
+    attention_heads,
+    load_network,
+)
 from colorize.sketch.extractors.xdog import XDoG, xdog
 from trainer.config import Config, ConfigError
 from trainer.data import diagonal_warp
@@ -138,7 +145,7 @@ class AnimeDiffusionStage(Stage):
 
 
 class ChainStage(AnimeDiffusionStage):
-    """Phase 2: the same network, trained through the whole sampling chain."""
+    """Phase 2: the same network, trained through the whole sampling chain, of as many steps as it is sampled in."""
 
     def forward(self, batch: Batch, draws: Draws, progress: float = 0.0) -> dict[str, torch.Tensor]:
         x0 = picture(batch["color"])
@@ -157,6 +164,10 @@ class ChainStage(AnimeDiffusionStage):
             self.config.system.gradient_checkpointing,
         )
         return {"reconstruction": squared_error(result, x0)}
+
+    def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        tensors, metadata = super().export(weights)
+        return tensors, metadata | {STEPS_MARKER: str(self.config.loss.chain_steps)}
 
     @torch.no_grad()
     def chain_start(self, x0: torch.Tensor, condition: torch.Tensor, draws: Draws) -> torch.Tensor:

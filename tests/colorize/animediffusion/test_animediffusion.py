@@ -158,7 +158,7 @@ def test_sizes_are_read_from_any_layout(prefix, blocks):
     file = tiny.prefixed(prefix, weights)
     wrapper = "module." if prefix.startswith("module.") else ""
     file |= tiny.prefixed(wrapper, AnimeSchedule().buffers())
-    file[module.HEADS_MARKER] = torch.tensor(2)
+    file |= {module.HEADS_MARKER: torch.tensor(2), module.STEPS_MARKER: torch.tensor(4)}
     loaded = module.load_network(file, module.attention_heads(file))
     assert loaded.config == config
     assert all(torch.equal(v, weights[k]) for k, v in loaded.state_dict().items())
@@ -168,6 +168,12 @@ def test_heads_come_from_metadata_then_marker_then_the_published_number():
     marker = {module.HEADS_MARKER: torch.tensor(2)}
     assert module.attention_heads(marker, {module.HEADS_MARKER: "8"}) == 8
     assert module.attention_heads(marker) == 2 and module.attention_heads({}) == 4
+
+
+def test_steps_come_from_metadata_then_marker_then_the_paper():
+    marker = {module.STEPS_MARKER: torch.tensor(2)}
+    assert module.chain_steps(marker, {module.STEPS_MARKER: "8"}) == 8
+    assert module.chain_steps(marker) == 2 and module.chain_steps({}) == 10
 
 
 def test_broken_files_name_what_is_wrong(network):

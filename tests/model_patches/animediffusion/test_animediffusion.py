@@ -252,6 +252,26 @@ def test_saved_by_comfyui_it_loads_again(pack, folders, loaded, ours):
     assert all(torch.equal(again[k], ours[f"denoise_fn.{k}"]) for k in again)
 
 
+def test_as_many_steps_as_the_file_says(pack, folders, condition, ours):
+    """steps 0; what Save Checkpoint writes says it as well."""
+    marker = pack.module("colorize.animediffusion.unet").STEPS_MARKER
+    save_file(ours, Path(folders.checkpoints) / "student.safetensors", metadata={marker: "3"})
+    model = pack.run(LOADER, ckpt_name="student.safetensors")[0]
+    conditioning, latent, *_ = condition()
+    made = sample(pack, model, conditioning, latent)
+    assert torch.equal(made, sample(pack, model, conditioning, latent, steps=3))
+    assert not torch.equal(made, sample(pack, model, conditioning, latent, steps=10))
+    saved = model.model.state_dict_for_saving(model.model.diffusion_model.state_dict())
+    torch.save(saved, Path(folders.checkpoints) / "saved.pt")
+    assert pack.run(LOADER, ckpt_name="saved.pt")[0].model.chain_steps == 3
+
+
+def test_without_a_word_it_takes_the_papers_steps(pack, loaded, condition):
+    conditioning, latent, *_ = condition()
+    made = sample(pack, loaded[0], conditioning, latent)
+    assert torch.equal(made, sample(pack, loaded[0], conditioning, latent, steps=10))
+
+
 def test_half_precision_and_clones(pack, loaded, condition, ours, folders):
     half = {key: value.half() for key, value in ours.items()}
     save_file(half, folders.checkpoints / "half.safetensors")

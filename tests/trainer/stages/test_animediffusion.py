@@ -266,14 +266,14 @@ def test_the_bundled_model_takes_colours_from_the_reference():
     """On held-out faces: a reference in the true colours, warped, helps by decibels against one of another face."""
     pytest.importorskip("torchmetrics")
     assert BUNDLED.stat().st_size <= 10_000_000
-    network = evaluate_faces.load(str(BUNDLED), torch.device("cpu"))
+    model = evaluate_faces.load(str(BUNDLED), torch.device("cpu"))
     truth = torch.from_numpy(np.stack([demo_faces.face(index, "heldout") for index in range(8)])).movedim(-1, 1)
     lines = evaluate_faces.drawn_lines(picture(truth))
     found = {}
     for protocol in ("warped", "shuffled"):
         generator = torch.Generator().manual_seed(0)
         shown = picture(evaluate_faces.references_of(protocol, truth, [], Draws.plain(0)))
-        made = evaluate_faces.colour(network, lines, shown, evaluate_faces.Sampling(), generator)
+        made = evaluate_faces.colour(model, lines, shown, evaluate_faces.Sampling(), generator)
         found[protocol] = psnr(made.clamp(-1, 1), picture(truth)).mean()
         assert edge_f1(made, lines).mean() > 0.5
     assert found["warped"] > found["shuffled"] + 2
@@ -326,6 +326,22 @@ def test_evaluation_tells_copying_from_colouring(values, tmp_path, capsys):
         assert sheet.size == (4 * 64, 4 * 64)  # lines, reference, one model, truth; four rows
 
 
+def test_files_say_how_many_steps_they_were_trained_for(values, tmp_path):
+    """Phase 2 writes the length of its chain; `evaluate-faces` and `sample` take it, and 10 of a file without."""
+    values["run"]["stage"], values["loss"] = "animediffusion_2", {"chain_steps": 3}
+    values["model"]["init"] = str(save_random(values | {"run": values["run"] | {"stage": "animediffusion"}}, tmp_path))
+    stage, _ = stage_of(values)
+    checkpoint.write_tensors(tmp_path / "student.safetensors", *stage.export(stage.state_dict()))
+    student, plain = (
+        evaluate_faces.load(str(path), torch.device("cpu"))
+        for path in (tmp_path / "student.safetensors", values["model"]["init"])
+    )
+    assert (student.steps, plain.steps) == (3, 10)
+    assert [evaluate_faces.Sampling().steps_of(model) for model in (student, plain)] == [3, 10]
+    assert evaluate_faces.Sampling(5).steps_of(student) == 5
+    assert evaluate_faces.Sampling(sampler="ddpm").steps_of(student) == 1000
+
+
 def test_one_face_from_the_command_line(values, pictures, tmp_path, capsys, monkeypatch):
     """`sample` knows an AnimeDiffusion file, needs no encoder, and says what such a model does not have."""
     path = save_random(values, tmp_path)
@@ -370,7 +386,7 @@ def test_the_rows_without_phase_2_walk_the_whole_chain(values, tmp_path, monkeyp
     command = ["evaluate-faces", "--checkpoint", str(tmp_path / "model.safetensors"), "--data", str(folder)]
     command += ["--count", "2", "--protocol", "self", "--sampler", "ddpm", "--output", str(tmp_path / "out")]
     assert main(command) == 0 and asked == list(range(999, -1, -1))
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["settings"]["steps"] == 1000
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["settings"]["steps"] == {"model": 1000}
 
 
 @pytest.mark.parametrize(
