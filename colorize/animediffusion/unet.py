@@ -22,7 +22,8 @@ from torch import nn
 
 from .. import names
 from ..unet.layers import set_to_zero, timestep_embedding
-from ..weight_files import metadata_number, reads_strange_sizes
+from ..weight_files import reads_strange_sizes
+from .markers import DEFAULT_HEADS, HEADS_MARKER, STEPS_MARKER
 
 MAX_PERIOD = 1000.0
 """Longest period of the time embedding; most diffusion networks have 10000."""
@@ -30,13 +31,6 @@ GROUPS = 32
 """Groups of every normalisation: all widths are multiples of this."""
 NETWORK_PREFIXES = ("denoise_fn.", names.UNET, "")
 """Where the network stands in a file: the released trainer's (and ours), one saved by ComfyUI, a bare one."""
-HEADS_MARKER = "colorize.attention_heads"
-"""Name, in metadata or as a tensor, of the number of attention heads, which no weight tells."""
-DEFAULT_HEADS = 4
-STEPS_MARKER = "colorize.chain_steps"
-"""Name, likewise, of the number of DDIM steps that phase 2 trained the network for."""
-PAPER_STEPS = 10
-MOST_STEPS = 999
 SCHEDULE_BUFFERS = (
     "gammas",
     "sqrt_reciprocal_gammas",
@@ -322,26 +316,6 @@ def network_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
         for key, value in tensors.items()
         if key.startswith(prefix) and key.removeprefix(prefix) not in (*SCHEDULE_BUFFERS, HEADS_MARKER, STEPS_MARKER)
     }
-
-
-def attention_heads(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> int:
-    """Number of attention heads of a checkpoint: metadata, marker tensor, else the 4 of every published file."""
-    return _marked(HEADS_MARKER, tensors, metadata, DEFAULT_HEADS, 1024)
-
-
-def chain_steps(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> int:
-    """DDIM steps a checkpoint was trained for: metadata, marker tensor, else the paper's 10."""
-    return _marked(STEPS_MARKER, tensors, metadata, PAPER_STEPS, MOST_STEPS)
-
-
-def _marked(
-    marker: str, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None, default: int, high: int
-) -> int:
-    """A number from 1 to `high` of a file's metadata, else of a tensor of this name. ValueError for another one."""
-    if marker not in (metadata or {}) and marker in tensors:
-        value = tensors[marker]
-        metadata = {marker: str(value.item()).removesuffix(".0") if value.numel() == 1 else ""}
-    return metadata_number(metadata, marker, default, 1, high)
 
 
 def config_from_tensors(tensors: Mapping[str, torch.Tensor], attention_heads: int = DEFAULT_HEADS) -> AnimeUNetConfig:

@@ -25,15 +25,17 @@ import torch
 import torch.nn.functional as F
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 
-from ...colorize.animediffusion.schedule import LINEAR_END, LINEAR_START
-from ...colorize.animediffusion.unet import (
+from ...colorize.animediffusion.markers import (
     HEADS_MARKER,
     PAPER_STEPS,
     STEPS_MARKER,
-    AnimeUNet,
-    AnimeUNetConfig,
     attention_heads,
     chain_steps,
+)
+from ...colorize.animediffusion.schedule import LINEAR_END, LINEAR_START
+from ...colorize.animediffusion.unet import (
+    AnimeUNet,
+    AnimeUNetConfig,
     check_names,
     config_from_tensors,
     network_prefix,

@@ -15,9 +15,9 @@ import comfy.sample
 import comfy.samplers
 import torch
 
+from ...colorize.animediffusion.markers import PAPER_STEPS
 from ...colorize.animediffusion.sampling import ancestral_step, descending, deterministic_forward, sample_ddim
 from ...colorize.animediffusion.schedule import AnimeSchedule
-from ...colorize.animediffusion.unet import PAPER_STEPS
 from .model import LINES, REFERENCE, AnimeDiffusionModel
 
 METHODS = ("ddim", "ddpm")

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from colorize import families, names, weight_files
-from colorize.animediffusion import unet as anime
+from colorize.animediffusion import markers as anime
+from colorize.animediffusion import unet
 from colorize.reference import recovery, text, vision, wd_tagger
 from colorize.reference.encoder_file import load_reference_encoder
 from colorize.reference.geometry_tags import is_geometry
@@ -51,7 +52,7 @@ def test_every_network_counts_its_blocks_so():
     faces = {"input.0.weight": torch.ones(4, 3, 3, 3), "output.2.weight": torch.ones(3, 4, 3, 3)}
     faces["encoder_block.99999.conv1.2.weight"] = one
     with pytest.raises(ValueError, match="with gaps"):
-        anime.config_from_tensors(faces)
+        unet.config_from_tensors(faces)
     words = {"token_embedding.weight": torch.ones(4, 8), "text_projection": torch.ones(8, 8)}
     words |= {f"transformer.resblocks.{n}.x": one for n in range(600)}
     with pytest.raises(ValueError, match="n at most 512"):

@@ -28,9 +28,10 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from colorize.animediffusion.markers import MOST_STEPS, attention_heads, chain_steps
 from colorize.animediffusion.sampling import deterministic_forward, sample_ddim, sample_ddpm
 from colorize.animediffusion.schedule import AnimeSchedule
-from colorize.animediffusion.unet import MOST_STEPS, AnimeUNet, attention_heads, chain_steps, load_network
+from colorize.animediffusion.unet import AnimeUNet, load_network
 from colorize.sketch.extractors.xdog import XDoG, xdog
 from trainer.config import ConfigError
 from trainer.data import decode, diagonal_warp
@@ -77,13 +78,13 @@ class Sampling:
         if self.sampler == "ddim" and self.steps is not None and not 1 <= self.steps <= MOST_STEPS:
             raise ConfigError(f"--steps must be 1 to {MOST_STEPS}.")
 
-    def steps_of(self, model: Model) -> int:
+    def steps_of(self, model: FaceModel) -> int:
         """How many steps a model's pictures take."""
         return self.steps or (DDPM_STEPS if self.sampler == "ddpm" else model.steps)
 
 
 @dataclass(frozen=True)
-class Model:
+class FaceModel:
     """An AnimeDiffusion file."""
 
     network: AnimeUNet
@@ -91,20 +92,20 @@ class Model:
     """of DDIM, that it was trained for"""
 
 
-def load(path: str, device: torch.device) -> Model:
+def load(path: str, device: torch.device) -> FaceModel:
     """An AnimeDiffusion network in any known layout, float32. Raises ConfigError."""
     tensors, metadata = checkpoint.read_tensors(Path(path))
     try:
         heads = attention_heads(tensors, metadata)
         network = load_network({k: v.float() for k, v in tensors.items()}, heads).to(device)
-        return Model(network, chain_steps(tensors, metadata))
+        return FaceModel(network, chain_steps(tensors, metadata))
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
 
 
 @torch.no_grad()
 def colour(
-    model: Model,
+    model: FaceModel,
     lines: torch.Tensor,
     references: torch.Tensor,
     sampling: Sampling,
@@ -180,7 +181,7 @@ def scores(
 class Faces:
     """What is the same for all protocols."""
 
-    models: Mapping[str, Model]
+    models: Mapping[str, FaceModel]
     """by the name of their file"""
     colours: torch.Tensor
     """(N, 3, S, S) uint8: the true pictures"""

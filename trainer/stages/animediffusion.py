@@ -15,16 +15,10 @@ import numpy as np
 import torch
 
 from colorize import names
+from colorize.animediffusion.markers import HEADS_MARKER, STEPS_MARKER, attention_heads
 from colorize.animediffusion.sampling import Predictor, deterministic_forward, sample_ddim
 from colorize.animediffusion.schedule import AnimeSchedule
-from colorize.animediffusion.unet import (
-    HEADS_MARKER,
-    STEPS_MARKER,
-    AnimeUNet,
-    AnimeUNetConfig,
-    attention_heads,
-    load_network,
-)
+from colorize.animediffusion.unet import AnimeUNet, AnimeUNetConfig, load_network
 from colorize.sketch.extractors.xdog import XDoG, xdog
 from trainer.config import Config, ConfigError
 from trainer.data import diagonal_warp

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from colorize.animediffusion import markers
 from colorize.animediffusion import unet as module
 from colorize.animediffusion.sampling import (
     ancestral_step,
@@ -158,22 +159,22 @@ def test_sizes_are_read_from_any_layout(prefix, blocks):
     file = tiny.prefixed(prefix, weights)
     wrapper = "module." if prefix.startswith("module.") else ""
     file |= tiny.prefixed(wrapper, AnimeSchedule().buffers())
-    file |= {module.HEADS_MARKER: torch.tensor(2), module.STEPS_MARKER: torch.tensor(4)}
-    loaded = module.load_network(file, module.attention_heads(file))
+    file |= {markers.HEADS_MARKER: torch.tensor(2), markers.STEPS_MARKER: torch.tensor(4)}
+    loaded = module.load_network(file, markers.attention_heads(file))
     assert loaded.config == config
     assert all(torch.equal(v, weights[k]) for k, v in loaded.state_dict().items())
 
 
 def test_heads_come_from_metadata_then_marker_then_the_published_number():
-    marker = {module.HEADS_MARKER: torch.tensor(2)}
-    assert module.attention_heads(marker, {module.HEADS_MARKER: "8"}) == 8
-    assert module.attention_heads(marker) == 2 and module.attention_heads({}) == 4
+    marker = {markers.HEADS_MARKER: torch.tensor(2)}
+    assert markers.attention_heads(marker, {markers.HEADS_MARKER: "8"}) == 8
+    assert markers.attention_heads(marker) == 2 and markers.attention_heads({}) == 4
 
 
 def test_steps_come_from_metadata_then_marker_then_the_paper():
-    marker = {module.STEPS_MARKER: torch.tensor(2)}
-    assert module.chain_steps(marker, {module.STEPS_MARKER: "8"}) == 8
-    assert module.chain_steps(marker) == 2 and module.chain_steps({}) == 10
+    marker = {markers.STEPS_MARKER: torch.tensor(2)}
+    assert markers.chain_steps(marker, {markers.STEPS_MARKER: "8"}) == 8
+    assert markers.chain_steps(marker) == 2 and markers.chain_steps({}) == 10
 
 
 def test_broken_files_name_what_is_wrong(network):

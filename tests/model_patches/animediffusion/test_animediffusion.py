@@ -254,7 +254,7 @@ def test_saved_by_comfyui_it_loads_again(pack, folders, loaded, ours):
 
 def test_as_many_steps_as_the_file_says(pack, folders, condition, ours):
     """steps 0; what Save Checkpoint writes says it as well."""
-    marker = pack.module("colorize.animediffusion.unet").STEPS_MARKER
+    marker = pack.module("colorize.animediffusion.markers").STEPS_MARKER
     save_file(ours, Path(folders.checkpoints) / "student.safetensors", metadata={marker: "3"})
     model = pack.run(LOADER, ckpt_name="student.safetensors")[0]
     conditioning, latent, *_ = condition()
