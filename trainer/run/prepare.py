@@ -64,7 +64,10 @@ def prepare(config: Config) -> Run:
 
     adam = config.optimizer
     optimizer = optimizers.new_optimizer(schedules.parameter_groups(parameters, adam), adam, device)
-    accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=stage.rests)
+    accelerator.ddp_handler = DistributedDataParallelKwargs(
+        find_unused_parameters=stage.rests,
+        broadcast_buffers=False,  # they are equal and stay so; frozen weights in 8 bits would be sent at every step
+    )
     if config.system.deepspeed:  # it sends weights as bytes, which other layouts do not allow, and lays them flat
         stage.to(memory_format=torch.contiguous_format)
     wrapped, optimizer = accelerator.prepare(stage, optimizer)

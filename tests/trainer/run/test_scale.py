@@ -24,15 +24,19 @@ def lines(run: Path, name: str = "log.jsonl") -> list[dict]:
     return [json.loads(line) for line in (run / name).read_text().splitlines()]
 
 
-@pytest.mark.parametrize("stage", ["v1", "v1_5"])
-def test_two_processes_are_one_with_the_same_batch(values, write_toml, tmp_path, pictures, stage):
+LEAN = {"frozen_8bit": True, "layer_offload": 0.5}
+
+
+@pytest.mark.parametrize(("stage", "system"), [("v1", {}), ("v1_5", {}), ("v1_5", LEAN)], ids=["v1", "v1_5", "lean"])
+def test_two_processes_are_one_with_the_same_batch(values, write_toml, tmp_path, pictures, stage, system):
     """Losses, gradient norms, validation and weights: 2 processes with batches of 2, and one with batches of 4."""
     values["report"] |= {"log_every": 1, "save_every": 3, "validate_every": 3, "validate_count": 4}
     values["data"] |= {"holdout": str(pictures)}
     values["run"] |= {"steps": 3}
+    values["system"] |= system
     values["loss"] |= {"latent_shuffle": 0.5, "noisy_reference": 0.5}
     if stage == "v1_5":
-        small = values | {"run": {"output": str(tmp_path / "v1"), "steps": 1}}
+        small = values | {"run": {"output": str(tmp_path / "v1"), "steps": 1}, "system": {"precision": "fp32"}}
         init = loop.train(configuration.build(small))
         values["run"] |= {"stage": "v1_5"}
         values["model"] |= {"init": str(init), "vae": "", "recovery_layers": 2}
