@@ -246,6 +246,7 @@ def test_impossible_networks_and_other_models_are_named(values, tmp_path):
 
 
 BUNDLED = Path(__file__).parents[3] / "models" / "checkpoints" / "animediffusion_small.safetensors"
+STUDENT = BUNDLED.with_name("animediffusion_small_student.safetensors")
 
 
 def test_the_preset_that_says_it_made_the_bundled_file_did():
@@ -262,11 +263,13 @@ def test_the_preset_that_says_it_made_the_bundled_file_did():
     assert preset.optimizer.lr == made["optimizer"]["lr"] and preset.data.size == made["data"]["size"]
 
 
-def test_the_bundled_model_takes_colours_from_the_reference():
+@pytest.mark.parametrize(("file", "steps"), [(BUNDLED, 10), (STUDENT, 2)])
+def test_the_bundled_models_take_colours_from_the_reference(file, steps):
     """On held-out faces: a reference in the true colours, warped, helps by decibels against one of another face."""
     pytest.importorskip("torchmetrics")
-    assert BUNDLED.stat().st_size <= 10_000_000
-    model = evaluate_faces.load(str(BUNDLED), torch.device("cpu"))
+    assert file.stat().st_size <= 10_000_000
+    model = evaluate_faces.load(str(file), torch.device("cpu"))
+    assert model.steps == steps
     truth = torch.from_numpy(np.stack([demo_faces.face(index, "heldout") for index in range(8)])).movedim(-1, 1)
     lines = evaluate_faces.drawn_lines(picture(truth))
     found = {}
