@@ -27,10 +27,10 @@ PaletteSocket = io.Custom("PALETTE")  # colorize.pictures.palette.Palette
 
 
 class Node(io.ComfyNode):
-    """What every node of the pack is: a node that refuses NaN and infinity, and numbers and words at its sockets.
+    """What every node of the pack is: a node that refuses NaN, infinity and null, and numbers and words at its sockets.
 
     Core compares numbers from the API with min and max, which NaN passes; it would paint a black picture silently. And
-    it hands on what a graph of the API has written where an output belongs.
+    it hands on what a graph of the API has written where an output belongs, and null where something must be given.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
