@@ -155,7 +155,7 @@ def measured(tmp_path, monkeypatch):
     class Network:
         config = argparse.Namespace(multiple=1)
 
-    monkeypatch.setattr(evaluate_faces, "load", lambda path, device: Network())
+    monkeypatch.setattr(evaluate_faces, "load", lambda path, device: evaluate_faces.FaceModel(Network(), 10))
     monkeypatch.setattr(evaluate_faces, "inception", lambda path, device: (features, "fid"))
     monkeypatch.setattr(evaluate_faces, "colour", lambda network, lines, references, *rest: 0.5 * references)
     monkeypatch.setattr(evaluate_faces, "scores", lambda made, *rest: {"edges": made.mean(dim=(1, 2, 3))})
