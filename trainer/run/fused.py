@@ -8,7 +8,6 @@ one, with the numbers and the state of the plain loop: while a hook runs, its pa
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import torch
 
@@ -23,19 +22,19 @@ class FusedBackward:
         self.optimizer = optimizer
         self._squares: list[torch.Tensor] = []
         self._begun = False
-        for group in optimizer.param_groups:
+        for number, group in enumerate(optimizer.param_groups):
             for parameter in group["params"]:
-                parameter.register_post_accumulate_grad_hook(functools.partial(self._step, group))
+                parameter.register_post_accumulate_grad_hook(functools.partial(self._step, number))
 
     @torch.no_grad()
-    def _step(self, group: dict[str, Any], parameter: torch.Tensor) -> None:
-        """Step one parameter of a group, whose settings count as they are now."""
+    def _step(self, number: int, parameter: torch.Tensor) -> None:
+        """Step one parameter of group `number`, which a resumed run loads anew: its settings count as they are now."""
         gradient, groups = parameter.grad, self.optimizer.param_groups
         if gradient is None:
             return
         self._squares.append(torch.linalg.vector_norm(gradient, dtype=torch.float32).square())
         if self._begun:  # the very first step sees all parameters: an optimiser may prepare itself for them
-            self.optimizer.param_groups = [group | {"params": [parameter]}]
+            self.optimizer.param_groups = [groups[number] | {"params": [parameter]}]
         try:
             self.optimizer.step()
         finally:

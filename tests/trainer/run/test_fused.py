@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -93,16 +94,27 @@ def test_three_and_three_steps_are_six_whichever_way_they_are_made(fused, tmp_pa
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+def test_a_resumed_run_follows_its_schedule(fused, tmp_path):
+    """Loading an optimiser's state makes its groups anew; what was kept of the old ones had the first learning rate."""
+    fused["report"]["save_every"] = 3
+    straight = train(fused, run={"output": str(tmp_path / "straight")})
+    broken = train(fused, run={"output": str(tmp_path / "broken")})
+    shutil.rmtree(checkpoint.folders(broken.parent)[-1])
+    train(fused, run={"output": str(tmp_path / "broken")})
+    ours, theirs = (checkpoint.read_tensors(file)[0] for file in (straight, broken))
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
 def test_an_error_in_the_backward_pass_saves_no_half_step(fused, monkeypatch):
     """Weights are of no step while it runs: only the checkpoint before is left."""
     fused["report"]["save_every"] = 2
     calls = []
 
-    def step(self, group: dict, parameter: torch.Tensor) -> None:
+    def step(self, number: int, parameter: torch.Tensor) -> None:
         calls.append(parameter)
         if len(calls) > 1000:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
-        before(self, group, parameter)
+        before(self, number, parameter)
 
     before = FusedBackward._step
     monkeypatch.setattr(FusedBackward, "_step", step)

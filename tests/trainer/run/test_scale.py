@@ -70,8 +70,10 @@ def test_micro_steps_are_one_with_the_same_batch(values, tmp_path):
         assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=2e-4)
 
 
-def test_a_killed_run_goes_on_exactly(values, write_toml, tmp_path):
+@pytest.mark.parametrize("optimizer", [{}, {"fused_backward_pass": True, "clip": 0.0}], ids=["plain", "fused"])
+def test_a_killed_run_goes_on_exactly(values, write_toml, tmp_path, optimizer):
     """kill -9 at random moments, some in the middle of a save; the finished run is the unbroken one, bit for bit."""
+    values["optimizer"] |= optimizer
     values["run"] |= {"steps": 12, "output": str(tmp_path / "killed")}
     values["system"] = values.get("system", {}) | {"threads": 1}  # sums of more threads may differ in the last bit
     values["report"] |= {"save_every": 1, "keep": 2, "log_every": 1}
