@@ -144,7 +144,7 @@ class Distill(Section):
 
 @dataclass(frozen=True)
 class AdapterSettings(Section):
-    """Small changes of a frozen U-Net in the place of new weights (stages v1, v1_5, xl; models/adapters.py). All of
+    """Small changes of a frozen U-Net in the place of new weights (stages v1, v1_5, xl, distill; models/adapters.py).
     model.init is frozen, and the run exports a file for ComfyUI's LoRA loaders (`convert --merge`: a whole model)."""
 
     kind: Literal["none", "lora", "dora", "loha", "lokr"] = "none"

@@ -1,4 +1,4 @@
-"""What stages v1, v1_5 and xl do where [adapter] trains small changes of a frozen U-Net (models/adapters.py)."""
+"""What stages do where [adapter] trains small changes of a frozen U-Net (models/adapters.py)."""
 
 from __future__ import annotations
 
@@ -54,12 +54,20 @@ def check(config: Config) -> None:
 def hang(stage: Stage, unet: UNet, sketch_encoder: nn.Module, *others: nn.Module) -> None:
     """Give a stage trained adapters of a U-Net; it and the other networks are frozen, brought to the form in which they
     lie in memory and moved to the stage's device."""
-    in_frozen_type(stage.config, unet, sketch_encoder)
-    for network in (unet, sketch_encoder, *others):
+    in_frozen_type(stage.config, sketch_encoder)
+    for network in (sketch_encoder, *others):
         freeze(network, stage.config, stage.device)
+    hang_alone(stage, unet)
+
+
+def hang_alone(stage: Stage, unet: UNet) -> Adapters:
+    """The same where the networks around the U-Net are frozen already. -> the adapters"""
+    in_frozen_type(stage.config, unet)
+    freeze(unet, stage.config, stage.device)
     adapters = adapters_of(unet, stage.config)
     stage.add_module(PREFIX.rstrip("."), adapters)
     stage.carriers = ((unet, adapters),)
+    return adapters
 
 
 def adapters_of(unet: UNet, config: Config) -> Adapters:
@@ -118,4 +126,5 @@ def merged(stage: Stage, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str,
     family = families.detect(tensors, metadata, config.model.init)
     markers = model_markers(config.model.prediction_type, unet.config.num_head_channels)
     header = model_header(config, family.name, unet.config) | family.sampler.header()  # as model.init says
-    return tensors | markers, metadata | header
+    learned, how = stage.marks()
+    return tensors | markers | learned, metadata | header | how

@@ -1,17 +1,18 @@
 """Stage distill: a student colours in one to four passes what its teacher colours in forty.
 
 Teacher and student start as the same U-Net, the one of model.init; the student learns all of it but the region weights,
-which stay on top. Guidance is folded in: the student's one answer is the teacher's guided one. See
-losses/distillation.py for the two ways to learn, and distill_lessons.py for what every family brings.
+which stay on top. With [adapter] they are one network in memory: with its adapters it is the student, without them the
+teacher. Guidance is folded in: the student's one answer is the teacher's guided one. See losses/distillation.py for the
+two ways to learn, and distill_lessons.py for what every family brings.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -20,7 +21,6 @@ from torch import nn
 from colorize import distilled, names
 from colorize.sampling.guidance import single_guidance
 from colorize.sampling.schedule import NoiseSchedule
-from colorize.unet.unet import UNet
 from trainer.config import Config, ConfigError
 from trainer.draws import Draws
 from trainer.losses.diffusion import denoising_loss
@@ -39,6 +39,7 @@ from trainer.models.frozen import borrowed
 from trainer.models.low_rank import lora_header, low_rank_difference
 from trainer.pictures import Batch, contact_sheet, figure_mask, model_sketch, picture
 
+from . import adapted
 from .distill_lessons import Lesson, Lessons, lessons_for
 from .shared import freeze, model_header, model_markers
 from .sizes import is_xl
@@ -63,6 +64,11 @@ def check(config: Config) -> None:
         grid_of(config)
     except ValueError as error:
         raise ConfigError(f"[distill]: {error}") from None
+    if adapted.wanted(config) and config.distill.lora_rank:
+        raise ConfigError(
+            "distill.lora_rank makes a LoRA of whole weights that were trained; adapter.kind trains one: set "
+            "distill.lora_rank to 0."
+        )
 
 
 def grid_of(config: Config, total: int = 1000) -> torch.Tensor:
@@ -72,25 +78,30 @@ def grid_of(config: Config, total: int = 1000) -> torch.Tensor:
 
 
 class DistillStage(Stage):
-    """Trains `model.diffusion_model` without its region weights; everything else is frozen."""
+    """Trains `model.diffusion_model` without its region weights, or with [adapter] `diffusion_model`, adapters of it;
+    everything else is frozen."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
         super().__init__(config, device)
         lessons = lessons_for(config, device)
         unet = lessons.colorizer.unet
-        # It may rest, but whole: rounded to 8 bits it would teach its rounding.
-        exact = dataclasses.replace(config, system=dataclasses.replace(config.system, frozen_8bit=False))
-        teacher = freeze(copy.deepcopy(unet), exact, device)
-        for name, parameter in unet.named_parameters():
-            parameter.requires_grad_(names.REGION_LORA not in name)
         unet.gradient_checkpointing = config.system.gradient_checkpointing
-        self.model = nn.ModuleDict({"diffusion_model": unet})
+        as_teacher: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+        if adapted.wanted(config):
+            teacher, as_teacher = unet, adapted.hang_alone(self, unet).off
+        else:
+            # It may rest, but whole: rounded to 8 bits it would teach its rounding.
+            exact = dataclasses.replace(config, system=dataclasses.replace(config.system, frozen_8bit=False))
+            teacher = freeze(copy.deepcopy(unet), exact, device)
+            for name, parameter in unet.named_parameters():
+                parameter.requires_grad_(names.REGION_LORA not in name)
+            self.model = nn.ModuleDict({"diffusion_model": unet})
         self.train()
         if config.system.channels_last:
             for network in (unet, teacher, lessons.colorizer.sketch_encoder):
                 network.to(memory_format=torch.channels_last)
         # A tuple keeps the frozen networks and the views on them out of the module tree.
-        self._around = (lessons, teacher)
+        self._around = (lessons, teacher, as_teacher)
         self.schedule = NoiseSchedule().to(device)
         self.grid = grid_of(config, self.schedule.steps)
 
@@ -101,18 +112,19 @@ class DistillStage(Stage):
 
     def student(self, lesson: Lesson) -> X0:
         """What the student takes for the clean sample."""
-        unet = cast(UNet, self.model["diffusion_model"])
+        unet = self.lessons.colorizer.unet
         return self._x0(lambda x, t: lesson.answer(unet, x, t))
 
     def teacher(self, lesson: Lesson) -> X0:
         """What the guided teacher takes for the clean sample."""
-        unet, scale = self._around[1], self.config.distill.guidance
+        (_, unet, as_teacher), scale = self._around, self.config.distill.guidance
 
         def guided(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            answer = lesson.answer(unet, x, t)
-            if scale == 1:
-                return answer
-            return single_guidance(answer, lesson.answer(unet, x, t, reference=False), scale)
+            with as_teacher():
+                answer = lesson.answer(unet, x, t)
+                if scale == 1:
+                    return answer
+                return single_guidance(answer, lesson.answer(unet, x, t, reference=False), scale)
 
         return self._x0(guided)
 
@@ -170,7 +182,7 @@ class DistillStage(Stage):
     def sheet(self, batch: Batch, draws: Draws) -> np.ndarray:
         """Columns: sketch, reference, results of the student and of the teacher (report.sample_steps) in the first of
         distill.modes, the true picture. Both results start from the same noise."""
-        lessons, report, settings = self.lessons, self.config.report, self.config.distill
+        (lessons, teacher, as_teacher), report, settings = self._around, self.config.report, self.config.distill
         colorizer, student = lessons.colorizer, lessons.colorizer.unet
         sketches, references = model_sketch(batch["sketch"]), picture(batch["reference"])
         masks = [figure_mask(batch[name]) if name in batch else None for name in ("mask", "reference_mask")]
@@ -178,13 +190,14 @@ class DistillStage(Stage):
         with borrowed(*lessons.frozen):
             tokens = colorizer.tokens(references)
             regions = colorizer.regions(settings.modes[0], references, *masks)
-            for unet, how in (
-                (student, Denoising(settings.steps, 1.0, sampler=distilled.SAMPLER)),
-                (self._around[1], Denoising(report.sample_steps, settings.guidance)),
+            for unet, form, how in (
+                (student, contextlib.nullcontext, Denoising(settings.steps, 1.0, sampler=distilled.SAMPLER)),
+                (teacher, as_teacher, Denoising(report.sample_steps, settings.guidance)),
             ):
                 colorizer.unet = unet
                 noise = torch.Generator().manual_seed(seed)
-                results.append(colorizer.generate(sketches, tokens, how, noise, regions))
+                with form():
+                    results.append(colorizer.generate(sketches, tokens, how, noise, regions))
             colorizer.unet = student
         return contact_sheet([-sketches, references, *results, picture(batch["color"])])
 
@@ -193,12 +206,20 @@ class DistillStage(Stage):
         return distilled.Distilled(self.config.distill.steps, self.config.distill.guidance)
 
     def export(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-        """The whole model: model.init with the student as its U-Net."""
+        """The whole model: model.init with the student as its U-Net; or adapters that make it one."""
         config, lessons, facts = self.config, self.lessons, self.facts()
+        if adapted.wanted(config):
+            tensors, header = adapted.export(config, lessons.family, weights)
+            return tensors | facts.lora_marker(), header | facts.header()
         network = lessons.colorizer.unet.config
-        markers = model_markers(config.model.prediction_type, network.num_head_channels) | facts.marker()
-        header = model_header(config, lessons.family, network) | facts.settings.header() | facts.header()
-        return lessons.exported(weights) | markers, header
+        markers = model_markers(config.model.prediction_type, network.num_head_channels)
+        learned, how = self.marks()
+        return lessons.exported(weights) | markers | learned, model_header(config, lessons.family, network) | how
+
+    def marks(self) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        """Those of a student."""
+        facts = self.facts()
+        return facts.marker(), facts.settings.header() | facts.header()
 
     def further_exports(
         self, weights: Mapping[str, torch.Tensor]

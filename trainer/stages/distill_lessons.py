@@ -24,7 +24,7 @@ from trainer.models.frozen import FrozenAutoencoder, FrozenReferenceEncoder, Sec
 from trainer.models.xl_colorizer import XLColorizer, is_xl_file, plugin_from
 from trainer.pictures import Batch, figure_mask, model_sketch, picture
 
-from . import xl
+from . import adapted, xl
 from .shared import check_prediction, check_token_width, drawn_latents, freeze, with_autoencoder
 from .sizes import is_xl
 from .xl import XLStage, check_second_tower
@@ -91,6 +91,7 @@ class Lessons:
         unet, sketch_encoder = networks_from(tensors, metadata)
         check_token_width(unet, encoder, config.model)
         background = background_encoder_from(tensors, self.device)
+        adapted.in_frozen_type(config, sketch_encoder)
         self.colorizer = V1Colorizer(
             unet.to(self.device),
             freeze(sketch_encoder, config, self.device),
@@ -168,6 +169,7 @@ class _FrozenXL(XLStage):
         check_second_tower(tensors, self.config.model)
         unet, sketch_encoder, projection = xl_colorizer.networks_from(tensors, metadata)
         plugin = plugin_from(tensors, unet)
+        adapted.in_frozen_type(self.config, sketch_encoder)
         self.plugin = (
             None if plugin is None else freeze(plugin, self.config, self.device),
         )  # a tuple keeps it out of the tree

@@ -57,3 +57,7 @@ class Stage(nn.Module):
     ) -> dict[str, tuple[dict[str, torch.Tensor], dict[str, str]]]:
         """Files beside that one, by what follows the run's name; none by default."""
         return {}
+
+    def marks(self) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        """Tensors and metadata of a whole model that say, beside its weights, what it has become; none by default."""
+        return {}, {}

@@ -241,6 +241,7 @@ TABLE: dict[str, Row] = {
         | frozenset(
             {
                 "data.cache_folder",
+                "adapter.kind",
                 "loss.huber",
                 "model.second_tower",
                 *(option for option in OPTIONS if option.startswith("distill.")),

@@ -117,6 +117,21 @@ def test_published_files_have_the_sizes_that_are_counted(empty_folder):
     assert frozen["token projection"] == count(v for name, v in shapes.items() if name.startswith(names.PROJECTION))
 
 
+def test_a_student_as_a_lora_needs_half_the_memory(tmp_path, monkeypatch):
+    """Of that with whole weights: it has no second network, and no gradients of the first."""
+    monkeypatch.chdir(tmp_path)
+    totals = []
+    for name in ("distill-12gb", "distill-24gb"):
+        config = load(name)
+        if totals:  # to count what the other keeps beside its weights takes a while
+            monkeypatch.setattr(colorizer_cost, "colorizer_activations", lambda *sizes, **options: 0)
+        cost = table.row(config).cost(config)
+        trained = sum(cost.trained.values())
+        told = memory.estimate(config, trained, cost.frozen_bytes, cost.activations, largest=cost.largest)
+        totals.append(told.total / 2**30)
+    assert totals[0] < min(9, 0.6 * totals[1]), totals
+
+
 @pytest.mark.parametrize(("name", "fits"), [("v1-12gb", 12), ("v1_5-12gb", 12), ("xl-lora-16gb", 16)])
 def test_small_presets_fit_with_room_for_sheets(name, fits, tmp_path, monkeypatch):
     """By the whole estimate, activations and all, on shapes alone; each without its form of less memory takes more."""

@@ -56,6 +56,23 @@ def test_an_adapter_begins_as_nothing_and_learns(kind, layers):
     assert not torch.allclose(answer(unet), plain, rtol=1e-3)
 
 
+@pytest.mark.parametrize("first", ["with", "without"])
+def test_a_traced_network_is_still_its_own_teacher(first):
+    """torch.compile traces a network with its adapters and without, whichever of the two it meets first."""
+    net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.SiLU(), torch.nn.Linear(16, 8))
+    x = torch.randn(3, 8)
+    plain = net(x).detach()
+    adapters = trained(adapt(net, "lora", 2))
+    changed = net(x).detach()
+    net.compile(backend="eager")
+    if first == "with":
+        net(x)
+    for _ in range(2):
+        with adapters.off():
+            assert torch.allclose(net(x), plain, atol=1e-6)
+        assert torch.allclose(net(x), changed, atol=1e-6) and not torch.allclose(changed, plain, rtol=1e-2)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_beside_the_layers_equals_inside_the_weights(kind):
     unet, other = network(), network()

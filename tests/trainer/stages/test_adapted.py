@@ -115,7 +115,10 @@ def test_what_does_not_go_together_is_refused(values, v1_file, tmp_path, capsys)
         ({"model": values["model"]}, 'adapter.kind = "lora" changes a trained model: name its file in model.init'),
         ({"model": adapted["model"] | {"train_encoder": True}}, "train_encoder trains other weights"),
         ({"adapter": {"kind": "lora", "frozen": "bf16"}}, 'adapter.frozen = "bf16" .* system.precision = "fp32"'),
-        ({"run": values["run"] | {"stage": "vae"}, "loss": {}}, "adapter.kind belongs to stages v1, v1_5 and xl"),
+        (
+            {"run": values["run"] | {"stage": "vae"}, "loss": {}},
+            "adapter.kind belongs to stages v1, v1_5, xl and distill",
+        ),
     ]
     for changes, words in cases:
         with pytest.raises(ConfigError, match=words):

@@ -13,6 +13,7 @@ from colorize.distilled import Distilled
 from tests import tiny
 from tests.trainer.stages.xl_runs import first_batch, regions_of
 from trainer import config as configuration
+from trainer.__main__ import main
 from trainer.config import ConfigError
 from trainer.draws import Draws
 from trainer.losses.distillation import teacher_grid
@@ -20,7 +21,7 @@ from trainer.models import checkpoint
 from trainer.models.colorizer import V1Colorizer
 from trainer.models.denoising import Denoising
 from trainer.run.loop import train
-from trainer.stages import file_sizes
+from trainer.stages import file_sizes, table
 from trainer.stages.table import build_stage, checked
 
 CPU = torch.device("cpu")
@@ -114,6 +115,72 @@ def test_what_was_learned_is_exported_as_a_lora_as_well(v1, v1_file):
     assert metadata["modelspec.architecture"] == "colorize-diffusion/lora"
 
 
+@pytest.fixture
+def adapter(v1) -> dict[str, dict]:
+    """The student of `v1` as adapters on its teacher."""
+    return v1 | {"adapter": {"kind": "lora", "rank": 4}}
+
+
+@pytest.mark.parametrize("method", ["trajectory", "consistency"])
+def test_adapters_begin_as_whole_weights_do(v1, adapter, method):
+    """One network with and without them stands for two: the first losses are equal."""
+    ours, theirs = (step_of(with_(values, distill={"method": method})) for values in (adapter, v1))
+    assert torch.equal(ours["distillation"], theirs["distillation"])
+
+
+def test_the_teacher_stays_as_it_was_while_adapters_learn(v1, adapter):
+    stage, whole = (build_stage(with_(values), CPU) for values in (adapter, v1))
+    for value in stage.parameters():
+        value.data += 0.05 * torch.randn(value.shape, generator=torch.Generator().manual_seed(value.numel()))
+    lesson = whole.lessons.lesson(first_batch(with_(v1)), "vanilla", Draws(0, 0, range(2)))
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([700, 300])
+    student, teacher, plain = (f(lesson)(x, t) for f in (stage.student, stage.teacher, whole.teacher))
+    assert torch.allclose(teacher, plain, atol=1e-6) and (student - whole.student(lesson)(x, t)).abs().max() > 1e-3
+    assert [name.split(".")[0] for name, _ in stage.named_parameters()][:1] == ["diffusion_model"]
+    assert not any(p.requires_grad for p in stage.lessons.colorizer.unet.parameters())
+
+
+@pytest.mark.parametrize("family", ["v1_5", "xl_student"])
+def test_adapters_of_every_family_learn(request, family):
+    values = request.getfixturevalue(family) | {"adapter": {"kind": "lora", "rank": 2, "layers": "attention"}}
+    lora, metadata = checkpoint.read_tensors(train(with_(values, run={"steps": 2})))
+    assert all(key.startswith("diffusion_model.") for key in lora)
+    assert any(value.any() for key, value in lora.items() if key.endswith("lora_up.weight"))
+    assert lora["diffusion_model.distilled.set_weight"].tolist() == [2.0, 2.0]
+    assert json.loads(metadata["colorize.distilled"])["steps"] == 2
+
+
+def test_adapters_go_on_exactly_and_become_a_whole_student(adapter, v1_file, frozen, tmp_path):
+    """Four steps are two and two; merged, the file says that it is a student, and answers as the adapters did."""
+    values = adapter | {"optimizer": adapter["optimizer"] | {"decay": "constant"}}
+    straight, _ = checkpoint.read_tensors(train(with_(values, run={"steps": 4})))
+    for steps in (2, 4):
+        file = train(with_(values, run={"output": str(tmp_path / "again"), "steps": steps}))
+    lora, _ = checkpoint.read_tensors(file)
+    assert all(torch.equal(lora[key], value) for key, value in straight.items())
+    whole = tmp_path / "whole.safetensors"
+    assert main(["convert", str(file.parent), "--merge", "--dtype", "fp32", "--output", str(whole)]) == 0
+    tensors, metadata = checkpoint.read_tensors(whole)
+    assert Distilled.from_values(tensors[UNET + names.DISTILLED]) == Distilled(2, 2.0)
+    assert sampler_settings.read(metadata["colorize.sampler"]) == Distilled(2, 2.0).settings
+    stage = build_stage(with_(values), CPU)
+    stage.load_state_dict({k: v for k, v in lora.items() if "distilled" not in k})
+    lesson = stage.lessons.lesson(first_batch(with_(values)), "vanilla", Draws(0, 0, range(2)))
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([700, 300])
+    merged = V1Colorizer.from_files(str(whole), frozen["encoder"], CPU).unet
+    assert torch.allclose(
+        stage.student(lesson)(x, t), stage._x0(lambda *at: lesson.answer(merged, *at))(x, t), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_adapters_need_no_second_network(v1, adapter):
+    """By the estimate; with whole weights the teacher lies beside its student."""
+    costs = [table.row(config).cost(config) for config in map(with_, (v1, adapter))]
+    assert "teacher" in costs[0].frozen and "teacher" not in costs[1].frozen
+    assert list(costs[1].trained) == ["lora of the U-Net"]
+    assert costs[1].frozen["U-Net"] == costs[0].trained["U-Net"] == costs[0].frozen["teacher"]
+
+
 def test_the_student_is_its_teacher_before_it_learns(v1):
     """Without guidance, and with as many steps as the student, the teacher asks for what is answered already."""
     same = {"guidance": 1.0, "teacher_steps": 2, "own_starts": 0.0}
@@ -197,6 +264,7 @@ def test_the_student_runs_in_few_passes_and_the_trainer_reads_it(v1, frozen):
         ("distill", {"modes": ["fig3fig"]}, "one or more of vanilla"),
         ("distill", {"steps": 8, "teacher_steps": 200, "method": "consistency"}, None),
         ("distill", {"steps": 0}, "from 1 to 16"),
+        ("adapter", {"kind": "lora"}, "set distill.lora_rank to 0"),
         ("model", {"init": ""}, "model.init is empty"),
         ("model", {"tagger": "tagger.safetensors"}, "is no XL model"),
         ("model", {"prediction_type": "eps"}, "predicts v"),
@@ -204,6 +272,8 @@ def test_the_student_runs_in_few_passes_and_the_trainer_reads_it(v1, frozen):
     ],
 )
 def test_mistakes_name_the_way_out(v1, section, changes, message):
+    if section == "adapter":
+        v1 = v1 | {"distill": v1["distill"] | {"lora_rank": 4}, "adapter": {}}
     if message is None:
         assert checked(with_(v1, **{section: changes}))
         return
