@@ -23,6 +23,7 @@ from tqdm import tqdm
 from colorize.pictures.masks import without_figure
 from colorize.reference.types import read_tokens
 from spread.crew import ALONE, Crew
+from trainer import workers
 from trainer.cache.encodings import KEY
 from trainer.cache.recipes import KINDS, WHITE_KEY, recipes, row_key
 from trainer.cache.store import StoreWriter
@@ -177,7 +178,7 @@ def build_cache(
     if not folder:
         raise ConfigError("data.cache_folder is empty: name the folder to write, e.g. --data.cache_folder cache.")
     kinds = table.row(config).encodings(config)
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or workers.device()
     summary = Summary(*({kind: 0 for kind in kinds} for _ in range(3)))
     values = DTYPES[config.data.cache_values]
     with contextlib.ExitStack() as stack:

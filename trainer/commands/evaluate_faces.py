@@ -33,6 +33,7 @@ from colorize.animediffusion.sampling import deterministic_forward, sample_ddim,
 from colorize.animediffusion.schedule import AnimeSchedule
 from colorize.animediffusion.unet import AnimeUNet, load_network
 from colorize.sketch.extractors.xdog import XDoG, xdog
+from trainer import workers
 from trainer.config import ConfigError
 from trainer.data import decode, diagonal_warp
 from trainer.data.sources import SUFFIXES
@@ -263,7 +264,7 @@ def run(args: argparse.Namespace) -> None:
     sampling = Sampling(args.steps, args.eta, args.start, args.sampler)
     if args.count < 2 or args.batch < 1:
         raise ConfigError("--count must be at least 2, --batch at least 1.")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = workers.device()
     args.precision = for_device(args.precision, device)
     models = {Path(path).stem: load(path, device) for path in args.checkpoint}
     if len(models) < len(args.checkpoint):

@@ -36,6 +36,7 @@ from colorize.pictures.palette import palette_of
 from colorize.pictures.ranges import model_to_levels
 from colorize.pictures.regions import RegionMap, find_regions
 from colorize.pictures.shade import shade
+from trainer import workers
 from trainer.config import ConfigError
 from trainer.data.decode import open_picture
 from trainer.metrics import flats as measures
@@ -187,7 +188,7 @@ def _colouriser(args: argparse.Namespace) -> Colouriser:
         if not loaded:
             if not (args.checkpoint and args.encoder):
                 raise ConfigError("Give --checkpoint and --encoder, or --results with a picture of every character.")
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            device = workers.device()
             loaded.append((load(args.checkpoint, args.encoder, "", device), device))
         (colorizer, device), side = loaded[0], (args.model_size, args.model_size)
         sketch = np.asarray(Image.fromarray(one.sketch).resize(side, Image.Resampling.BICUBIC))

@@ -27,10 +27,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from spread.crew import ALONE, Crew
+from trainer import workers
 from trainer.config import ConfigError
 from trainer.data.index import cache_folder
 from trainer.data.sources import sketch_styles
@@ -377,7 +377,7 @@ def _run(args: argparse.Namespace) -> int:
         raise ConfigError("--side is 0 or more, --mask-size 64 to 4096, --mask-threshold 0 up to (not including) 1.")
     device = args.device
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = workers.device().type
     common = {"side": args.side} if args.side else {}
     sketches = []
     for name in dict.fromkeys(args.sketch):

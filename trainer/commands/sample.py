@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from colorize.animediffusion.unet import network_prefix
+from trainer import workers
 from trainer.commands import evaluate_faces
 from trainer.config import ConfigError
 from trainer.models import checkpoint
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError(f"--size must be a multiple of 64, not {args.size}.")
     if not args.reference and args.mode != "vanilla":
         raise ConfigError(f"Mode {args.mode} says what reads the reference: give --reference, or --mode vanilla.")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = workers.device()
     if network_prefix(dict.fromkeys(checkpoint.read_names(Path(args.checkpoint)))) is not None:
         return run_face(args, device)
     if not args.encoder:

@@ -42,7 +42,7 @@ def check_run(config: Config) -> None:
 
 def check_machine(config: Config) -> None:
     """ConfigError for what this computer lacks: training may be meant for another one."""
-    if config.system.precision == "fp16" and not torch.cuda.is_available():
+    if config.system.precision == "fp16" and device().type == "cpu":
         raise ConfigError("system.precision = 'fp16' needs a GPU; use bf16 or fp32 here.")
     for_device(config.system.precision, device())  # says what would be taken instead
     if config.system.deepspeed:
@@ -57,4 +57,4 @@ def check_machine(config: Config) -> None:
             "optimizer.fused_backward_pass steps before the processes have put their gradients together: start one "
             "process, or set optimizer.fused_backward_pass = false."
         )
-    optimizers.check(config.optimizer, "cuda" if torch.cuda.is_available() else "cpu")
+    optimizers.check(config.optimizer, device().type)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import trainer
 from colorize import names
 from trainer import config as configuration
 from trainer.__main__ import main
@@ -14,6 +15,8 @@ from trainer.config import ConfigError
 from trainer.models import checkpoint
 from trainer.run import checks, loop
 from trainer.stages import shared
+
+PACKAGE = Path(trainer.__file__).parent
 
 
 @pytest.fixture
@@ -59,6 +62,17 @@ WRONG = {
     "an optimiser": 'optimizer.kind = "adamw8bit" needs',
     "another run": "another [model] section",
 }
+
+
+def test_one_place_chooses_the_device(write_toml, values, capsys, monkeypatch):
+    """Whoever keeps a run on the CPU of a machine with a GPU is taken at his word by every command and check."""
+    asks = {path.name for path in PACKAGE.rglob("*.py") if "cuda.is_available()" in path.read_text(encoding="utf-8")}
+    assert asks == {"workers.py", "prepare.py"}  # the latter: which back end the processes talk through
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    values["system"]["precision"] = "fp16"
+    assert main(["train", "--config", write_toml(values), "--dry-run"]) == 2
+    assert "needs a GPU" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", WRONG)
