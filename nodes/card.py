@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -51,9 +52,11 @@ def _files(folder: str) -> list[str]:
 
 def card_path(name: str) -> str:
     """Path of a card in ComfyUI's input or output folder. Raises ValueError for names that lead elsewhere."""
-    path = os.path.abspath(folder_paths.get_annotated_filepath(name))
+    path = ""
+    with contextlib.suppress(ValueError):  # newer cores refuse such names themselves, without a way out
+        path = os.path.abspath(folder_paths.get_annotated_filepath(name))
     folders = (folder_paths.get_input_directory(), folder_paths.get_output_directory())
-    if not any(within(path, folder) for folder in folders):
+    if "\0" in name or not any(within(path, folder) for folder in folders):
         raise ValueError(f"{name!r} is not in ComfyUI's input or output folder. Put the reference card there.")
     return path
 

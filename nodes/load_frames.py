@@ -18,7 +18,7 @@ from .sockets import CATEGORY, Node
 def source_path(name: str) -> str:
     """Path of a shot in ComfyUI's input folder. Raises ValueError for names that lead elsewhere."""
     folder = os.path.realpath(folder_paths.get_input_directory())
-    path = os.path.realpath(os.path.join(folder, name))
+    path = "" if "\0" in name else os.path.realpath(os.path.join(folder, name))  # which no system's files have
     if not within(path, folder):
         raise ValueError(f"{name!r} is not in ComfyUI's input folder. Put the shot there: a folder, or a video.")
     if not os.path.exists(path):

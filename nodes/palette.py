@@ -16,7 +16,7 @@ from ..colorize.pictures.palette import Palette
 from ..colorize.reference.types import Reference
 from .flats import pictures_of
 from .known_before import within
-from .sockets import CATEGORY, FlatsSocket, Node, PaletteSocket, ReferenceSocket
+from .sockets import CATEGORY, FlatsSocket, Node, PaletteSocket, ReferenceSocket, plain_name
 
 FOLDER = "palettes"  # in ComfyUI's output folder
 SWATCH = 64  # pixels
@@ -156,8 +156,10 @@ class ColorizePaletteFromReference(Node):
         if save_as.strip():
             folder = os.path.join(folder_paths.get_output_directory(), FOLDER)
             name = os.path.basename(save_as.strip().removesuffix(".gpl").removesuffix(".json"))
-            if not name.strip("."):
-                raise ValueError(f"save_as is {save_as!r}; write a plain file name, for example: hero")
+            if not plain_name(name):
+                raise ValueError(
+                    f"save_as is {save_as!r:.120}, which is no name of a file; write a plain one, for example: hero"
+                )
             os.makedirs(folder, exist_ok=True)
             for ending in (".gpl", ".json"):
                 palettes.save(palette, os.path.join(folder, name + ending))

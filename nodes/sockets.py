@@ -94,6 +94,12 @@ def check_finite(name: str, value: Any) -> None:
 LONGEST_PREFIX = 100  # letters of one part of a file name's begin: a number and a suffix still fit beside it
 
 
+def plain_name(name: str) -> bool:
+    """Whether a file of every system may begin so."""
+    odd = any(letter < " " or letter in '<>:"|?*/\\\x7f' for letter in name)
+    return not odd and name.strip(". ") != "" and len(name.encode(errors="replace")) <= LONGEST_PREFIX
+
+
 def output_place(
     prefix: str, default: str, folder: str = "", width: int = 0, height: int = 0
 ) -> tuple[str, str, int, str]:
@@ -103,8 +109,7 @@ def output_place(
     the output folder, out of which no prefix leads. width, height: of the picture, for variables. Raises ValueError.
     """
     parts = (prefix.strip().replace("\\", "/") or default).split("/")
-    odd = any(letter < " " or letter in '<>:"|?*\x7f' for letter in prefix)
-    if odd or any(part.strip(". ") == "" or len(part.encode(errors="replace")) > LONGEST_PREFIX for part in parts):
+    if not all(plain_name(part) for part in parts):
         raise ValueError(
             f"filename_prefix is {prefix!r:.120}, which is no begin of a file name. Write a name such as {default}, or "
             f"folder/{default}: every part has 1 to {LONGEST_PREFIX} letters, is not all dots, and has none of "

@@ -102,6 +102,25 @@ def test_prefixes_that_are_no_name_are_told(pack, prefix):
         pack.module("nodes.sockets").output_place(prefix, "reference", "references")
 
 
+@pytest.mark.parametrize("name", ["\0", "x\0y", "..", ".", "a/", "a" * 300, "長" * 100, "a\nb", "C:x", "what?"])
+def test_names_of_palettes_that_are_none_are_told(pack, name):
+    """Found by tests.fuzz, seed 1, graph 1717."""
+    image = torch.rand(1, 40, 30, 3, generator=torch.Generator().manual_seed(1))
+    with pytest.raises(ValueError, match="save_as is .*write a plain one, for example: hero"):
+        pack.run("ColorizePaletteFromReference", image=image, save_as=name)
+
+
+@pytest.mark.parametrize("name", ["\0", "x\0y.png", "../x", "/"])
+def test_names_of_files_that_are_none_are_told(pack, name):
+    for node, found in (
+        ("nodes.palette", "palette_file"),
+        ("nodes.card", "card_path"),
+        ("nodes.load_frames", "source_path"),
+    ):
+        with pytest.raises(ValueError, match="Put|Give|Choose|Write|write"):
+            getattr(pack.module(node), found)(name)
+
+
 def test_an_empty_prefix_writes_where_load_reference_reads(pack, tiny_encoder):
     image = torch.rand(1, 40, 30, 3, generator=torch.Generator().manual_seed(1))
     reference = pack.run("ColorizeEncodeReference", encoder=tiny_encoder, image=image)[0]
