@@ -1,8 +1,9 @@
 """Few painted figures become many: recoloured part by part, cut, mirrored, on other grounds, drawn in several ways.
 
 A figure is a picture with transparency. Its colours fall into a few clusters (k-means in CIE Lab, brightness counting
-less, so that light and shade of one thing stay together); every cluster moves to a new colour. Pictures of one
-character share their clusters, so the same dress gets the same new colour in drawing and reference.
+less, so that light and shade of one thing stay together); every cluster moves to a new colour, some to two colours that
+meet somewhere on the figure (hair with other tips, a dress with another hem). Pictures of one character share their
+clusters, so the same dress gets the same new colour in drawing and reference.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ SOFTNESS = 8.0  # Lab distance over which one cluster's change fades into anothe
 KEPT = 0.15  # share of samples in the colours they were painted in
 SKIN_HUE, SKIN_CHROMA, SKIN_LIGHT = (0.28, 1.4), (2, 46), 52  # radians of a, b; chroma; least L
 SKIN_KEPT = 0.92  # share of samples whose skin stays skin, paler or darker
+TWO_TONED = 0.4  # share of samples in which some clusters have two colours
 BENT = 0.5  # strength by which references are bent, at most
 WORKING_HEIGHT = 1000  # pixels to which tall figures are reduced
 GROUNDS = {"white": 0.4, "flat": 0.3, "painted": 0.3}
@@ -133,6 +135,35 @@ def recolored(values: np.ndarray, centres: np.ndarray, moved: np.ndarray, tan: f
     return _rgb(changed)
 
 
+@dataclass(frozen=True)
+class Tones:
+    """A second set of colours, and the line on the figure beyond which it holds.
+
+    centres: Lab (K, 3). along: unit vector (2,), x and y. start: where the line is along it; softness: over how much it
+    changes. Both in the figure's own measures, 0..1 from its left and upper edge.
+    """
+
+    centres: np.ndarray
+    along: np.ndarray
+    start: float
+    softness: float
+
+    @classmethod
+    def drawn(cls, moved: np.ndarray, portion: float, random: np.random.Generator) -> Tones:
+        """One to three clusters in other colours; the line crosses the upper `portion` of the figure."""
+        chosen = random.choice(len(moved), random.integers(1, min(3, len(moved)) + 1), replace=False)
+        centres = moved.copy()
+        centres[chosen] = new_centres(moved, random)[chosen]
+        angle = random.normal(np.pi / 2, 0.4) if random.random() < 0.7 else random.uniform(-np.pi, np.pi)
+        along = np.array([np.cos(angle), np.sin(angle)])
+        point = np.array([random.uniform(0.3, 0.7), random.uniform(0.1, 0.9) * portion])
+        return cls(centres, along, float(point @ along), float(np.exp(random.uniform(np.log(0.004), np.log(0.1)))))
+
+    def share(self, places: np.ndarray) -> np.ndarray:
+        """How far these colours hold (..., 1), 0..1, at places on the figure (..., 2)."""
+        return 1 / (1 + np.exp(-np.clip((places @ self.along - self.start) / self.softness, -30, 30)))[..., None]
+
+
 def nearest(values: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """Number of the cluster that every colour (..., 3), RGB 0..255, is closest to."""
     weights = np.array([LIGHTNESS, 1, 1])
@@ -153,6 +184,7 @@ def sample(characters: Sequence[Character], grounds: Sequence[np.ndarray], rando
     grounds: painted pictures (h, w, 3) uint8 that may stand behind it. Sketches are made of `color` afterwards.
     """
     character = characters[int(random.integers(len(characters)))]
+    portion = random.uniform(0.28, 1.0)  # of the figure's height that is seen
     order = random.permutation(len(character.figures)).tolist()
     target = character.figures[order[0]]
     reference = character.figures[order[min(len(order) - 1, int(random.integers(3)))]]
@@ -162,12 +194,12 @@ def sample(characters: Sequence[Character], grounds: Sequence[np.ndarray], rando
         moved, tan = character.clusters, 0.0
     elif random.random() > SKIN_KEPT:
         tan = None
+    tones = Tones.drawn(moved, portion, random) if random.random() < TWO_TONED else None
     mood = random.choice(["plain", "pale", "dark", "grey"], p=[0.76, 0.08, 0.1, 0.06])
     ground = str(random.choice(list(GROUNDS), p=list(GROUNDS.values())))
     flat = _rgb(np.array([random.uniform(10, 95), *random.normal(0, 25, 2)]))
     painted = grounds[int(random.integers(len(grounds)))] if grounds and ground == "painted" else None
     canvas = CANVASES[0] if random.random() < SQUARES else CANVASES[1 + random.integers(len(CANVASES) - 1)]
-    portion = random.uniform(0.28, 1.0)  # of the figure's height that is seen
     shown = portion * random.uniform(0.9, 1.6)
     parts: Parts = {}
     for names, figure, size, share in (
@@ -177,9 +209,14 @@ def sample(characters: Sequence[Character], grounds: Sequence[np.ndarray], rando
         behind = np.full((*size, 3), 255.0) if ground == "white" else np.broadcast_to(flat, (*size, 3))
         if painted is not None:
             behind = cut(painted, size, random)
-        layer = placed(figure, size, share, random)
+        place = Place.drawn(figure, size, share, random)
+        layer = place.put(figure)
         inside = layer[..., 3:] / 255
-        color = recolored(layer[..., :3], character.clusters, moved, tan) * inside + behind * (1 - inside)
+        new = recolored(layer[..., :3], character.clusters, moved, tan)
+        if tones is not None:
+            other = tones.share(place.figure_places())
+            new = new * (1 - other) + recolored(layer[..., :3], character.clusters, tones.centres, tan) * other
+        color = new * inside + behind * (1 - inside)
         parts[names[0]] = np.round(np.clip(in_mood(color, mood), 0, 255)).astype(np.uint8)
         parts[names[1]] = np.where(inside[..., 0] > 0.5, 255, 0).astype(np.uint8)
     moves = deform.draw_moves(random, random.uniform(0, BENT))
@@ -192,22 +229,47 @@ def sample(characters: Sequence[Character], grounds: Sequence[np.ndarray], rando
     return parts
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a figure stands on a canvas (H, W): its size there in pixels, its left and upper edge, whether mirrored."""
+
+    canvas: tuple[int, int]
+    width: int
+    height: int
+    left: int
+    top: int
+    mirrored: bool
+
+    @classmethod
+    def drawn(cls, figure: np.ndarray, canvas: tuple[int, int], share: float, random: np.random.Generator) -> Place:
+        """Somewhere near the middle, the upper `share` of the figure (h, w, 4) within the canvas, perhaps mirrored."""
+        height, width = canvas
+        scale = height * random.uniform(0.9, 1.0) / (figure.shape[0] * share)
+        scale = min(scale, 2.2 * width / figure.shape[1])
+        mirrored = bool(random.random() < 0.5)
+        wide, high = (max(1, round(side * scale)) for side in (figure.shape[1], figure.shape[0]))
+        left = round((width - wide) / 2 + random.uniform(-0.15, 0.15) * width)
+        return cls(canvas, wide, high, left, height - round(figure.shape[0] * share * scale), mirrored)
+
+    def put(self, figure: np.ndarray) -> np.ndarray:
+        """The figure (h, w, 4) on an empty canvas (H, W, 4), float 0..255."""
+        image = Image.fromarray(figure).resize((self.width, self.height), Image.Resampling.LANCZOS)
+        if self.mirrored:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        out = Image.new("RGBA", self.canvas[::-1], (255, 255, 255, 0))
+        out.paste(image, (self.left, self.top))
+        return np.asarray(out).astype(float)
+
+    def figure_places(self) -> np.ndarray:
+        """Where every pixel of the canvas lies on the figure: x, y (H, W, 2), 0..1 within it."""
+        y, x = np.mgrid[: self.canvas[0], : self.canvas[1]] + 0.5
+        across = (x - self.left) / self.width
+        return np.stack([1 - across if self.mirrored else across, (y - self.top) / self.height], -1)
+
+
 def placed(figure: np.ndarray, size: tuple[int, int], share: float, random: np.random.Generator) -> np.ndarray:
     """The upper `share` of a figure (h, w, 4) on a canvas (H, W, 4), perhaps mirrored; float 0..255."""
-    height, width = size
-    image = Image.fromarray(figure)
-    scale = height * random.uniform(0.9, 1.0) / (figure.shape[0] * share)
-    scale = min(scale, 2.2 * width / figure.shape[1])
-    image = image.resize(
-        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
-    )
-    if random.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    out = Image.new("RGBA", (width, height), (255, 255, 255, 0))
-    room = width - image.width
-    left = round(room / 2 + random.uniform(-0.15, 0.15) * width)
-    out.paste(image, (left, height - round(figure.shape[0] * share * scale)))
-    return np.asarray(out).astype(float)
+    return Place.drawn(figure, size, share, random).put(figure)
 
 
 def cut(picture: np.ndarray, size: tuple[int, int], random: np.random.Generator) -> np.ndarray:

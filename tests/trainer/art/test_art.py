@@ -118,6 +118,36 @@ def test_samples_of_figures(character):
         assert set(np.unique(parts["reference_mask"])) <= {0, 255}
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_two_colours_meet_at_the_same_place_of_drawing_and_reference(character, mirrored):
+    """What is beyond the line on the figure is beyond it wherever the figure stands, whatever its size."""
+    figure = character.figures[0]
+    height, width = figure.shape[:2]
+    y, x = np.mgrid[:height, :width]
+    marked = figure.copy()
+    marked[..., :3] = np.where((x / width + 2 * y / height > 1.3)[..., None], 255, 0)
+    along = np.array([1, 2]) / np.sqrt(5)
+    tones = painted.Tones(character.clusters, along, 1.3 / np.sqrt(5), 0.004)
+    for place in (
+        painted.Place((64, 96), 60, 90, 12, -4, mirrored),
+        painted.Place((128, 128), 45, 70, 50, 30, mirrored),
+    ):
+        layer, share = place.put(marked), tones.share(place.figure_places())
+        assert share.shape == (*place.canvas, 1) and 0 <= share.min() and share.max() <= 1
+        inside = layer[..., 3] > 250
+        assert 0.95 < ((layer[..., 0] > 127) == (share[..., 0] > 0.5))[inside].mean()
+        assert 0.2 < (share[..., 0] > 0.5)[inside].mean() < 0.8
+
+
+def test_some_clusters_have_a_second_colour(character):
+    moved = painted.new_centres(character.clusters, np.random.default_rng(1))
+    for seed in range(20):
+        tones = painted.Tones.drawn(moved, 0.5, np.random.default_rng(seed))
+        changed = np.abs(tones.centres - moved).max(1) > 1e-9
+        assert 1 <= changed.sum() <= 3 and np.linalg.norm(tones.along) == pytest.approx(1)
+        assert 0 < tones.softness <= 0.1
+
+
 def npm_file(text: bytes) -> bytes:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
