@@ -209,12 +209,12 @@ def sample(characters: Sequence[Character], grounds: Sequence[np.ndarray], rando
         behind = np.full((*size, 3), 255.0) if ground == "white" else np.broadcast_to(flat, (*size, 3))
         if painted is not None:
             behind = cut(painted, size, random)
-        place = Place.drawn(figure, size, share, random)
-        layer = place.put(figure)
+        stands = Standing.drawn(figure, size, share, random)
+        layer = stands.put(figure)
         inside = layer[..., 3:] / 255
         new = recolored(layer[..., :3], character.clusters, moved, tan)
         if tones is not None:
-            other = tones.share(place.figure_places())
+            other = tones.share(stands.figure_places())
             new = new * (1 - other) + recolored(layer[..., :3], character.clusters, tones.centres, tan) * other
         color = new * inside + behind * (1 - inside)
         parts[names[0]] = np.round(np.clip(in_mood(color, mood), 0, 255)).astype(np.uint8)
@@ -230,7 +230,7 @@ def sample(characters: Sequence[Character], grounds: Sequence[np.ndarray], rando
 
 
 @dataclass(frozen=True)
-class Place:
+class Standing:
     """Where a figure stands on a canvas (H, W): its size there in pixels, its left and upper edge, whether mirrored."""
 
     canvas: tuple[int, int]
@@ -241,7 +241,7 @@ class Place:
     mirrored: bool
 
     @classmethod
-    def drawn(cls, figure: np.ndarray, canvas: tuple[int, int], share: float, random: np.random.Generator) -> Place:
+    def drawn(cls, figure: np.ndarray, canvas: tuple[int, int], share: float, random: np.random.Generator) -> Standing:
         """Somewhere near the middle, the upper `share` of the figure (h, w, 4) within the canvas, perhaps mirrored."""
         height, width = canvas
         scale = height * random.uniform(0.9, 1.0) / (figure.shape[0] * share)
@@ -269,7 +269,7 @@ class Place:
 
 def placed(figure: np.ndarray, size: tuple[int, int], share: float, random: np.random.Generator) -> np.ndarray:
     """The upper `share` of a figure (h, w, 4) on a canvas (H, W, 4), perhaps mirrored; float 0..255."""
-    return Place.drawn(figure, size, share, random).put(figure)
+    return Standing.drawn(figure, size, share, random).put(figure)
 
 
 def cut(picture: np.ndarray, size: tuple[int, int], random: np.random.Generator) -> np.ndarray:

@@ -129,8 +129,8 @@ def test_two_colours_meet_at_the_same_place_of_drawing_and_reference(character, 
     along = np.array([1, 2]) / np.sqrt(5)
     tones = painted.Tones(character.clusters, along, 1.3 / np.sqrt(5), 0.004)
     for place in (
-        painted.Place((64, 96), 60, 90, 12, -4, mirrored),
-        painted.Place((128, 128), 45, 70, 50, 30, mirrored),
+        painted.Standing((64, 96), 60, 90, 12, -4, mirrored),
+        painted.Standing((128, 128), 45, 70, 50, 30, mirrored),
     ):
         layer, share = place.put(marked), tones.share(place.figure_places())
         assert share.shape == (*place.canvas, 1) and 0 <= share.min() and share.max() <= 1
