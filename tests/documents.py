@@ -63,7 +63,8 @@ def words(command: str) -> list[str]:
 
 def paths() -> list[Claim]:
     """Files and folders of the repository that a document names between backticks or links to."""
-    top = {entry.name for entry in ROOT.iterdir() if not entry.name.startswith(".")}
+    ignored = {line.strip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").split()}
+    top = {entry.name for entry in ROOT.iterdir() if not entry.name.startswith(".")} - ignored  # a run's own folders
     found = []
     for page in pages():
         for number, line, inside in lines_of(page):

@@ -365,14 +365,14 @@ MUTATIONS = (
         "trainer/run/fused.py",
         "self.optimizer.param_groups = [groups[number] |",
         "self.optimizer.param_groups = [groups[0] |",
-        FUSED,
+        f"{FUSED} -k every_group",
     ),
     Mutation(
         "fused: a gradient stays after its step",
         "trainer/run/fused.py",
         "        parameter.grad = None\n",
         "",
-        FUSED,
+        f"{FUSED} -k fewer_gradients",
     ),
     Mutation(
         "art: a mirrored figure's second colour on the other side",

@@ -195,8 +195,9 @@ class Origins:
 
 
 def _matched(model: nn.Module, source: str) -> tuple[dict[str, nn.Parameter], dict[str, torch.Tensor]]:
-    """The parameters that are trained, and the tensors of a file under our names."""
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    """The parameters that are trained and have no file of their own, and the tensors of a file under our names."""
+    elsewhere = getattr(model, "own_files", ())
+    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad and not n.startswith(elsewhere)}
     return parameters, same_levels(our_names(checkpoint.read_tensors(Path(source))[0]), parameters)
 
 

@@ -28,6 +28,9 @@ class Stage(nn.Module):
     carriers: tuple[tuple[UNet, Adapters], ...] = ()
     """Frozen networks that run with trained adapters on their layers, and these."""
 
+    own_files: tuple[str, ...] = ()
+    """How the names of trained tensors begin that come from a file of their own, whatever model.init_from has."""
+
     def __init__(self, config: Config, device: torch.device) -> None:
         super().__init__()
         self.config = config

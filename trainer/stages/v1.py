@@ -96,6 +96,7 @@ class ColorizerStage(Stage):
             self.model = nn.ModuleDict({"diffusion_model": unet})
             self.control_encoder = sketch_encoder
         if config.model.train_encoder:
+            self.own_files = ENCODER_PARTS
             for name, part in encoder.network.named_children():
                 if name != FROZEN_PART:
                     self.add_module(name, part.requires_grad_(True))

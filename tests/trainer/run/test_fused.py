@@ -58,6 +58,24 @@ def test_weights_are_those_of_the_plain_loop(fused, tmp_path, kind):
     assert norms[0] == pytest.approx(norms[1], rel=1e-4) and min(norms[0]) > 0
 
 
+def test_every_group_has_its_own_settings():
+    """As optimizer.rates makes them: one rate of learning for each part of a model."""
+    found = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
+        groups = [{"params": list(layer.parameters()), "lr": lr} for layer, lr in zip(net, (0.1, 0.001), strict=True)]
+        optimizer = torch.optim.AdamW(groups)
+        step = FusedBackward(optimizer) if fused else None
+        for _ in range(3):
+            net(torch.ones(2, 3)).square().sum().backward()
+            if step is None:
+                optimizer.step()
+                optimizer.zero_grad()
+        found.append([p.detach() for p in net.parameters()])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found, strict=True))
+
+
 def test_fewer_gradients_live_at_a_time(fused):
     """Counted while a step of a real stage goes backwards: at most one, where the plain loop has all."""
     values = fused | {"run": fused["run"] | {"steps": 1}}

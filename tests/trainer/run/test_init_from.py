@@ -168,6 +168,18 @@ def test_a_run_starts_from_another_model_and_resumes_itself(values, tmp_path):
     assert not (exported.parent / init_from.REPORT).exists()
 
 
+def test_what_has_a_file_of_its_own_is_neither_taken_nor_random(tmp_path):
+    """A reference encoder that is trained too comes from model.encoder; the report called it random."""
+    net = torch.nn.ModuleDict({"body": torch.nn.Linear(2, 2), "visual": torch.nn.Linear(2, 2)})
+    net.own_files = ("visual.",)
+    before = net["visual"].weight.clone()
+    tensors = {f"{part}.weight": torch.full((2, 2), 3.0) for part in ("body", "visual")}
+    save_file(tensors, tmp_path / "a.safetensors")
+    report = init_from.start(net, str(tmp_path / "a.safetensors"))
+    assert (report.taken, report.random, report.unused) == (["body.weight"], ["body.bias"], 1)
+    assert torch.equal(net["visual"].weight, before)
+
+
 def test_files_of_nothing_we_know_are_refused(tmp_path):
     save_file({"weights": torch.zeros(3)}, tmp_path / "other.safetensors")
     with pytest.raises(ConfigError, match="no tensor this model could take.*weights"):
