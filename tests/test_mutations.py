@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutations import MUTATIONS, ROOT, mutated
+from tests.mutations.__main__ import MUTATIONS, ROOT
+from tests.mutations.mutation import mutated
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)

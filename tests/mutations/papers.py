@@ -1,24 +1,7 @@
-"""`python -m tests.mutations [WORD ...]`: breaks the training steps on purpose and asks whether a test notices.
+"""Mutations of what the papers say: the steps of training, the order of tokens and regions, the presets."""
 
-Every mutation changes one place of the source in a copy of the repository and runs the tests named beside it, without
-the recorded numbers of the released code (golden set). A mutation that survives is a step that could be wrong without
-anybody seeing it. WORD: only mutations whose name has all of these words. Not part of the suite: it takes minutes.
-"""
+from .mutation import STAGES, Mutation
 
-from __future__ import annotations
-
-import multiprocessing
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-import time
-from pathlib import Path
-from typing import NamedTuple
-
-ROOT = Path(__file__).resolve().parents[1]
-STAGES = "tests/trainer/stages"
 DROP = f"{STAGES}/test_literal.py -k drop"
 DUAL = f"{STAGES}/test_literal.py -k 4"
 NOISY = f"{STAGES}/test_literal.py -k 3"
@@ -30,33 +13,6 @@ LORA, PLUGIN = (f"{STAGES}/test_literal_xl.py -k {kind}" for kind in ("xl_lora",
 LINES, PHASE_2, FID = (f"{STAGES}/test_literal_faces.py -k {test}" for test in ("papers", "phase_2", "fid"))
 PRESETS = "tests/trainer/config/test_paper_presets.py"
 SPLIT = "tests/colorize/unet/test_split_attention.py"
-LEAN = "tests/trainer/models/test_lean_layers.py"
-FUSED = "tests/trainer/run/test_fused.py"
-TAUGHT = f"{STAGES}/test_distill.py -k stays_as_it_was"
-THIRD_PARTY = [
-    "torch",
-    "numpy",
-    "PIL",
-    "safetensors.torch",
-    "pytest",
-    "accelerate",
-    "open_clip",
-    "torchmetrics",
-    "tqdm",
-]
-
-
-class Mutation(NamedTuple):
-    """One change of the source that must make a test fail."""
-
-    name: str
-    file: str
-    old: str
-    """occurs once in the file"""
-    new: str
-    tests: str
-    """what runs: a file, or a file and `-k` words after a space"""
-
 
 MUTATIONS = (
     Mutation(
@@ -325,133 +281,4 @@ MUTATIONS = (
             ("animediffusion", "297_150"),
         )
     ),
-    Mutation(
-        "distill: the teacher keeps the student's adapters",
-        "trainer/stages/distill.py",
-        "with as_teacher():",
-        "with contextlib.nullcontext():",
-        TAUGHT,
-    ),
-    Mutation(
-        "distill: a teacher without guidance",
-        "trainer/stages/distill.py",
-        "if scale == 1:",
-        "if scale:",
-        f"{STAGES}/test_distill.py -k guidance_and_reference",
-    ),
-    Mutation(
-        "8 bits: one scale for all outputs",
-        "trainer/models/lean_layers.py",
-        "scale = rows.abs().amax(1, keepdim=True) / MOST",
-        "scale = rows.abs().amax().expand(len(rows), 1) / MOST",
-        f"{LEAN} -k rounding",
-    ),
-    Mutation(
-        "8 bits: the gradient of a convolution without its groups",
-        "trainer/models/lean_layers.py",
-        "self.stride, padding, self.dilation, self.groups)",
-        "self.stride, padding, self.dilation)",
-        f"{LEAN} -k whole_one_with",
-    ),
-    Mutation(
-        "at rest: a weight stays on the device for the backward pass",
-        "trainer/models/lean_layers.py",
-        "ctx.layer, ctx.shape = layer, x.shape",
-        "ctx.layer, ctx.shape, ctx.kept = layer, x.shape, layer.fetched(x.dtype)",
-        f"{LEAN} -k visits_one_by_one",
-    ),
-    Mutation(
-        "fused: every parameter steps with the first group's settings",
-        "trainer/run/fused.py",
-        "self.optimizer.param_groups = [groups[number] |",
-        "self.optimizer.param_groups = [groups[0] |",
-        f"{FUSED} -k every_group",
-    ),
-    Mutation(
-        "fused: a gradient stays after its step",
-        "trainer/run/fused.py",
-        "        parameter.grad = None\n",
-        "",
-        f"{FUSED} -k fewer_gradients",
-    ),
-    Mutation(
-        "art: a mirrored figure's second colour on the other side",
-        "trainer/art/painted.py",
-        "1 - across if self.mirrored else across",
-        "across",
-        "tests/trainer/art/test_art.py -k two_colours",
-    ),
 )
-
-
-def mutated(text: str, mutation: Mutation) -> str:
-    """The file's text with the change. ValueError when the place is not there exactly once."""
-    if (count := text.count(mutation.old)) != 1:
-        raise ValueError(f"{mutation.name}: {mutation.old!r} stands {count} times in {mutation.file}; name it anew.")
-    return text.replace(mutation.old, mutation.new)
-
-
-def copy_of_the_tree(target: Path) -> None:
-    """The files that git knows or does not ignore."""
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
-        if (ROOT / name).is_file() and not name.startswith(("models/", "docs/images/")):
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
-
-
-def run_tests(folder: str, tests: str) -> None:
-    """In a process of its own: run the tests of a copy and exit with pytest's code."""
-    import pytest
-
-    for module in [name for name in sys.modules if name.partition(".")[0] in ("tests", "trainer", "colorize")]:
-        del sys.modules[module]
-    os.chdir(folder)
-    sys.path[:] = [folder, *(path for path in sys.path if path and Path(path).resolve() != ROOT)]
-    os.environ.pop("GOLDEN_DIR", None)
-    sys.dont_write_bytecode = True
-    file, *rest = tests.split(" ", 1)
-    with open(os.devnull, "w") as nowhere:
-        sys.stdout = sys.stderr = nowhere
-        code = pytest.main([file, "-x", "-q", "-p", "no:cacheprovider", *(rest[0].split(" ", 1) if rest else ())])
-    os._exit(int(code))
-
-
-def outcome(context: multiprocessing.context.BaseContext, folder: Path, tests: str) -> int:
-    """pytest's exit code: 0 all passed, 1 some failed, else the tests could not run."""
-    process = context.Process(target=run_tests, args=(str(folder), tests))
-    process.start()
-    process.join()
-    return process.exitcode if process.exitcode is not None else -1
-
-
-def main(words: list[str]) -> int:
-    chosen = [mutation for mutation in MUTATIONS if all(word.lower() in mutation.name.lower() for word in words)]
-    forks = "forkserver" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if forks else "spawn")
-    if forks:
-        context.set_forkserver_preload(THIRD_PARTY)
-    survivors = []
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary).resolve()
-        copy_of_the_tree(folder)
-        for tests in dict.fromkeys(mutation.tests for mutation in chosen):
-            if code := outcome(context, folder, tests):
-                print(f"without any change {tests} ends with {code}: mend it first.")
-                return 2
-        for mutation in chosen:
-            begun, file = time.monotonic(), folder / mutation.file
-            text = file.read_text(encoding="utf-8")
-            file.write_text(mutated(text, mutation), encoding="utf-8")
-            code = outcome(context, folder, mutation.tests)
-            file.write_text(text, encoding="utf-8")
-            verdict = {0: "SURVIVES", 1: "dies"}.get(code, f"breaks ({code})")
-            print(f"{verdict:10} {time.monotonic() - begun:5.1f} s  {mutation.name}", flush=True)
-            if code != 1:
-                survivors.append(mutation.name)
-    print(f"{len(chosen) - len(survivors)} of {len(chosen)} die.")
-    return 1 if survivors else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
