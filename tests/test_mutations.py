@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutations.__main__ import MUTATIONS, ROOT
 from tests.mutations.mutation import mutated
+from tests.mutations.run import MUTATIONS, ROOT
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
