@@ -43,6 +43,7 @@ from trainer.evaluate.views import Look, Views
 from trainer.json_file import write_report
 from trainer.models.colorizer import MODE_HELP, MODES, read_encoder
 from trainer.models.denoising import SAMPLERS, Denoising
+from trainer.models.loras import LORA_HELP
 from trainer.models.precision import for_device
 from trainer.models.xl_colorizer import load
 from trainer.workers import Team, add_crew_arguments, crew_of, device_of
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--checkpoint", default="", help="exported v1, v1.5 or XL model (.safetensors)")
     add("--encoder", default="", help="its reference encoder (.safetensors)")
     add("--tagger", default="", help="an XL model's WD tagger, or the second CLIP of one without (.safetensors)")
+    add("--lora", nargs="+", default=[], metavar="FILE", help=LORA_HELP)
     add("--against", default="", metavar="CHECKPOINT", help="a second model with these encoders, compared pair by pair")
     add("--results", nargs="+", default=[], metavar="FOLDER", help="pictures that other methods made of the pairs")
     add("--results-without", nargs="+", default=[], metavar="FOLDER", help="what they make without reference, likewise")
@@ -140,6 +142,8 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError("--checkpoint needs its reference encoder: --encoder FILE.")
     if not (args.checkpoint or args.pairs or (args.results and not args.set)):
         raise ConfigError("There is nothing to measure: give --checkpoint and --encoder, or --results FOLDER.")
+    if args.lora and not args.checkpoint:
+        raise ConfigError("--lora changes the model of --checkpoint: name one.")
     if args.views and not args.checkpoint:
         raise ConfigError("--views looks inside a model: name it with --checkpoint and --encoder.")
     if args.against and not args.checkpoint:
@@ -200,9 +204,11 @@ class _Evaluation:
     def model(self, option: str) -> ModelMaker:
         args, look, checkpoint = self.args, look_of(self.args), getattr(self.args, option)
         files = {name: identity(getattr(args, name)) for name in ("encoder", "tagger", "inception", "clip", "features")}
-        colorizer = load(checkpoint, args.encoder, args.tagger, self.here)
+        loras = args.lora if option == "checkpoint" else []
+        colorizer = load(checkpoint, args.encoder, args.tagger, self.here, loras)
         self.notes += [f"{Path(checkpoint).name}: {note}" for note in colorizer.notes(list(dict.fromkeys(args.mode)))]
         files["checkpoint"] = identity(checkpoint)
+        files |= {f"lora {number}": identity(file) for number, file in enumerate(loras)}
         suffix = "-against" if option == "against" else ""
         views = None if look is None else Views(look, self.output / "views", suffix)
         return ModelMaker(colorizer, settings_of(args), args.seed, args.precision, self.device, files, views)
@@ -309,6 +315,7 @@ def run(args: argparse.Namespace) -> None:
     print("\n\n".join([*texts, *notes]))
     summary = {
         "checkpoint": Path(args.checkpoint).name or None,
+        "loras": [Path(file).name for file in args.lora],
         "against": Path(args.against).name or None,
         "results": [Path(folder).name for folder in args.results],
         "data": Path(args.data).name,

@@ -44,6 +44,7 @@ from trainer.metrics.flats import Truth
 from trainer.metrics.intervals import interval
 from trainer.models.colorizer import V1Colorizer
 from trainer.models.denoising import SAMPLERS, Denoising
+from trainer.models.loras import LORA_HELP
 from trainer.models.xl_colorizer import XLColorizer, load
 from trainer.pictures import model_sketch, picture
 from trainer.world import Appearance, LineStyle, pose_layout, render, seeds_of, true_flats
@@ -132,6 +133,7 @@ def sheet_row(one: HeldOut, soft: np.ndarray) -> np.ndarray:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", help="v1 or v1.5 model (.safetensors); not needed where --results has all")
     parser.add_argument("--encoder", help="its reference encoder (.safetensors)")
+    parser.add_argument("--lora", nargs="+", default=[], metavar="FILE", help=LORA_HELP)
     parser.add_argument("--results", metavar="DIR", help="soft results, read where they are and written where not")
     parser.add_argument("--count", type=int, default=64, help="characters (default 64)")
     parser.add_argument("--size", type=int, default=512, help="side of the drawings in pixels (default 512)")
@@ -189,7 +191,7 @@ def _colouriser(args: argparse.Namespace) -> Colouriser:
             if not (args.checkpoint and args.encoder):
                 raise ConfigError("Give --checkpoint and --encoder, or --results with a picture of every character.")
             device = workers.device()
-            loaded.append((load(args.checkpoint, args.encoder, "", device), device))
+            loaded.append((load(args.checkpoint, args.encoder, "", device, args.lora), device))
         (colorizer, device), side = loaded[0], (args.model_size, args.model_size)
         sketch = np.asarray(Image.fromarray(one.sketch).resize(side, Image.Resampling.BICUBIC))
         shown = np.asarray(Image.fromarray(one.reference).resize(side, Image.Resampling.LANCZOS))

@@ -16,6 +16,7 @@ from trainer.config import ConfigError
 from trainer.models import checkpoint
 from trainer.models.colorizer import MODE_HELP, MODES
 from trainer.models.denoising import SAMPLERS, Denoising
+from trainer.models.loras import LORA_HELP
 from trainer.models.xl_colorizer import load
 
 
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         help="an XL model's WD tagger, or the second CLIP of one without (.safetensors)",
     )
+    parser.add_argument("--lora", nargs="+", default=[], metavar="FILE", help=LORA_HELP)
     parser.add_argument("--sketch", required=True, help="picture with dark lines on white")
     parser.add_argument(
         "--reference", help="colour picture; without it the model colours as it likes (AnimeDiffusion needs one)"
@@ -70,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
         args.noise_level if args.reference else 0.0,
         args.sampler or "dpmpp_2m",
     )
-    colorizer = load(args.checkpoint, args.encoder, args.tagger, device)
+    colorizer = load(args.checkpoint, args.encoder, args.tagger, device, args.lora)
 
     def read_mask(name: str | None) -> torch.Tensor | None:
         return read(name, args.size, device).float().mean(1, keepdim=True) / 255 if name else None
@@ -98,8 +100,10 @@ def run_face(args: argparse.Namespace, device: torch.device) -> None:
 
     if not args.reference:
         raise ConfigError("AnimeDiffusion takes its colours from a reference: give --reference.")
-    if args.mode != "vanilla" or args.sketch_guidance != 1 or args.noise_level:
-        raise ConfigError("AnimeDiffusion has no modes, no guidance and no reference tokens: leave those options out.")
+    if args.mode != "vanilla" or args.sketch_guidance != 1 or args.noise_level or args.lora:
+        raise ConfigError(
+            "AnimeDiffusion has no modes, no guidance, no reference tokens and no LoRAs: leave those options out."
+        )
     if (sampler := args.sampler or "ddim") not in evaluate_faces.SAMPLERS:
         raise ConfigError(f"AnimeDiffusion is sampled with ddim or ddpm, not {sampler}.")
     how = evaluate_faces.Sampling(args.steps, sampler=sampler)

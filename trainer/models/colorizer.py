@@ -23,6 +23,7 @@ from colorize.weight_files import check_fits, metadata_number
 from trainer.config import ConfigError
 from trainer.models import autoencoder, checkpoint
 from trainer.models.denoising import Denoising, Tokens, blank_sketch, denoised_latents, guides
+from trainer.models.loras import with_loras
 from trainer.models.usable import refuses_other_files
 
 MASKED = {"masked": "masked vanilla"}
@@ -168,9 +169,12 @@ class V1Colorizer(WholeColorizer):
     """whether fig2fig reads the background through the recovery transformer; False: it was trained without"""
 
     @classmethod
-    def from_files(cls, checkpoint_path: str, encoder_path: str, device: torch.device) -> V1Colorizer:
-        """Read a checkpoint in the official v1 or v1.5 layout and a reference encoder, in float32."""
+    def from_files(
+        cls, checkpoint_path: str, encoder_path: str, device: torch.device, loras: Sequence[str] = ()
+    ) -> V1Colorizer:
+        """Read a checkpoint in the official v1 or v1.5 layout, LoRA files on it and a reference encoder, in float32."""
         tensors, metadata = checkpoint.read_tensors(Path(checkpoint_path))
+        tensors = with_loras(tensors, loras)
         unet, sketch_encoder = networks_from(tensors, metadata)
         prediction, _ = families.prediction_type(tensors, metadata, checkpoint_path)
         return cls(

@@ -38,6 +38,7 @@ from trainer.models.colorizer import (
     unet_sizes,
 )
 from trainer.models.denoising import Denoising, Tokens, denoised_latents
+from trainer.models.loras import with_loras
 from trainer.models.usable import refuses_other_files
 
 
@@ -65,9 +66,13 @@ class XLColorizer(WholeColorizer):
     """XL has no recovery transformer"""
 
     @classmethod
-    def from_files(cls, checkpoint_path: str, encoder_path: str, tagger_path: str, device: torch.device) -> XLColorizer:
-        """Read a checkpoint in the official XL layout, a CLIP vision tower and a WD tagger, in float32."""
+    def from_files(
+        cls, checkpoint_path: str, encoder_path: str, tagger_path: str, device: torch.device, loras: Sequence[str] = ()
+    ) -> XLColorizer:
+        """Read a checkpoint in the official XL layout, LoRA files on it, a CLIP vision tower and a WD tagger, in
+        float32."""
         tensors, metadata = checkpoint.read_tensors(Path(checkpoint_path))
+        tensors = with_loras(tensors, loras)
         unet, sketch_encoder, projection = networks_from(tensors, metadata)
         prediction, _ = families.prediction_type(tensors, metadata, checkpoint_path)
         return cls(
@@ -167,13 +172,16 @@ def is_xl_file(path: Path) -> bool:
     return f"{names.PROJECTION}proj.0.weight" in checkpoint.read_names(path)
 
 
-def load(checkpoint_path: str, encoder_path: str, tagger_path: str, device: torch.device) -> V1Colorizer | XLColorizer:
-    """The colouriser of a file of either family; XL needs a tagger as well. ConfigError when it is missing."""
+def load(
+    checkpoint_path: str, encoder_path: str, tagger_path: str, device: torch.device, loras: Sequence[str] = ()
+) -> V1Colorizer | XLColorizer:
+    """The colouriser of a file of either family, with LoRA files in its weights; XL needs a tagger as well. ConfigError
+    when it is missing."""
     if not is_xl_file(Path(checkpoint_path)):
-        return V1Colorizer.from_files(checkpoint_path, encoder_path, device)
+        return V1Colorizer.from_files(checkpoint_path, encoder_path, device, loras)
     if not tagger_path:
         raise ConfigError(f"{checkpoint_path} is an XL model: name its tagger with --tagger.")
-    return XLColorizer.from_files(checkpoint_path, encoder_path, tagger_path, device)
+    return XLColorizer.from_files(checkpoint_path, encoder_path, tagger_path, device, loras)
 
 
 class Tagger:

@@ -168,6 +168,8 @@ def test_adapters_go_on_exactly_and_become_a_whole_student(adapter, v1_file, fro
     lesson = stage.lessons.lesson(first_batch(with_(values)), "vanilla", Draws(0, 0, range(2)))
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([700, 300])
     merged = V1Colorizer.from_files(str(whole), frozen["encoder"], CPU).unet
+    on_top = V1Colorizer.from_files(v1_file, frozen["encoder"], CPU, [str(file)]).unet.state_dict()
+    assert all(torch.allclose(on_top[name], value, atol=1e-6) for name, value in merged.state_dict().items())
     assert torch.allclose(
         stage.student(lesson)(x, t), stage._x0(lambda *at: lesson.answer(merged, *at))(x, t), rtol=1e-3, atol=1e-3
     )
