@@ -71,6 +71,16 @@ def test_a_traceback_that_is_no_message_of_ours_is_a_problem(tmp_path, node, kin
         assert json.loads((tmp_path / "found" / "3-7.json").read_text()) == FLOW
 
 
+def test_a_node_for_another_kind_of_model_is_not_ours(tmp_path):
+    (tmp_path / "log").write_text("nothing")
+    run = Fuzz(SimpleNamespace(log=tmp_path / "log"), Maker(INFO, [FLOW], ["a.png"], 3), tmp_path / "found")
+    error = {"node_type": "KSampler", "exception_type": "ValueError", "exception_message": "not enough values"}
+    entry = {"status": {"messages": [["execution_error", error | {"traceback": [OURS, OTHERS]}]]}}
+    run._judge(7, {"1": {"class_type": "FluxKVCache", "inputs": {}}}, entry)
+    run._judge(8, FLOW, entry)
+    assert dict(run.counts.outcomes) == {"theirs": 1, "problem": 1}
+
+
 def test_a_picture_that_is_no_number_is_a_problem(tmp_path):
     log = tmp_path / "log"
     log.write_text("old: invalid value encountered in cast\n")
