@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import folder_paths
+import torch
 from comfy_api.v0_0_2 import io
 
 from ..model_patches.checkpoint.onnx_session import PROVIDERS
@@ -40,6 +41,8 @@ class Node(io.ComfyNode):
             cls.execute = _with_finite_numbers(own.__func__)
 
 
+LATENT = ("dict", "dict | None")
+"""How a LATENT is annotated, and nothing else."""
 WRITTEN = (bool, int, float, str, list, dict)  # what a graph of the API can have in place of a connection
 
 
@@ -62,6 +65,7 @@ def _with_finite_numbers(execute: Callable[..., Any]) -> classmethod:
     kinds = {name: given.annotation for name, given in signature.parameters.items()}
     sockets = {name for name, kind in kinds.items() if is_object(kind)}
     needed = {name for name, kind in kinds.items() if is_needed(kind)}
+    latents = {name for name, kind in kinds.items() if kind in LATENT}
 
     @functools.wraps(execute)
     def wrapper(cls: type, *args: Any, **kwargs: Any) -> Any:
@@ -70,11 +74,26 @@ def _with_finite_numbers(execute: Callable[..., Any]) -> classmethod:
             missing = value is None and name in needed
             if name in sockets and (isinstance(value, WRITTEN) or missing):
                 raise ValueError(f"{name} is {value!r:.60}, where another node's output belongs. Connect one.")
+            if name in latents and value is not None:
+                check_latent(name, value)
             if missing:
                 raise ValueError(f"{name} is null, which is no value. Give one; the input's tooltip says which.")
         return execute(cls, *args, **kwargs)
 
     return classmethod(wrapper)
+
+
+def check_latent(name: str, value: Any) -> None:
+    """Raise ValueError for what is no LATENT of pictures: a number, a table, several in one (a video's with sound)."""
+    samples = value.get("samples") if isinstance(value, dict) else None
+    if isinstance(samples, torch.Tensor) and not samples.is_nested:
+        return
+    nested = getattr(samples, "is_nested", False)
+    found = "a bundle of several latents" if nested else "no latent" if isinstance(value, dict) else f"{value!r:.60}"
+    raise ValueError(
+        f"{name} is {found}, where the LATENT of pictures belongs. Connect that of Prepare Sketch, VAE Encode or Empty "
+        "Latent Image."
+    )
 
 
 def check_finite(name: str, value: Any) -> None:

@@ -56,6 +56,8 @@ OTHERS = '  File "/c/nodes.py", line 9, in g\n    raise ValueError("bad")\n'
         ("KSampler", "ValueError", [OURS + "    return plain(x)\n", OTHERS], "problem"),
         ("KSampler", "comfy.model_management.OOM_EXCEPTION", [OURS], "told"),
         ("ImageCrop", "RuntimeError", [OTHERS], "theirs"),
+        ("KSampler", "RuntimeError", [OURS.replace("in f", "in remember_seed"), OTHERS], "theirs"),
+        ("KSampler", "RuntimeError", [OURS.replace("in f", "in remember_seed"), OURS, OTHERS], "problem"),
         ("SaveImage", "OSError", ['File "cache/colorize-diffusion/env-1/lib/PIL/Image.py"'], "theirs"),
     ],
 )

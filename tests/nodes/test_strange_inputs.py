@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import importlib
+import inspect
 import json
 from types import SimpleNamespace
 
@@ -88,6 +90,36 @@ def test_names_in_palettes_have_no_escapes(pack, tmp_path):
     (tmp_path / "a.gpl").write_text("GIMP Palette\n1 2 3\tsk\x1b[2Jin" + "y" * 500 + "\n")
     (entry,) = pack.module("colorize.pictures.palette").load(tmp_path / "a.gpl").entries
     assert entry.name.startswith("sk[2Jin") and len(entry.name) == 100
+
+
+# -- latents ----------------------------------------------------------------------------------------------------------
+
+
+LATENTS = {
+    "ColorizeAttentionInjection": "reference_latent",
+    "ColorizeAdaIN": "reference_latent",
+    "ColorizeAnimeDiffusionSampler": "latent",
+    "ColorizePlaceViews": "samples",
+    "ColorizePreflight": "second_pass",
+    "ColorizeApplyBackgroundPlugin": "latent",
+    "ColorizeApplyStyleBackground": "latent",
+}
+
+
+@pytest.mark.parametrize("node", LATENTS)
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [(10**30, "is 1000000"), ("5", "is '5'"), ([0], r"is \[0\]"), ({"a": 1}, "is no latent"), ("sound", "is a bundle")],
+)
+def test_what_is_no_latent_of_pictures_is_told(pack, node, value, words):
+    """Found by tests.fuzz, seed 1: a number at Attention Injection (4799), a video's latent with its sound (7573)."""
+    if value == "sound":
+        nested = importlib.import_module("comfy.nested_tensor").NestedTensor
+        value = {"samples": nested([torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8)])}
+    signature = inspect.signature(pack.node(node).execute.__func__).parameters
+    given = {name: object() for name, kind in signature.items() if name != "cls" and kind.default is inspect._empty}
+    with pytest.raises(ValueError, match=f"{LATENTS[node]} {words}.*Connect that of Prepare Sketch"):
+        pack.run(node, **given | {LATENTS[node]: value})
 
 
 # -- names -------------------------------------------------------------------------------------------------------------
