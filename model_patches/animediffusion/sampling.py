@@ -94,6 +94,11 @@ def sample(model: Any, positive: list, latent: torch.Tensor, walk: Walk, progres
             "The model is not an AnimeDiffusion model. Connect model of Load AnimeDiffusion; other models are sampled "
             "with KSampler."
         )
+    if model.model_options.get("sampler_cfg_function"):
+        raise ValueError(
+            "Another node guides the sampling (RescaleCFG, RenormCFG, their like): AnimeDiffusion has no second run "
+            "to be guided away from. Remove it."
+        )
     if any(LINES not in options or REFERENCE not in options for _, options in positive):
         raise ValueError("positive carries no line drawing. Connect positive of AnimeDiffusion Conditioning.")
     if latent.ndim != 4 or latent.shape[1] != 3:

@@ -342,6 +342,18 @@ def test_patches_it_has_no_layers_for_are_told(pack, loaded, condition, node, in
         sample(pack, patch.execute(loaded[0], *inputs)[0], conditioning, latent, steps=2)
 
 
+def test_guidance_of_other_nodes_is_told(pack, loaded, condition):
+    """Found by the fuzz harness, --stand-ins --seed 1 --only 5535. Guided away from zeros, colours changed silently."""
+    conditioning, latent, _, _ = condition()
+    for file, name, inputs in (("lumina2", "RenormCFG", (100.0, 1.0)), ("model_advanced", "RescaleCFG", (0.7,))):
+        node = getattr(importlib.import_module(f"comfy_extras.nodes_{file}"), name)
+        patched = (
+            node.execute(loaded[0], *inputs)[0] if hasattr(node, "execute") else node().patch(loaded[0], *inputs)[0]
+        )
+        with pytest.raises(ValueError, match="Another node guides the sampling .*Remove it"):
+            sample(pack, patched, conditioning, latent, steps=2)
+
+
 def test_a_controlnet_is_told(pack):
     check = pack.module("model_patches.animediffusion.model").check_unpatched
     check({"patches": {"attn1_patch": []}, "patches_replace": {}}, {"input": [None], "middle": []})
