@@ -7,7 +7,9 @@ is 1 when something would break a run or teach it the wrong thing. Nothing is ch
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -345,7 +347,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.sample < 0 or args.size < 1:
         raise ConfigError("--size is 1 or more, --sample 0 (all) or more.")
-    diagnosis = examine(args.dataset, args.size, crew_of(args), args.sample)
+    # Ray prints what it says of lost nodes.
+    with contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext():
+        diagnosis = examine(args.dataset, args.size, crew_of(args), args.sample)
     if args.json:
         described: dict[str, Any] = asdict(diagnosis) | {"healthy": diagnosis.healthy}
         print(json.dumps(described, indent=1, ensure_ascii=False))

@@ -198,6 +198,20 @@ def test_two_processes_find_the_same(good):
     assert examine(good, crew=Crew(2)) == examine(good)
 
 
+def test_json_stands_alone_on_standard_output(good, capsys, monkeypatch):
+    """What others print meanwhile, as Ray does of a machine that is lost, goes beside it."""
+    seen = doctor.examine
+
+    def noisy(*given, **named):
+        print("a node was lost")
+        return seen(*given, **named)
+
+    monkeypatch.setattr(doctor, "examine", noisy)
+    assert main(["doctor", str(good), "--workers", "1", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["healthy"] and "a node was lost" in told.err
+
+
 def test_command_prints_a_table_or_json_and_its_status(good, tmp_path, capsys):
     command = ["doctor", str(good), "--size", "64", "--workers", "1"]
     assert main(command) == 0 and "no findings" in capsys.readouterr().out
