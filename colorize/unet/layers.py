@@ -248,8 +248,10 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+    def forward(self, x: torch.Tensor, size: Sequence[int] | None = None) -> torch.Tensor:
+        """To twice the height and width; size: to these, where a side was odd before it was halved."""
+        size = size or [2 * side for side in x.shape[-2:]]
+        return self.conv(F.interpolate(x, size=size, mode="nearest"))
 
 
 class Block(nn.Sequential):
@@ -261,15 +263,17 @@ class Block(nn.Sequential):
         return sum(len(layer.transformer_blocks) for layer in self if isinstance(layer, SpatialTransformer))
 
     def forward(  # type: ignore[override]  # a sequence by its tensors' names only
-        self, x: torch.Tensor, emb: torch.Tensor, readings: Sequence[Reading]
+        self, x: torch.Tensor, emb: torch.Tensor, readings: Sequence[Reading], size: Sequence[int] | None = None
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """-> the answer, and what the readings, one per transformer block, ask for."""
+        """-> the answer, and what the readings, one per transformer block, ask for. size: of an upsampled answer."""
         kept: list[torch.Tensor] = []
         for layer in self:
             if isinstance(layer, ResBlock):
                 x = layer(x, emb)
             elif isinstance(layer, SpatialTransformer):
                 x, kept = layer(x, readings)
+            elif isinstance(layer, Upsample):
+                x = layer(x, size)
             else:
                 x = layer(x)
         return x, kept

@@ -267,7 +267,8 @@ class UNet(nn.Module):
                     skip = guide.skip(place, cast(Warp, self.warp_modules[place]), skip)
                 h, skips = torch.cat([h, skip], dim=1), skips[:-1]
             places = progress.places + block.depth
-            h, handed = self._run(block, h, progress.emb, readings[progress.places : places])
+            size = skips[-1].shape[-2:] if number > inputs and skips else None  # what the next block reads beside it
+            h, handed = self._run(block, h, progress.emb, readings[progress.places : places], size)
             if number > inputs and guide is not None:
                 h = guide.modulate(place, cast(Modulation, self.style_modules[place]), h, progress.emb)
             if number < inputs:

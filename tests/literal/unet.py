@@ -113,7 +113,9 @@ def unet(
                 h = attend(f"output_blocks.{block}.{layer}.", h, level)
                 layer += 1
             if level > 0 and index == num_res_blocks:
-                h = conv(w, f"output_blocks.{block}.{layer}.conv", upsampled(h), h.shape[1])
+                height, breadth = skips[-1].shape[-2:]  # an odd side was halved upwards: one row or column too many
+                up = upsampled(h)[..., :height, :breadth]
+                h = conv(w, f"output_blocks.{block}.{layer}.conv", up, h.shape[1])
             h = finish("output_blocks", block, h)
     return conv(w, "out.2", silu(group_norm(w, "out.0", h)), out_channels)
 

@@ -55,6 +55,17 @@ def test_equals_the_literal_transcription(sizes):
         torch.testing.assert_close(network(x, t, context, control), expected, atol=2e-5, rtol=1e-4)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(7, 10), (9, 2), (1, 1), (5, 16)])
+def test_sides_need_no_multiple(size):
+    """As ComfyUI's U-Nets; found by tests.fuzz, seed 1, graph 8531: the background plugin on a picture 16 px wide."""
+    network, weights = pair(SIZES[0])
+    x, context, t = normal(1, 2, 4, *size), normal(2, 2, 7, 24), torch.tensor([981.0, 12.625])
+    expected = literal_unet(weights, x, t, context, **SIZES[0])
+    assert expected.shape == x.shape
+    torch.testing.assert_close(network(x, t, context), expected, atol=2e-5, rtol=1e-4)
+
+
 def test_names_and_shapes_are_the_released_ones():
     released = {k.removeprefix(PREFIX): shape for k, shape in key_list("v1.json").items() if k.startswith(PREFIX)}
     network = UNet(UNetConfig(), device="meta")

@@ -181,6 +181,12 @@ def test_the_plugin_answers_what_its_decoder_attention_reads():
 
 
 @torch.no_grad()
+def test_the_plugin_reads_pictures_of_any_sides():
+    banks = plugin()(torch.randn(1, 6, 8, 3), torch.randn(1, 128))
+    assert {bank.shape[1] for bank in banks} == {4 * 2, 2 * 1}
+
+
+@torch.no_grad()
 def test_without_regions_everybody_reads_the_bank():
     attention, x = small().output_blocks[0][1].transformer_blocks[0].attn1, torch.randn(2, 8, 128)
     bank = torch.randn(1, 5, 128)
