@@ -66,12 +66,12 @@ def _change(tensors: dict[str, torch.Tensor], layer: str, parts: dict[str, torch
             tensors[f"{layer}.{kind}"] = before.float() + change
     if not parts:
         return
-    kind = next((kind for name, kind in KINDS.items() if name in parts), None)
-    if kind is None:
+    adapter = next((kind for name, kind in KINDS.items() if name in parts), None)
+    if adapter is None:
         raise ConfigError(f"{file} has only a part of what it changes in {layer}: get the file again.")
     weight = _tensor(tensors, f"{layer}.weight", file).float()
     try:
-        tensors[f"{layer}.weight"] = _adapted(weight, kind, parts)
+        tensors[f"{layer}.weight"] = _adapted(weight, adapter, parts)
     except (RuntimeError, KeyError) as error:  # of other shapes, or without one of its tensors
         raise _does_not_fit(f"{layer}.weight", file) from error
 
@@ -81,7 +81,7 @@ def _adapted(weight: torch.Tensor, kind: str, parts: Mapping[str, torch.Tensor])
     """A weight with an adapter of this kind in it."""
     layer: nn.Linear | nn.Conv2d
     if weight.ndim == 2:
-        layer = nn.Linear(*weight.shape[::-1], bias=False, device="meta")
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     else:
         outputs, inputs, *kernel = weight.shape
         layer = nn.Conv2d(inputs, outputs, tuple(kernel), bias=False, device="meta")  # type: ignore[arg-type]
