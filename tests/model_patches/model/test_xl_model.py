@@ -250,7 +250,8 @@ def test_low_memory_mode(loaded_plugin):
 def test_compile(xl_graph, loaded_xl, compiled):
     plain = xl_graph.run(loaded_xl)
     loaded_xl.model = compiled(loaded_xl.model)
-    assert torch.allclose(xl_graph.run(loaded_xl), plain, atol=1e-5)
+    # Values up to 20 of random weights; a trace adds up in another order, by how much depends on the processor.
+    torch.testing.assert_close(xl_graph.run(loaded_xl), plain, rtol=1e-4, atol=1e-4)
 
 
 def test_memory_estimate_is_sdxl_s(pack, loaded_xl):
