@@ -128,7 +128,7 @@ def output_place(
     the output folder, out of which no prefix leads. width, height: of the picture, for variables. Raises ValueError.
     """
     parts = (prefix.strip().replace("\\", "/") or default).split("/")
-    if not all(plain_name(part) for part in parts):
+    if any(letter < " " for letter in prefix) or not all(plain_name(part) for part in parts):
         raise ValueError(
             f"filename_prefix is {prefix!r:.120}, which is no begin of a file name. Write a name such as {default}, or "
             f"folder/{default}: every part has 1 to {LONGEST_PREFIX} letters, is not all dots, and has none of "

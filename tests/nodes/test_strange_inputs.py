@@ -127,7 +127,22 @@ def test_what_is_no_latent_of_pictures_is_told(pack, node, value, words):
 
 @pytest.mark.parametrize(
     "prefix",
-    ["..", ".", "a/..", "../../x", "/etc/x", "a//b", "x\0y", "a" * 300, "長" * 100, "a\nb", "a/./b", "...", "C:\\x"],
+    [
+        "..",
+        ".",
+        "a/..",
+        "../../x",
+        "/etc/x",
+        "a//b",
+        "x\0y",
+        "a" * 300,
+        "長" * 100,
+        "a\nb",
+        "a\n",
+        "a/./b",
+        "...",
+        "C:\\x",
+    ],
 )
 def test_prefixes_that_are_no_name_are_told(pack, prefix):
     with pytest.raises(ValueError, match="filename_prefix is .*Write a name such as reference"):
