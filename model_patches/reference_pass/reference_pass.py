@@ -259,11 +259,10 @@ def attach(model: Any, effect: Effect) -> Any:
 def read_latent(model: Any, latent: dict) -> torch.Tensor:
     """The LATENT of a reference -> (b, 4, h, w) float32 in the model's scale, on the CPU, or ValueError."""
     samples = latent["samples"]
-    if samples.is_nested or samples.ndim != 4 or samples.shape[1] != 4:
-        shape = "a bundle of several latents" if samples.is_nested else f"a latent of shape {tuple(samples.shape)}"
+    if samples.ndim != 4 or samples.shape[1] != 4:
         raise ValueError(
-            f"reference_latent is {shape}; this model works with (batch, 4, height, width). Encode the reference "
-            "picture with VAE Encode and the vae of Load ColorizeDiffusion Checkpoint."
+            f"reference_latent is a latent of shape {tuple(samples.shape)}; this model works with (batch, 4, height, "
+            "width). Encode the reference picture with VAE Encode and the vae of Load ColorizeDiffusion Checkpoint."
         )
     if not torch.isfinite(samples).all():
         raise ValueError("reference_latent holds values that are not numbers (NaN). Encode the reference again.")
