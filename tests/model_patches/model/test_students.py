@@ -112,6 +112,78 @@ def test_a_second_guidance_is_told_once_a_run(graph, loaded, student, with_lora,
     assert "student" not in caplog.text
 
 
+@pytest.fixture
+def with_regions(pack, loaded_v1_5, lora_file):
+    """The student of a model with region weights."""
+    model = pack.run("LoraLoaderModelOnly", model=loaded_v1_5.model, lora_name=lora_file, strength_model=1.0)[0]
+    return SimpleNamespace(**{**vars(loaded_v1_5), "model": model})
+
+
+LEFT = torch.cat([torch.ones(1, 64, 32), torch.zeros(1, 64, 32)], dim=2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sketch_strength": 0.4},
+        {"end": 0.5},
+        {"noise_level": 0.5},
+        {"mode": "fig2fig", "figure_mask": LEFT},
+        {"mode": "bg2fig", "figure_mask": LEFT},
+    ],
+    ids=lambda change: next(iter(change)) + str(change.get("mode", "")),
+)
+def test_what_steers_the_model_steers_its_student(graph, with_regions, change):
+    """In two passes without guidance, as a student is run."""
+    reference = graph.reference(figure_mask=torch.ones(1, 40, 30)) if "mode" in change else None
+    plain, steered = (
+        graph.sample(*graph.conditioned(with_regions, reference, **how), cfg=1.0, scheduler="simple")
+        for how in ({}, change)
+    )
+    assert (steered - plain).abs().max() > 1e-3
+
+
+def test_a_region_of_its_own_reference_reaches_the_student(graph, pack, with_regions):
+    how = {"mode": "fig2fig", "figure_mask": LEFT}
+    first, second = (graph.reference(seed=seed, figure_mask=torch.ones(1, 40, 30)) for seed in (1, 3))
+    both = pack.run("ColorizeAddRegion", reference=first, region_reference=second, mask=LEFT.flip(2))[0]
+    plain, cast = (graph.sample(*graph.conditioned(with_regions, one, **how), cfg=1.0) for one in (first, both))
+    assert (cast - plain).abs().max() > 1e-3
+
+
+def test_a_student_inpaints_and_repaints(graph, with_regions):
+    """A noise mask keeps what is outside; a second pass over a picture starts from it, as hires repair does."""
+    kept = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(9))
+    parts = graph.conditioned(with_regions)
+    painted = graph.sample(*parts, cfg=1.0, latent={"samples": kept, "noise_mask": LEFT[:, None]})
+    assert torch.allclose(painted[..., 4:], kept[..., 4:], atol=1e-5)
+    assert (painted[..., :4] - kept[..., :4]).abs().max() > 0.1
+    begun = (kept, kept + 1)
+    first, second = (
+        graph.pack.run("KSampler", parts[0], 5, 2, 1.0, "euler", "simple", *parts[1:], {"samples": one}, 0.5)[0]
+        for one in begun
+    )
+    assert (first["samples"] - second["samples"]).abs().max() > 0.1
+
+
+def test_both_guidances_act_on_a_student(graph, with_regions):
+    """The scale of the sketch pushes away from what the student answers without the drawing."""
+    import comfy.samplers
+
+    model, positive, negative = graph.conditioned(with_regions)
+    DualGuider = graph.pack.module("model_patches.model.dual_guidance").DualGuider  # noqa: N806
+
+    def guided(sketch_scale: float) -> torch.Tensor:
+        guider = DualGuider(model, positive, negative, 1.0, sketch_scale)
+        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "simple", 2)
+        noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+        euler = comfy.samplers.sampler_object("euler")
+        with torch.inference_mode():
+            return guider.sample(noise, torch.zeros_like(noise), euler, sigmas, disable_pbar=True, seed=5).clone()
+
+    assert (guided(2.0) - guided(1.0)).abs().max() > 1e-3
+
+
 def test_preflight_says_how_a_student_is_run(pack, graph, student, loaded):
     for model, wanted in ((student, True), (loaded, False)):
         report = pack.run("ColorizePreflight", model=model.model, colorizer=model.colorizer)[0]
