@@ -134,7 +134,10 @@ class Distill(Section):
     """Reference guidance of the teacher, which the student has learned when it is done: it is then run without."""
     own_starts: Share = 0.5
     """Share of samples that begin a segment where the student itself arrived, instead of at a noisy picture, so that it
-    mends its own errors (method trajectory)."""
+    mends its own errors."""
+    truth: Share = 0.0
+    """Weight of the true picture in what the student is taught, 1 minus it of what the teacher says: 0 learns from the
+    teacher alone, whose errors are then the student's; near 1 it paints means where the truth cannot be known."""
     modes: tuple[str, ...] = ("vanilla",)
     """Modes that are taught, one drawn per batch: vanilla, masked, bg2fig, fig2fig. All but vanilla read masks."""
     lora_rank: Amount = 0

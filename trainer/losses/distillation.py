@@ -16,6 +16,8 @@ clean end of the schedule, whose step is CLEAN here. Two ways to say where it sh
 
 Either is compared as the x0 that would have landed there, with the weight max(snr, 1) of Salimans and Ho (2022).
 The teacher is guided (Meng 2023): the student learns the guided answer, and needs one pass where the teacher needs two.
+Ours: a share of the loss may be that to the true picture, and samples may begin a segment where the student itself
+arrived (stages/distill.py).
 """
 
 from __future__ import annotations

@@ -140,10 +140,14 @@ class DistillStage(Stage):
         drawn = draws.timesteps(self.schedule.steps, len(noise))
         learn = self.trajectory if self.config.distill.method == "trajectory" else self.consistency
         x, t, wanted = learn(lesson, noise, drawn, draws)
-        answer = self.student(lesson)(x, t)
-        return {
-            "distillation": denoising_loss(answer, wanted, snr_weight(self.schedule, t), huber=self.config.loss.huber)
+        answer, weight, truth = self.student(lesson)(x, t), snr_weight(self.schedule, t), self.config.distill.truth
+        losses = {
+            "distillation": (1 - truth) * denoising_loss(answer, wanted, weight, huber=self.config.loss.huber),
         }
+        if truth:
+            right = denoising_loss(answer, lesson.latents, weight, huber=self.config.loss.huber)
+            losses["truth"] = truth * right
+        return losses
 
     @torch.no_grad()
     def trajectory(
@@ -152,15 +156,7 @@ class DistillStage(Stage):
         """(x (B, 4, h, w), t (B,), the x0 wanted there) at the beginnings of the segments of the steps `drawn`."""
         segments = (self.schedule.steps - 1 - drawn) * len(self.grid) // self.schedule.steps
         times = self.grid[segments].to(self.device)
-        x = noisy_start(self.schedule, lesson.latents, noise, times[:, 0])
-        own = (draws.rand((len(noise), 1))[:, 0] < self.config.distill.own_starts) & (segments > 0)
-        if own.any():
-            arrived, student = noise, self.student(lesson)
-            for number in range(int(segments[own].max())):
-                t, end = (self.grid[number, place].expand(len(noise)).to(self.device) for place in (0, -1))
-                landed = jump(self.schedule, arrived, student(arrived, t), t, end)
-                arrived = torch.where((segments > number).to(self.device).view(-1, 1, 1, 1), landed, arrived)
-            x = torch.where(own.to(self.device).view(-1, 1, 1, 1), arrived, x)
+        x = self._starts(lesson, noise, times[:, 0], segments, draws)
         t, wanted = trajectory_target(self.teacher(lesson), self.schedule, x, times, self.config.distill.solver)
         return x, t, wanted
 
@@ -174,9 +170,25 @@ class DistillStage(Stage):
         times = self.grid[point // points].to(self.device)
         place = (point % points).to(self.device)[:, None]
         t, following = times.gather(1, place)[:, 0], times.gather(1, place + 1)[:, 0]
-        x = noisy_start(self.schedule, lesson.latents, noise, t)
+        x = self._starts(lesson, noise, t, torch.where(point % points == 0, point // points, 0), draws)
         teacher, student = self.teacher(lesson), self.student(lesson)
         return x, t, consistency_target(teacher, student, self.schedule, x, t, following, times[:, -1])
+
+    def _starts(
+        self, lesson: Lesson, noise: torch.Tensor, t: torch.Tensor, segments: torch.Tensor, draws: Draws
+    ) -> torch.Tensor:
+        """x (B, 4, h, w) at steps t (B,): noisy pictures, or with distill.own_starts where the student itself arrives
+        at the beginning of `segments` (B,) from the same noise. Segment 0 begins with noise, or is not asked."""
+        x = noisy_start(self.schedule, lesson.latents, noise, t)
+        own = (draws.rand((len(noise), 1))[:, 0] < self.config.distill.own_starts) & (segments > 0)
+        if not own.any():
+            return x
+        arrived, student = noise, self.student(lesson)
+        for number in range(int(segments[own].max())):
+            begin, end = (self.grid[number, place].expand(len(noise)).to(self.device) for place in (0, -1))
+            landed = jump(self.schedule, arrived, student(arrived, begin), begin, end)
+            arrived = torch.where((segments > number).to(self.device).view(-1, 1, 1, 1), landed, arrived)
+        return torch.where(own.to(self.device).view(-1, 1, 1, 1), arrived, x)
 
     @torch.no_grad()
     def sheet(self, batch: Batch, draws: Draws) -> np.ndarray:

@@ -73,6 +73,7 @@ OPTIONS = {
     "distill.solver": Option('"ddim"'),
     "distill.guidance": Option("2"),
     "distill.own_starts": Option("0.5"),
+    "distill.truth": Option("0"),
     "distill.modes": Option('["vanilla"]'),
     "distill.lora_rank": Option("0"),
 }
@@ -237,10 +238,12 @@ TABLE: dict[str, Row] = {
         cost=distill_cost.cost,
         also_reads=distill.also_reads,
         files={"encoder": VIT_H, "init": "the model that teaches, of any family of colourisers"},
+        both_starts=True,
         options=LEAN
         | frozenset(
             {
                 "data.cache_folder",
+                "model.init_from",
                 "adapter.kind",
                 "loss.huber",
                 "model.second_tower",

@@ -225,6 +225,55 @@ def test_own_starts_are_where_the_student_arrived(v1):
     assert how.steps == 2 and torch.allclose(x[0], (signal * x0 + spread * noise_left)[0], atol=1e-4)
 
 
+def test_own_starts_of_consistency_begin_segments_alone(v1):
+    """Inside a segment, and where a share of none is asked for, pictures are noisy ones."""
+    stage = build_stage(with_(v1, distill={"own_starts": 1.0, "method": "consistency"}), CPU)
+    lesson = stage.lessons.lesson(first_batch(with_(v1)), "vanilla", Draws(0, 0, range(2)))
+    noise, drawn = torch.randn(2, 4, 8, 8), torch.tensor([400, 200])  # the beginning of segment 1, and within it
+    x, t, _ = stage.consistency(lesson, noise, drawn, Draws(0, 0, range(2)))
+    assert t.tolist() == [499, 249]
+    mended, _, _ = stage.trajectory(lesson, noise, drawn, Draws(0, 0, range(2)))
+    noisy = stage.schedule.add_noise(lesson.latents, noise, t)
+    assert torch.equal(x[0], mended[0]) and torch.equal(x[1], noisy[1])
+    assert (x[0] - noisy[0]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("method", ["trajectory", "consistency"])
+def test_the_truth_takes_its_share_of_the_target(v1, method):
+    """A share w, by hand: 1 - w of the loss against the teacher's clean sample, w of that against the true one."""
+    settings = {"distill": {"method": method, "truth": 0.25}, "loss": {"huber": 0.1}}
+    stage = build_stage(with_(v1, **settings), CPU)
+    batch = first_batch(with_(v1))
+    asked, lessons = getattr(stage, method), []
+    setattr(stage, method, lambda *values: lessons.append(asked(*values)) or lessons[-1])
+    got = stage(batch, Draws(0, 0, range(2)))
+    ((x, t, wanted),) = lessons
+    lesson = stage.lessons.lesson(batch, "vanilla", Draws(0, 0, range(2)))
+    answer = stage.student(lesson)(x, t)
+    weight = stage.schedule.signal_to_noise(t).clamp_min(1)
+    for name, share, target in (("distillation", 0.75, wanted), ("truth", 0.25, lesson.latents)):
+        far = (answer - target).abs()
+        error = torch.where(far <= 0.1, far**2, 0.2 * far - 0.01).mean((1, 2, 3))
+        assert torch.allclose(got[name], share * (weight * error).mean(), rtol=1e-4), name
+    assert got.keys() == {"distillation", "truth"}
+    assert step_of(with_(v1, distill={"method": method})).keys() == {"distillation"}
+
+
+def test_a_student_goes_on_from_another_student(v1, tmp_path):
+    """model.init_from is where the student begins; its teacher stays the model of model.init."""
+    student = train(with_(v1, run={"steps": 2}))
+
+    def begun(start: str) -> dict[str, torch.Tensor]:
+        run, still = {"steps": 1, "output": str(tmp_path / f"on{bool(start)}")}, {"lr": 1e-12}
+        return checkpoint.read_tensors(train(with_(v1, model={"init_from": start}, run=run, optimizer=still)))[0]
+
+    before, _ = checkpoint.read_tensors(student)
+    trained = [key for key in before if key.startswith(UNET) and "distilled" not in key]
+    on, new = begun(str(student)), begun("")
+    assert all(torch.allclose(on[key], before[key], atol=1e-6) for key in trained)
+    assert sum(not torch.allclose(new[key], before[key], atol=1e-6) for key in trained) > 10
+
+
 @pytest.mark.parametrize("method", ["trajectory", "consistency"])
 def test_validation_asks_at_the_levels_it_names(v1, method):
     """The share of the schedule that a validation draws from decides segment and grid point."""
