@@ -37,7 +37,10 @@ def stock_model(model: comfy.model_base.BaseModel) -> comfy.model_base.BaseModel
     device = torch.device("cpu")
     stock = comfy.model_base.BaseModel(config, model.model_type, device=device, unet_model=UNetModel).eval()
     weights = model.diffusion_model.state_dict()
-    stock.diffusion_model.load_state_dict({key: value for key, value in weights.items() if ".lora_" not in key})
+    ours_alone = ours("colorize.names").DISTILLED
+    stock.diffusion_model.load_state_dict(
+        {key: value for key, value in weights.items() if ".lora_" not in key and key != ours_alone}
+    )
     return stock
 
 
