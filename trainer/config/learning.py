@@ -136,8 +136,8 @@ class Distill(Section):
     """Share of samples that begin a segment where the student itself arrived, instead of at a noisy picture, so that it
     mends its own errors."""
     truth: Share = 0.0
-    """Weight of the true picture in what the student is taught, 1 minus it of what the teacher says: 0 learns from the
-    teacher alone, whose errors are then the student's; near 1 it paints means where the truth cannot be known."""
+    """Share of the loss that is the distance to the true picture; the rest is that to the teacher's answer, whose
+    errors a student that learns from it alone shares. Set loss.huber: squared, it teaches means of likely colours."""
     modes: tuple[str, ...] = ("vanilla",)
     """Modes that are taught, one drawn per batch: vanilla, masked, bg2fig, fig2fig. All but vanilla read masks."""
     lora_rank: Amount = 0

@@ -141,12 +141,13 @@ class DistillStage(Stage):
         learn = self.trajectory if self.config.distill.method == "trajectory" else self.consistency
         x, t, wanted = learn(lesson, noise, drawn, draws)
         answer, weight, truth = self.student(lesson)(x, t), snr_weight(self.schedule, t), self.config.distill.truth
-        losses = {
-            "distillation": (1 - truth) * denoising_loss(answer, wanted, weight, huber=self.config.loss.huber),
-        }
+
+        def distance(right: torch.Tensor) -> torch.Tensor:
+            return denoising_loss(answer, right, weight, huber=self.config.loss.huber)
+
+        losses = {"distillation": (1 - truth) * distance(wanted)}
         if truth:
-            right = denoising_loss(answer, lesson.latents, weight, huber=self.config.loss.huber)
-            losses["truth"] = truth * right
+            losses["truth"] = truth * distance(lesson.latents)
         return losses
 
     @torch.no_grad()

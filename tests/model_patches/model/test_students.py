@@ -61,10 +61,15 @@ def student(pack, student_file):
     return loaded_from(pack, student_file)
 
 
-@pytest.fixture
-def with_lora(pack, loaded, lora_file):
+def with_student(pack, loaded, lora_file):
+    """What a loader gave, with the student's LoRA on its model."""
     model = pack.run("LoraLoaderModelOnly", model=loaded.model, lora_name=lora_file, strength_model=1.0)[0]
     return SimpleNamespace(**{**vars(loaded), "model": model})
+
+
+@pytest.fixture
+def with_lora(pack, loaded, lora_file):
+    return with_student(pack, loaded, lora_file)
 
 
 @pytest.fixture
@@ -115,8 +120,7 @@ def test_a_second_guidance_is_told_once_a_run(graph, loaded, student, with_lora,
 @pytest.fixture
 def with_regions(pack, loaded_v1_5, lora_file):
     """The student of a model with region weights."""
-    model = pack.run("LoraLoaderModelOnly", model=loaded_v1_5.model, lora_name=lora_file, strength_model=1.0)[0]
-    return SimpleNamespace(**{**vars(loaded_v1_5), "model": model})
+    return with_student(pack, loaded_v1_5, lora_file)
 
 
 LEFT = torch.cat([torch.ones(1, 64, 32), torch.zeros(1, 64, 32)], dim=2)

@@ -239,7 +239,7 @@ def test_own_starts_of_consistency_begin_segments_alone(v1):
 
 
 @pytest.mark.parametrize("method", ["trajectory", "consistency"])
-def test_the_truth_takes_its_share_of_the_target(v1, method):
+def test_the_truth_takes_its_share_of_the_loss(v1, method):
     """A share w, by hand: 1 - w of the loss against the teacher's clean sample, w of that against the true one."""
     settings = {"distill": {"method": method, "truth": 0.25}, "loss": {"huber": 0.1}}
     stage = build_stage(with_(v1, **settings), CPU)
