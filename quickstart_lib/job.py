@@ -34,13 +34,13 @@ FLATS_BINDINGS = {
     "layers": ("Save Layers", "format"),
 }
 
-VOTING = "Results"  # title of the node that quality.py adds to a student's flats: several results of one drawing
+VOTING = "Results"  # title of the node that makes several results of one drawing for a student's flats (quality.py)
 VOTING_BINDINGS = {"results": (VOTING, "amount")}
 
 VOTES = 4  # results of a drawing by the student, which vote on its flat colours
 LARGEST_VOTED = 2048 * 2048  # pixels; of larger drawings so many results would fill the memory
 
-STUDENT = "Student"  # title of the node that quality.py adds: the bundled model's LoRA
+STUDENT = "Student"  # title of the bundled model's LoRA, which quality.py puts in and takes out
 
 AS_GIVEN = (
     "width x height"  # what Prepare Sketch calls a canvas that does not follow the drawing: sizes.py has done that

@@ -55,23 +55,47 @@ def settings_of(file: Path) -> dict[str, int | float | str]:
 
 
 def with_student(workflow: job.Workflow, found: Student | None) -> job.Workflow:
-    """The workflow with the student's LoRA behind the loader and its settings in the sampler; as it is without one.
+    """The workflow with the student's LoRA behind the loader and its settings in the sampler; without any for None.
 
-    Where it makes flats, several results vote: the student's cost little.
+    Where it makes flats, several results of the student vote: they cost little.
     """
+    whole = _without_student(workflow)
     if found is None:
-        return workflow
-    changed = job.fill(workflow, found.settings)
+        return whole
+    changed = job.fill(whole, found.settings)
     loader = job.find_input(changed, "checkpoint")[0]
-    model, added = [loader, 0], str(max(int(number) for number in changed) + 1)
-    for node in changed.values():
-        node["inputs"] |= {name: [added, 0] for name, value in node["inputs"].items() if value == model}
+    added = _free_id(changed)
+    _reconnect(changed, [loader, 0], [added, 0])
     changed[added] = {
         "class_type": "LoraLoaderModelOnly",
-        "inputs": {"model": model, "lora_name": found.file.name, "strength_model": 1.0},
+        "inputs": {"model": [loader, 0], "lora_name": found.file.name, "strength_model": 1.0},
         "_meta": {"title": job.STUDENT},
     }
     return _voting(changed)
+
+
+def _without_student(workflow: job.Workflow) -> job.Workflow:
+    """A copy of the workflow, of the model itself and with one result of a drawing. How it is sampled then, its file
+    says (plan.py)."""
+    changed = job.fill(workflow, {})
+    for number, node in workflow.items():
+        given = {job.STUDENT: "model", job.VOTING: "samples"}.get(job.title_of(node))
+        if given is not None:
+            _reconnect(changed, [number, 0], changed.pop(number)["inputs"][given])
+    for node in changed.values():
+        if "together" in node["inputs"]:
+            node["inputs"]["together"] = False
+    return changed
+
+
+def _free_id(workflow: job.Workflow) -> str:
+    return str(max(int(number) for number in workflow) + 1)
+
+
+def _reconnect(workflow: job.Workflow, output: list, other: list) -> None:
+    """What reads an output reads the other one."""
+    for node in workflow.values():
+        node["inputs"] |= {name: other for name, value in node["inputs"].items() if value == output}
 
 
 def _voting(workflow: job.Workflow) -> job.Workflow:
@@ -79,7 +103,7 @@ def _voting(workflow: job.Workflow) -> job.Workflow:
     flats = [node for node in workflow.values() if "together" in node["inputs"]]
     if not flats:
         return workflow
-    sampler, added = job.find_input(workflow, "steps")[0], str(max(int(number) for number in workflow) + 1)
+    sampler, added = job.find_input(workflow, "steps")[0], _free_id(workflow)
     latent = workflow[sampler]["inputs"]["latent_image"]
     workflow[added] = {
         "class_type": "RepeatLatentBatch",

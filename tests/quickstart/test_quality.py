@@ -65,7 +65,7 @@ def test_contradictions_and_missing_files_are_told(tmp_path, file):
 
 @pytest.mark.parametrize("name", ["quickstart", "flats"])
 def test_the_student_stands_between_the_loader_and_everything_that_reads_the_model(root, file, name):
-    whole = job.load_workflow(root / "workflows" / "api" / f"{name}.json")
+    whole = quality.with_student(job.load_workflow(root / "workflows" / "api" / f"{name}.json"), None)
     changed = quality.with_student(whole, quality.student(chosen(), file))
     loader = job.find_input(changed, "checkpoint")[0]
     node = job.find_node(changed, job.STUDENT, "lora_name")
@@ -110,8 +110,31 @@ def test_a_run_is_sampled_as_its_file_says_or_as_its_student(workflow, file, tmp
     assert sampled(student, "--quality", "fast", "--steps", "4")["steps"] == 4
 
 
+def by_titles(workflow):
+    """The workflow without its numbers: title -> inputs, links as (title, output)."""
+    titles = {number: job.title_of(node) for number, node in workflow.items()}
+
+    def said(value):
+        return (titles[value[0]], value[1]) if isinstance(value, list) else value
+
+    return {titles[n]: {name: said(value) for name, value in node["inputs"].items()} for n, node in workflow.items()}
+
+
+def test_the_template_of_flats_is_what_the_fast_way_runs_and_the_full_way_has_nothing_of_it(root):
+    shipped = job.load_workflow(root / "workflows" / "api" / "flats.json")
+    before = json.dumps(shipped)
+    fast = quality.with_student(shipped, quality.student(chosen(), quality.STUDENT_FILE))
+    assert by_titles(fast) == by_titles(shipped)
+    full = quality.with_student(shipped, None)
+    assert set(by_titles(shipped)) - set(by_titles(full)) == {job.STUDENT, job.VOTING}
+    links = [value for inputs in by_titles(full).values() for value in inputs.values() if isinstance(value, tuple)]
+    assert {title for title, _ in links} < set(by_titles(full))
+    assert by_titles(full)["Flatten Colours"]["together"] is False
+    assert json.dumps(shipped) == before
+
+
 def test_the_student_s_results_vote_on_flats_unless_the_drawing_is_large(root, file, workflow):
-    whole = job.load_workflow(root / "workflows" / "api" / "flats.json")
+    whole = quality.with_student(job.load_workflow(root / "workflows" / "api" / "flats.json"), None)
     fast = quality.with_student(whole, quality.student(chosen(), file))
     node = job.find_node(fast, job.VOTING, "amount")
     latent = whole[job.find_node(whole, "Sampler", "latent_image")]["inputs"]["latent_image"]

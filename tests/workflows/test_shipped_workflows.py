@@ -1,6 +1,7 @@
 """The shipped workflows with tiny models: every API workflow runs, node by node, as it is shipped."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -79,7 +80,8 @@ def test_runs(pack, small_files, v2_files, xl_files, file):
     with torch.inference_mode():  # as in ComfyUI's execution
         results = run(pack, workflow)
     picture = results[by_type["ColorizeRestoreSize"][0]][0]
-    assert picture.shape == (1, 768, 768, 3) and torch.isfinite(picture).all()
+    repeated = [workflow[node_id]["inputs"]["amount"] for node_id in by_type.get("RepeatLatentBatch", ())]
+    assert picture.shape == (math.prod(repeated), 768, 768, 3) and torch.isfinite(picture).all()
 
     (_, data) = results[by_type["ColorizeApplyReference"][0]][1][0]
     if file.stem == "fig2fig":
