@@ -10,6 +10,7 @@ Pure torch. `invert` and `place` reproduce the released preprocessing (golden ca
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -164,6 +165,11 @@ def comfy_image_to_sketch(
             "transparency in its MASK output: connect it to mask, or set the polarity to auto."
         )
     kinds = detect_polarity(colours, alpha) if polarity == "auto" else [polarity] * colours.shape[0]
+    return model_sketches(colours, alpha, kinds)
+
+
+def model_sketches(colours: torch.Tensor, alpha: torch.Tensor | None, kinds: Sequence[str]) -> torch.Tensor:
+    """Colours (B, 3, H, W) and opacity (B, 1, H, W) of drawings of these polarities -> model sketch (B, 3, H, W)."""
     rows = []
     for index, kind in enumerate(kinds):
         opacity = None if alpha is None else alpha[index : index + 1]

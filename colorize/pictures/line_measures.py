@@ -50,7 +50,7 @@ def measure_lines(image: torch.Tensor, mask: torch.Tensor | None = None) -> list
     """Measures of each drawing of a batch. Raises ValueError for what is no picture."""
     colours, alpha = images.rgb_and_alpha(image, mask, "sketch")
     kinds = images.detect_polarity(colours, alpha)
-    sketches = images.comfy_image_to_sketch(image, mask)
+    sketches = images.model_sketches(colours, alpha, kinds)
     found = []
     for index, kind in enumerate(kinds):
         opacity = None if alpha is None else alpha[index : index + 1]
@@ -116,5 +116,5 @@ def _opened(lines: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def _quantile(values: torch.Tensor, share: float) -> float:
-    ordered = values.flatten().sort().values
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))].item()
+    count = values.numel()
+    return values.flatten().kthvalue(min(count, int(share * count) + 1)).values.item()

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from .images import Frame
+from .masks import dilate
 
 REACH = ((512, 2), (1 << 30, 3))  # pixels of the canvas to both sides, by its shorter side: half a soft line
 
@@ -25,8 +26,9 @@ def without_model_lines(picture: torch.Tensor, lines: torch.Tensor, frame: Frame
     ink = on_result(1 - lines.amin(dim=1, keepdim=True), frame, height, width)
     base = next(reach for side, reach in REACH if min(frame.height, frame.width) <= side)
     reach = max(1, round(base * width / frame.width))
-    near = _brightest(ink, reach)
-    closed = -_brightest(-_brightest(picture, reach), reach)
+    side = 2 * reach + 1
+    near = dilate(ink, side)
+    closed = -dilate(-dilate(picture, side), side)
     return picture + amount * near * (closed - picture)
 
 
@@ -38,9 +40,3 @@ def on_result(ink: torch.Tensor, frame: Frame, height: int, width: int) -> torch
     box = box[..., max(0, -top) :, max(0, -left) :][..., : height - max(0, top), : width - max(0, left)]
     after = (width - max(0, left) - box.shape[-1], height - max(0, top) - box.shape[-2])
     return F.pad(box, (max(0, left), after[0], max(0, top), after[1]))
-
-
-def _brightest(picture: torch.Tensor, reach: int) -> torch.Tensor:
-    """The largest value of the square around every pixel; rows, then columns, which is the same and cheaper."""
-    rows = F.max_pool2d(picture, (2 * reach + 1, 1), stride=1, padding=(reach, 0))
-    return F.max_pool2d(rows, (1, 2 * reach + 1), stride=1, padding=(0, reach))
