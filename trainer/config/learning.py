@@ -136,8 +136,8 @@ class Distill(Section):
     """Share of samples that begin a segment where the student itself arrived, instead of at a noisy picture, so that it
     mends its own errors."""
     truth: Share = 0.0
-    """Share of the loss that is the distance to the true picture; the rest is that to the teacher's answer, whose
-    errors a student that learns from it alone shares. Set loss.huber: squared, it teaches means of likely colours."""
+    """Share of the steps that learn from the true pictures; in the others the teacher is asked, whose errors a student
+    that learns from it alone shares. Set loss.huber: squared, the truth teaches means of likely colours."""
     modes: tuple[str, ...] = ("vanilla",)
     """Modes that are taught, one drawn per batch: vanilla, masked, bg2fig, fig2fig. All but vanilla read masks."""
     lora_rank: Amount = 0

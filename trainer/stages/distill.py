@@ -45,6 +45,9 @@ from .shared import freeze, model_header, model_markers
 from .sizes import is_xl
 from .stage import Stage
 
+Asked = Callable[[], torch.Tensor]
+"""The x0 (B, 4, h, w) that the teacher wants; it is asked, and costs its passes, when this is called."""
+
 LORA_FILE = "-lora"
 """End of the name of the file with what the student learned, as a LoRA."""
 
@@ -139,32 +142,38 @@ class DistillStage(Stage):
         noise = draws.randn(lesson.latents.shape).to(lesson.latents)
         drawn = draws.timesteps(self.schedule.steps, len(noise))
         learn = self.trajectory if self.config.distill.method == "trajectory" else self.consistency
-        x, t, wanted = learn(lesson, noise, drawn, draws)
-        answer, weight, truth = self.student(lesson)(x, t), snr_weight(self.schedule, t), self.config.distill.truth
-
-        def distance(right: torch.Tensor) -> torch.Tensor:
-            return denoising_loss(answer, right, weight, huber=self.config.loss.huber)
-
-        losses = {"distillation": (1 - truth) * distance(wanted)}
-        if truth:
-            losses["truth"] = truth * distance(lesson.latents)
-        return losses
+        x, t, asked = learn(lesson, noise, drawn, draws)
+        share = self.config.distill.truth
+        by_truth = share > 0 and float(torch.rand((), generator=draws.shared)) < share
+        wanted = lesson.latents if by_truth else asked()
+        answer, weight = self.student(lesson)(x, t), snr_weight(self.schedule, t)
+        distance = denoising_loss(answer, wanted, weight, huber=self.config.loss.huber)
+        if not share:
+            return {"distillation": distance}
+        # Both are there in every step, so that their means over steps are what each has of the loss.
+        none = torch.zeros_like(distance)
+        return {"distillation": none if by_truth else distance, "truth": distance if by_truth else none}
 
     @torch.no_grad()
     def trajectory(
         self, lesson: Lesson, noise: torch.Tensor, drawn: torch.Tensor, draws: Draws
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, Asked]:
         """(x (B, 4, h, w), t (B,), the x0 wanted there) at the beginnings of the segments of the steps `drawn`."""
         segments = (self.schedule.steps - 1 - drawn) * len(self.grid) // self.schedule.steps
         times = self.grid[segments].to(self.device)
         x = self._starts(lesson, noise, times[:, 0], segments, draws)
-        t, wanted = trajectory_target(self.teacher(lesson), self.schedule, x, times, self.config.distill.solver)
-        return x, t, wanted
+
+        @torch.no_grad()
+        def asked() -> torch.Tensor:
+            solver = self.config.distill.solver
+            return trajectory_target(self.teacher(lesson), self.schedule, x, times, solver)[1]
+
+        return x, times[:, 0], asked
 
     @torch.no_grad()
     def consistency(
         self, lesson: Lesson, noise: torch.Tensor, drawn: torch.Tensor, draws: Draws
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, Asked]:
         """(x (B, 4, h, w), t (B,), the x0 wanted there) at the grid points before the steps `drawn`."""
         points = self.grid.shape[1] - 1
         point = (self.schedule.steps - 1 - drawn) * len(self.grid) * points // self.schedule.steps
@@ -172,8 +181,13 @@ class DistillStage(Stage):
         place = (point % points).to(self.device)[:, None]
         t, following = times.gather(1, place)[:, 0], times.gather(1, place + 1)[:, 0]
         x = self._starts(lesson, noise, t, torch.where(point % points == 0, point // points, 0), draws)
-        teacher, student = self.teacher(lesson), self.student(lesson)
-        return x, t, consistency_target(teacher, student, self.schedule, x, t, following, times[:, -1])
+
+        @torch.no_grad()
+        def asked() -> torch.Tensor:
+            teacher, student = self.teacher(lesson), self.student(lesson)
+            return consistency_target(teacher, student, self.schedule, x, t, following, times[:, -1])
+
+        return x, t, asked
 
     def _starts(
         self, lesson: Lesson, noise: torch.Tensor, t: torch.Tensor, segments: torch.Tensor, draws: Draws
