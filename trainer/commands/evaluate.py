@@ -31,6 +31,7 @@ from PIL import Image
 
 from spread.crew import ALONE, Crew
 from trainer.config import ConfigError
+from trainer.data.sources import check_folder
 from trainer.evaluate import real
 from trainer.evaluate.pairs import write_pairs
 from trainer.evaluate.parts import identity
@@ -133,7 +134,7 @@ def settings_of(args: argparse.Namespace) -> tuple[Setting, ...]:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise ConfigError for options that cannot be meant, before any file is read."""
+    """Raise ConfigError for what cannot be meant, before any file is read and anything is measured."""
     if not args.data and not args.set:
         raise ConfigError("There is nothing to measure on: give --data FOLDER, or --set real.")
     if args.set and set(args.mode) != {"vanilla"}:
@@ -167,6 +168,8 @@ def check(args: argparse.Namespace) -> None:
         )
     settings_of(args)
     look_of(args)
+    if args.data:
+        check_folder(Path(args.data))
 
 
 def look_of(args: argparse.Namespace) -> Look | None:

@@ -100,13 +100,18 @@ def sketch_styles(root: Path, wanted: Sequence[str] = ()) -> list[str]:
     return [names[name] for name in wanted] or found or ["sketch"]
 
 
-def open_source(root: Path) -> FolderSource | ShardSource:
-    """Shards where color/ holds .zip files, else plain folders. ConfigError when there is no such folder."""
+def check_folder(root: Path) -> None:
+    """ConfigError when there is no such folder."""
     if not root.is_dir():
         raise ConfigError(
             f"data.folder {str(root)!r} does not exist. `python -m trainer demo-data --output {root}` draws "
             f"characters there, `python -m trainer demo-faces --output {root}` the faces of AnimeDiffusion."
         )
+
+
+def open_source(root: Path) -> FolderSource | ShardSource:
+    """Shards where color/ holds .zip files, else plain folders. ConfigError when there is no such folder."""
+    check_folder(root)
     if any((root / "color").glob("*.zip")):
         return ShardSource(root, cache_folder(root))
     return FolderSource(root)

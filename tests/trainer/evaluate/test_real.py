@@ -39,6 +39,7 @@ def test_the_command_measures_every_set(pictures, v1_file, frozen, tmp_path, mon
     [
         ([], "nothing to measure on"),
         (["--set", "real", "--mode", "masked"], "no masks"),
+        (["--set", "real", "--data", "nowhere"], "data.folder 'nowhere' does not exist"),  # not after the real sets
     ],
 )
 def test_mistakes_are_told(arguments, message, capsys):
