@@ -8,7 +8,7 @@ import torch
 from comfy_api.v0_0_2 import io, ui
 
 from ..colorize.counts import check_count
-from ..colorize.pictures import images, layer_files, layers
+from ..colorize.pictures import artist_lines, images, layer_files, layers
 from ..colorize.pictures.flat_batch import FlatBatch
 from .sockets import CATEGORY, FlatsSocket, Node, output_place
 
@@ -26,7 +26,7 @@ def documents(
 ) -> list[tuple[layers.Layer, ...]]:
     """The layers of every picture of a COLORIZE_FLATS, the lowest first."""
     images.check_image(lines, "lines")
-    rows = images.line_layer(lines.cpu(), None if lines_mask is None else lines_mask.cpu(), polarity)
+    rows = artist_lines.line_layer(lines.cpu(), None if lines_mask is None else lines_mask.cpu(), polarity)
     masks = None if figure is None else figure.reshape(-1, *figure.shape[-2:]).float().cpu()
     for name, rows_of in (("drawings", rows), ("figure masks", masks)):
         if rows_of is not None:

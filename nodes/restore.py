@@ -6,7 +6,7 @@ import comfy.model_management
 import torch
 from comfy_api.v0_0_2 import io
 
-from ..colorize.pictures import images
+from ..colorize.pictures import artist_lines, images
 from ..colorize.pictures.line_removal import without_model_lines
 from ..colorize.pictures.transparency import check_drawing
 from .sockets import CATEGORY, FrameSocket, Node, transparency_input
@@ -30,13 +30,13 @@ def restore_size(
     if lines is not None:
         images.check_image(lines, "lines")
         check_drawing(lines, lines_mask, polarity, "lines")
-        layer = images.line_layer(lines, lines_mask, polarity)
-        images.check_line_layer(picture, layer)
+        layer = artist_lines.line_layer(lines, lines_mask, polarity)
+        artist_lines.check_line_layer(picture, layer)
         drawn = layer if len(layer) == 1 else layer.repeat(len(picture) // len(layer), 1, 1, 1)  # taken in turn
         freed = images.restore(without_model_lines(result, drawn, frame), frame)
-        picture = images.overlay_lines(torch.lerp(colours, freed, float(line_opacity)), drawn, line_opacity)
+        picture = artist_lines.overlay_lines(torch.lerp(colours, freed, float(line_opacity)), drawn, line_opacity)
         colours = freed
-    return picture.movedim(1, -1), colours.movedim(1, -1), images.ink_layer(layer).movedim(1, -1)
+    return picture.movedim(1, -1), colours.movedim(1, -1), artist_lines.ink_layer(layer).movedim(1, -1)
 
 
 class ColorizeRestoreSize(Node):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from . import images, line_measures
+from . import artist_lines, images, line_measures
 
 FULL = 255
 FAINT, CLEAR = 0.16, 0.36  # of a full line: ink above CLEAR is line, and so is ink above FAINT that touches it
@@ -38,7 +38,7 @@ class WorkingCopy:
 
 
 def ink_of(image: torch.Tensor, mask: torch.Tensor | None = None, polarity: str = "auto") -> list[np.ndarray]:
-    """Ink of every drawing of a comfy batch (B, H, W, C) in 0..1; mask and polarity as for `images.line_layer`.
+    """Ink of every drawing of a comfy batch (B, H, W, C) in 0..1; mask and polarity as for `artist_lines.line_layer`.
 
     The darkest channel decides, so that coloured trace lines count in full. The paper's tone is divided out where it
     varies slowly (scans, pencil smudges). Raises ValueError for what is no picture.
@@ -53,7 +53,7 @@ def _strength(image: torch.Tensor, mask: torch.Tensor | None, polarity: str, ind
     drawing = image[index : index + 1]
     if drawing.shape[-1] == 3 and bool((drawing[..., :1] == drawing[..., 1:]).all()):
         drawing = drawing[..., :1]  # grey, as most drawings are: a third of the work
-    layer = images.line_layer(drawing, row, polarity)
+    layer = artist_lines.line_layer(drawing, row, polarity)
     return (layer[0, 0] if layer.stride(1) == 0 else layer[0].amin(dim=0)).numpy()
 
 

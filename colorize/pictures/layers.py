@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from . import images
+from . import artist_lines
 from .flatten import Flats
 from .shade import Shade
 
@@ -44,9 +44,9 @@ def stack(
 ) -> tuple[Layer, ...]:
     """The layers of a document, the lowest first.
 
-    lines: (H, W, 3) in 0..1 to multiply with, as `images.line_layer` gives it. split: "one layer", or one for every
-    palette colour or region in use. figure: mask (H, W) in 0..1; the background gets a layer of its own. reference:
-    (h, w, 3) in 0..1, of any size; a hidden layer at the bottom, fitted into the canvas.
+    lines: (H, W, 3) in 0..1 to multiply with, as `artist_lines.line_layer` gives it. split: "one layer", or one for
+    every palette colour or region in use. figure: mask (H, W) in 0..1; the background gets a layer of its own.
+    reference: (h, w, 3) in 0..1, of any size; a hidden layer at the bottom, fitted into the canvas.
     """
     height, width = flats.regions.pieces.shape
     if lines.shape != (height, width, 3):
@@ -70,8 +70,8 @@ def stack(
 
 
 def ink_layer(lines: np.ndarray) -> np.ndarray:
-    """(H, W, 4) uint8 of lines (H, W, 3) in 0..1 to multiply with, see `images.ink_layer`."""
-    layer = images.ink_layer(torch.from_numpy(np.ascontiguousarray(lines)).movedim(-1, 0)[None])
+    """(H, W, 4) uint8 of lines (H, W, 3) in 0..1 to multiply with, see `artist_lines.ink_layer`."""
+    layer = artist_lines.ink_layer(torch.from_numpy(np.ascontiguousarray(lines)).movedim(-1, 0)[None])
     return (layer[0].movedim(0, -1) * 255).round().to(torch.uint8).numpy()
 
 

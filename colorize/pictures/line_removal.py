@@ -19,8 +19,8 @@ REACH = ((512, 2), (1 << 30, 3))  # pixels of the canvas to both sides, by its s
 def without_model_lines(picture: torch.Tensor, lines: torch.Tensor, frame: Frame, amount: float = 1.0) -> torch.Tensor:
     """Result (B, 3, h, w) in 0..1 -> the same, freed of dark narrow marks near the artist's lines.
 
-    lines: line layer (1 or B, 3, H, W) of the drawing, paper 1 (`images.line_layer`). frame: where the drawing lies on
-    the canvas; the result may be a multiple of the canvas. amount: 0 (as it is) to 1.
+    lines: line layer (1 or B, 3, H, W) of the drawing, paper 1 (`artist_lines.line_layer`). frame: where the drawing
+    lies on the canvas; the result may be a multiple of the canvas. amount: 0 (as it is) to 1.
     """
     height, width = picture.shape[-2:]
     ink = on_result(1 - lines.amin(dim=1, keepdim=True), frame, height, width)

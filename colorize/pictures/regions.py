@@ -69,7 +69,7 @@ def find_regions(
     polarity: str = "auto",
     gap: float | None = None,
 ) -> Regions:
-    """Regions of the drawings of a comfy batch (B, H, W, C) in 0..1; mask and polarity as in `images.line_layer`.
+    """Regions of the drawings of a comfy batch (B, H, W, C) in 0..1; mask and polarity as in `artist_lines.line_layer`.
 
     gap: widest gap in a line in pixels of the drawing; None chooses by the drawing's size and its lines. Raises
     ValueError for a blank drawing.

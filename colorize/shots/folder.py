@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from ..pictures import images, palette
+from ..pictures import artist_lines, images, palette
 from ..pictures.flatten import ONE_COLOUR, Flats
 from ..pictures.hints import Hints, fixed_entries
 from ..pictures.layer_files import save_layers
@@ -207,7 +207,7 @@ class FolderShot:
     def _picture(self, number: int, flats: Flats) -> np.ndarray:
         """(H, W, 3) uint8: the flats under the drawing's lines, which are written where that was not done."""
         frame = self._frames[number]
-        lines = images.line_layer(self.drawing(number), None, "auto")[0].movedim(0, -1).numpy()
+        lines = artist_lines.line_layer(self.drawing(number), None, "auto")[0].movedim(0, -1).numpy()
         shown = composite(stack(flats, lines))[..., :3]
         if not Path(frame["target"]).is_file():
             _save(shown, Path(frame["target"]))

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from colorize.pictures import (  # noqa: E402
+    artist_lines,
     blur,
     figure_masks,  # noqa: E402
     images,
@@ -137,7 +138,7 @@ def test_sketches_of_anything(pair, polarity):
     sketch = images.comfy_image_to_sketch(image, mask, polarity)
     assert sketch.shape == (image.shape[0], 3, *image.shape[1:3])
     assert within(sketch, -1, 1)
-    lines = images.line_layer(image, mask, polarity)
+    lines = artist_lines.line_layer(image, mask, polarity)
     assert lines.shape == sketch.shape and within(lines, 0, 1)
 
 
@@ -154,7 +155,7 @@ def test_the_canvas_and_back(image, height, width, fit, clean):
     result = torch.rand(image.shape[0], 3, height // 2, width // 2)
     restored = images.restore(result, frame)
     assert restored.shape == (image.shape[0], 3, *source) and within(restored, 0, 1)
-    assert within(images.overlay_lines(restored, images.line_layer(image)), 0, 1)
+    assert within(artist_lines.overlay_lines(restored, artist_lines.line_layer(image)), 0, 1)
 
 
 @pytest.mark.parametrize("size", [(1, LONGEST), (LONGEST, 1), (LONGEST, 300)])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from colorize.pictures import blur, images
+from colorize.pictures import artist_lines, blur, images
 from colorize.pictures.sides import agree_but_for_scale
 from colorize.sketch.extractors import lineart
 
@@ -357,40 +357,40 @@ def test_eight_thousand_pixels():
 
 def test_overlay_darkens_lines_only():
     result = torch.full((2, 3, 24, 32), 0.8)
-    lines = images.line_layer(paper())
+    lines = artist_lines.line_layer(paper())
     on_lines = paper()[0, ..., 0] < 0.5
-    out = images.overlay_lines(result, lines)
+    out = artist_lines.overlay_lines(result, lines)
     assert out[:, :, on_lines].eq(0).all() and torch.allclose(out[:, :, ~on_lines], torch.tensor(0.8))
-    assert torch.equal(images.overlay_lines(result, lines, 0.0), result)
-    assert torch.allclose(images.overlay_lines(result, lines, 0.5)[:, :, on_lines], torch.tensor(0.4))
+    assert torch.equal(artist_lines.overlay_lines(result, lines, 0.0), result)
+    assert torch.allclose(artist_lines.overlay_lines(result, lines, 0.5)[:, :, on_lines], torch.tensor(0.4))
 
 
 def test_line_layer_of_every_polarity():
-    expected = images.line_layer(paper())
+    expected = artist_lines.line_layer(paper())
     for drawing in (1 - paper(), line_layer_png((0.0, 0.0, 0.0)), line_layer_png((1.0, 1.0, 1.0))):
-        assert torch.allclose(images.line_layer(drawing), expected, atol=1e-6)
+        assert torch.allclose(artist_lines.line_layer(drawing), expected, atol=1e-6)
 
 
 def test_coloured_lines_keep_their_colour_and_grey_paper_does_not_dim():
-    red = images.line_layer(line_layer_png((0.9, 0.1, 0.1)))
+    red = artist_lines.line_layer(line_layer_png((0.9, 0.1, 0.1)))
     assert red[0, :, 12, 0].tolist() == pytest.approx([0.9, 0.1, 0.1], abs=1e-3)
-    grey = images.line_layer(paper(tone=0.8, line=0.2))
+    grey = artist_lines.line_layer(paper(tone=0.8, line=0.2))
     assert grey[0, :, 0, 0].tolist() == [1, 1, 1] and grey[0, 0, 12, 0].item() == pytest.approx(0.25)
 
 
 def test_forced_transparent_without_transparency_lays_nothing():
-    assert images.line_layer(paper(), polarity="transparent").eq(1).all()
+    assert artist_lines.line_layer(paper(), polarity="transparent").eq(1).all()
 
 
 def test_line_drawings_are_taken_in_turn():
     """As RepeatLatentBatch orders the pictures: ABAB."""
     lines = torch.stack([torch.zeros(3, 2, 2), torch.ones(3, 2, 2)])
-    shown = images.overlay_lines(torch.full((4, 3, 2, 2), 0.5), lines)
+    shown = artist_lines.overlay_lines(torch.full((4, 3, 2, 2), 0.5), lines)
     assert shown.flatten(1).amax(1).tolist() == [0.0, 0.5, 0.0, 0.5]
 
 
 def test_lines_that_do_not_fit():
     with pytest.raises(ValueError, match="lines are 8x8 pixels, the picture 4x4.*Prepare Sketch"):
-        images.overlay_lines(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 8, 8))
+        artist_lines.overlay_lines(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 8, 8))
     with pytest.raises(ValueError, match="2 line drawings for 3 pictures"):
-        images.overlay_lines(torch.rand(3, 3, 4, 4), torch.rand(2, 3, 4, 4))
+        artist_lines.overlay_lines(torch.rand(3, 3, 4, 4), torch.rand(2, 3, 4, 4))
