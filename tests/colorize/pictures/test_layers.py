@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from colorize.pictures import layers as L
-from colorize.pictures.flatten import Flats
 from colorize.pictures.artist_lines import line_layer
+from colorize.pictures.flatten import Flats
 from colorize.pictures.layer_files import save_layers
 from colorize.pictures.palette import Entry, Palette
 from colorize.pictures.regions import find_regions
