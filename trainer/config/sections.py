@@ -35,7 +35,8 @@ class Model(Section):
     init_from: str = ""
     """Checkpoint of another model (Stable Diffusion, Waifu Diffusion, another width) whose weights are fitted to the
     configured sizes where names agree; the rest starts random. See init_from.py. Stage v1_5 takes its region weights
-    and recovery from there; the model they are trained on stays `init`."""
+    and recovery from there; the model they are trained on stays `init`. Stage distill begins with a student, a whole
+    model or its LoRA for `init`."""
     vae: str = ""
     """File with the autoencoder (first_stage_model.* or bare names); empty takes the one inside `init`."""
     encoder: str = ""

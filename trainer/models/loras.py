@@ -5,7 +5,7 @@ Read are the kinds that this trainer writes: the adapters of models/adapters.py,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -23,6 +23,27 @@ KINDS = {"dora_scale": "dora", "lora_up.weight": "lora", "hada_w1_a": "loha", "l
 RANKED = {"lora": "lora_down.weight", "dora": "lora_down.weight", "loha": "hada_w1_b", "lokr": "lokr_w2_b"}
 """The tensor whose first axis is as long as the rank."""
 SET = "set_weight"
+SUFFIXES = tuple(
+    sorted(
+        ("diff", "diff_b", SET, "alpha", *KINDS, *RANKED.values(), "hada_w2_a", "hada_w2_b", "lokr_w2", "lokr_w2_a"),
+        key=len,
+        reverse=True,
+    )
+)
+"""What the names of a LoRA's tensors end in, after the layer's."""
+
+
+def is_lora(file: str) -> bool:
+    """Whether a file holds changes of a model, by its names."""
+    found = checkpoint.read_names(Path(file))
+    return bool(found) and all(name.startswith(names.LORA_UNET) and name.endswith(SUFFIXES) for name in found)
+
+
+def check_layers(file: str, known: Container[str]) -> None:
+    """ConfigError where a LoRA changes a layer that is not among the `known` tensors; values are not looked at."""
+    for layer, parts in _layers(checkpoint.read_tensors(Path(file))[0], file).items():
+        if SET not in parts and f"{names.UNET}{layer}.weight" not in known:
+            raise _does_not_fit(f"{names.UNET}{layer}.weight", file)
 
 
 def with_loras(tensors: dict[str, torch.Tensor], files: Iterable[str]) -> dict[str, torch.Tensor]:
@@ -39,11 +60,9 @@ def with_loras(tensors: dict[str, torch.Tensor], files: Iterable[str]) -> dict[s
 
 def _layers(lora: Mapping[str, torch.Tensor], file: str) -> dict[str, dict[str, torch.Tensor]]:
     """The tensors of a LoRA by their layers."""
-    suffixes = sorted(("diff", "diff_b", SET, "alpha", *KINDS, *RANKED.values(), "hada_w2_a", "hada_w2_b",
-                       "lokr_w2", "lokr_w2_a"), key=len, reverse=True)  # fmt: skip
     layers: dict[str, dict[str, torch.Tensor]] = {}
     for name, value in lora.items():
-        suffix = next((s for s in suffixes if name.endswith("." + s)), None)
+        suffix = next((s for s in SUFFIXES if name.endswith("." + s)), None)
         if suffix is None or not name.startswith(names.LORA_UNET):
             raise ConfigError(
                 f"{file} is no LoRA of this trainer: it has {name!r:.100}. Put it on the model in ComfyUI and measure "

@@ -5,7 +5,8 @@ A tensor is taken when the file has one of its name, after the file's names are 
 axes 0 and 1 wrap around to the new sizes, and each input column is divided by the number of new columns that repeat it,
 so that the sum over the inputs stays (the released trainer's `-fm`; golden case fitting_weights). Linear layers and 1x1
 convolutions are each other's equals. U-Nets of another number of levels share the finest ones (ours; see same_levels).
-What the file lacks keeps its random start.
+What the file lacks keeps its random start. A LoRA of this trainer is put on the model that the stage starts from:
+stage distill goes on from a student's.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from torch import nn
 from colorize.names import UNET
 from trainer.config import ConfigError
 from trainer.models import checkpoint
+from trainer.models.loras import check_layers, is_lora, with_loras
+from trainer.stages.stage import Stage
 
 log = logging.getLogger("trainer")
 
@@ -194,11 +197,26 @@ class Origins:
         return "\n".join(lines)
 
 
-def _matched(model: nn.Module, source: str) -> tuple[dict[str, nn.Parameter], dict[str, torch.Tensor]]:
-    """The parameters that are trained and have no file of their own, and the tensors of a file under our names."""
+def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Those that are trained and have no file of their own."""
     elsewhere = getattr(model, "own_files", ())
-    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad and not n.startswith(elsewhere)}
-    return parameters, same_levels(our_names(checkpoint.read_tensors(Path(source))[0]), parameters)
+    return {n: p for n, p in model.named_parameters() if p.requires_grad and not n.startswith(elsewhere)}
+
+
+def _tensors(source: str, parameters: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
+    """The tensors of a file under our names; of a LoRA those of the model as it is, with what it changes."""
+    if is_lora(source):
+        return with_loras({name: values.detach() for name, values in parameters.items()}, [source])
+    return same_levels(our_names(checkpoint.read_tensors(Path(source))[0]), parameters)
+
+
+def _check_lora(model: Stage, source: str) -> None:
+    """ConfigError where a LoRA has no model to change."""
+    if is_lora(source) and not model.config.model.init:
+        raise ConfigError(
+            f"model.init_from is {source}, a LoRA, which is a change of a model: stage distill goes on from one, with "
+            "the model in model.init. Elsewhere name a whole model."
+        )
 
 
 def _nothing_to_take(source: str, tensors: Mapping[str, torch.Tensor]) -> ConfigError:
@@ -209,22 +227,28 @@ def _nothing_to_take(source: str, tensors: Mapping[str, torch.Tensor]) -> Config
     )
 
 
-def check(model: nn.Module, source: str) -> None:
+def check(model: Stage, source: str) -> None:
     """ConfigError when a file has not one tensor for the model; values are not looked at."""
-    parameters, tensors = _matched(model, source)
+    _check_lora(model, source)
+    parameters = _parameters(model)
+    if is_lora(source):
+        return check_layers(source, parameters)
+    tensors = _tensors(source, parameters)
     found = ((as_many_axes(tensors[name], p.ndim), p.shape) for name, p in parameters.items() if name in tensors)
     if not any(fits(weight, shape) for weight, shape in found):
         raise _nothing_to_take(source, tensors)
 
 
 @torch.no_grad()
-def start(model: nn.Module, source: str, output: Path | None = None) -> Origins:
+def start(model: Stage, source: str, output: Path | None = None) -> Origins:
     """Fill the parameters of a stage that are trained from a checkpoint of another model.
 
     output: folder of the run, where the whole report is kept as init-from.json. ConfigError when the file has not one
     tensor for the model, or values that are not finite.
     """
-    parameters, tensors = _matched(model, source)
+    _check_lora(model, source)
+    parameters = _parameters(model)
+    tensors = _tensors(source, parameters)
     report, used = Origins(source=Path(source).name), set()
     for name, parameter in parameters.items():
         if name not in tensors:

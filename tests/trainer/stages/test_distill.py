@@ -20,6 +20,8 @@ from trainer.losses.distillation import teacher_grid
 from trainer.models import checkpoint
 from trainer.models.colorizer import V1Colorizer
 from trainer.models.denoising import Denoising
+from trainer.models.loras import with_loras
+from trainer.run import init_from
 from trainer.run.loop import train
 from trainer.stages import file_sizes, table
 from trainer.stages.table import build_stage, checked
@@ -287,6 +289,26 @@ def test_a_student_goes_on_from_another_student(v1, tmp_path):
     on, new = begun(str(student)), begun("")
     assert all(torch.allclose(on[key], before[key], atol=1e-6) for key in trained)
     assert sum(not torch.allclose(new[key], before[key], atol=1e-6) for key in trained) > 10
+
+
+def test_a_student_goes_on_from_the_lora_of_another(v1, v1_file, tmp_path):
+    whole = train(with_(v1, run={"steps": 2}, distill={"lora_rank": 8}))
+    lora = str(whole.with_stem(whole.stem + "-lora"))
+    wanted = with_loras(checkpoint.read_tensors(Path(v1_file))[0], [lora])
+    wanted = {key: value for key, value in wanted.items() if key.startswith(UNET) and "distilled" not in key}
+    config = with_(
+        v1, model={"init_from": lora}, run={"steps": 1, "output": str(tmp_path / "on")}, optimizer={"lr": 1e-12}
+    )
+    on, _ = checkpoint.read_tensors(train(config))
+    assert all(torch.allclose(on[key], value.float(), atol=1e-6) for key, value in wanted.items())
+    before = checkpoint.read_tensors(Path(v1_file))[0]
+    assert sum(not torch.allclose(on[key], before[key].float(), atol=1e-6) for key in wanted if key in before) > 10
+    stage = build_stage(config, CPU)
+    with checkpoint.headers_only():
+        init_from.check(stage, lora)  # as a dry run does
+    stage.config = with_(v1, model={"init": ""})
+    with pytest.raises(ConfigError, match="a LoRA, which is a change of a model"):
+        init_from.start(stage, lora)
 
 
 @pytest.mark.parametrize("method", ["trajectory", "consistency"])
