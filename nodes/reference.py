@@ -10,6 +10,7 @@ from comfy_api.v0_0_2 import io
 
 from ..colorize.pictures import images
 from ..colorize.pictures.figure_masks import check_mask
+from ..colorize.reference.fitting import FIT_MODES
 from ..model_patches.reference.encoder import LoadedReferenceEncoder, load_encoder
 from ..model_patches.reference.tagger import LoadedTagger
 from .known_before import offered
@@ -76,10 +77,11 @@ class ColorizeEncodeReference(Node):
                 io.Image.Input("image", tooltip="The colour reference, or a batch of them. Any size."),
                 io.Combo.Input(
                     "fit",
-                    options=["stretch", "pad", "crop"],
+                    options=list(FIT_MODES),
                     default="stretch",
                     tooltip="How the picture becomes the encoder's square. stretch squashes it, as the models were "
-                    "trained; pad adds white margins and takes less of its layout along; crop reads the middle only.",
+                    "trained; trim first cuts margins of one colour off, for figures that are small on blank paper; "
+                    "pad adds white margins and takes less of its layout along; crop reads the middle only.",
                 ),
                 transparency_input("mask", "picture"),
                 io.Mask.Input(

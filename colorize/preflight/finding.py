@@ -31,6 +31,7 @@ THIN, THICK = 0.7, 8.0  # pixels of line width at the sampled size
 SCREENED = 0.05  # share of a drawing in hatching or screentone
 SHADES = 0.35  # share of middle tones that line art does not have
 COLOURED, COLOURLESS = 0.15, 0.03  # share of coloured pixels in a sketch; mean saturation of a reference
+BLANK = 0.6  # share of a reference that its trimmed part has; less is worth a word
 DARK = 0.15  # mean brightness of a reference below which it is a night picture
 LONG, VERY_LONG = 1.5, 2.0  # long side over short side of a reference that is squashed to a square: note, warning
 MARGINS = 0.3  # share of the canvas around a padded drawing

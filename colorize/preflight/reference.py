@@ -6,7 +6,9 @@ import torch
 
 from ..pictures import images
 from ..pictures.line_measures import FLAT, MEASURED_SIDE
-from .finding import COLOURLESS, DARK, ENCODER_SIDE, LONG, VERY_LONG, Finding, Inputs, broken_values
+from ..pictures.ranges import unit_to_model
+from ..reference.fitting import fitted
+from .finding import BLANK, COLOURLESS, DARK, ENCODER_SIDE, LONG, VERY_LONG, Finding, Inputs, broken_values
 
 
 def reference_findings(inputs: Inputs) -> list[Finding]:
@@ -18,13 +20,26 @@ def reference_findings(inputs: Inputs) -> list[Finding]:
     except ValueError as error:
         return [Finding("problem", "reference", str(error))]
     found = broken_values(inputs.reference, "reference", "The reference")
-    height, width = colours.shape[-2:]
+    fit = getattr(inputs.encoded, "fit", "stretch")
+    whole = images.on_white(colours, alpha)
+    (height, width), trimmed = whole.shape[-2:], fitted(unit_to_model(whole), "trim").shape[-2:]
     if alpha is not None and (alpha < 0.5).float().mean() > 0.01:
         share = (alpha < 0.5).float().mean().item()
         text = f"{share:.0%} of the reference is transparent and becomes white."
         found.append(Finding("note", "reference", text, "Lay it on a background first when white is not meant."))
-    squashed = getattr(inputs.encoded, "fit", "stretch") == "stretch"
-    if squashed and max(height, width) > LONG * min(height, width):
+    if fit == "trim":
+        height, width = trimmed
+    elif trimmed[0] * trimmed[1] < BLANK * height * width:
+        found.append(
+            Finding(
+                "note",
+                "reference",
+                f"{1 - trimmed[0] * trimmed[1] / (height * width):.0%} of the reference is blank margin, which the "
+                "encoder reads like everything else.",
+                "Set fit of Encode Reference to trim.",
+            )
+        )
+    if fit in ("stretch", "trim") and max(height, width) > LONG * min(height, width):
         level = "warning" if max(height, width) > VERY_LONG * min(height, width) else "note"
         found.append(
             Finding(
@@ -44,7 +59,7 @@ def reference_findings(inputs: Inputs) -> list[Finding]:
                 "Use a larger picture if there is one.",
             )
         )
-    for number, picture in enumerate(images.reduced(images.on_white(colours, alpha), MEASURED_SIDE), start=1):
+    for number, picture in enumerate(images.reduced(whole, MEASURED_SIDE), start=1):
         found += _colour_findings("The reference" if len(colours) == 1 else f"Reference {number}", picture.clamp(0, 1))
     return found
 

@@ -20,8 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..families import Family
+from .fitting import FIT_MODES
 from .types import SECOND_TOWERS, LevelStrengths, Reference, Region
-from .vision import CLIP_MEAN, CLIP_STD, FIT_MODES, ReferenceEncoder
+from .vision import CLIP_MEAN, CLIP_STD, ReferenceEncoder
 from .wd_tagger import WDTagger
 
 FORMAT = 1

@@ -22,6 +22,7 @@ from ..counts import check_count
 from ..pictures.ranges import model_to_levels
 from . import manipulation
 from .edits import TextSide, check_part, vectors
+from .fitting import fitted
 from .manipulation import THRESHOLDS
 from .types import Reference
 
@@ -152,23 +153,15 @@ def _shares(m: torch.Tensor, thresholds: tuple[float, ...]) -> list[float]:
 
 
 def as_encoded(picture: torch.Tensor, fit: str) -> Image.Image:
-    """A picture (3, H, W) in -1..1 cut or padded with white to what the encoder read, its longer side SIDE pixels.
+    """A picture (3, H, W) in -1..1 cut or padded to what the encoder read, its longer side SIDE pixels.
 
-    "stretch" keeps the picture's own proportions: the grid of tokens covers it, whatever they are.
+    The part keeps its own proportions: the grid of tokens covers it, whatever they are.
     """
-    pixels = model_to_levels(picture.float().cpu()).round().clamp(0, 255).to(torch.uint8).movedim(0, -1)
+    part = fitted(picture.float().cpu()[None], fit)[0]
+    pixels = model_to_levels(part).round().clamp(0, 255).to(torch.uint8).movedim(0, -1)
     image = Image.fromarray(pixels.contiguous().numpy())
-    if fit == "crop":
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
     width, height = (max(1, round(side * SIDE / max(image.size))) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.LANCZOS)
-    if fit != "pad":
-        return image
-    square = Image.new("RGB", (SIDE, SIDE), "white")
-    square.paste(image, ((SIDE - image.width) // 2, (SIDE - image.height) // 2))
-    return square
+    return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def draw(

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..pictures.ranges import model_to_unit
+from .fitting import fitted
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-FIT_MODES = ("stretch", "pad", "crop")
 
 # Width of the tower -> width of one attention head, for files that do not say it (ViT-B, L, H, bigG).
 KNOWN_HEAD_WIDTHS = {768: 64, 1024: 64, 1280: 80, 1664: 104}
@@ -46,32 +46,13 @@ HF_BLOCK_NAMES = {
 def preprocess(image: torch.Tensor, size: int, fit: str = "stretch") -> torch.Tensor:
     """Picture (B, 3, H, W) in [-1, 1], any size -> CLIP pixels (B, 3, size, size).
 
-    The `fitted` picture is squashed to the square as in training (bicubic, corners aligned, antialiased). The resampled
-    values are not clamped (released code).
+    The `fitted` picture (fitting.py) is squashed to the square as in training (bicubic, corners aligned, antialiased).
+    The resampled values are not clamped (released code).
     """
     pixels = F.interpolate(fitted(image, fit), (size, size), mode="bicubic", align_corners=True, antialias=True)
     mean = torch.tensor(CLIP_MEAN, device=pixels.device, dtype=pixels.dtype).view(1, 3, 1, 1)
     std = torch.tensor(CLIP_STD, device=pixels.device, dtype=pixels.dtype).view(1, 3, 1, 1)
     return (model_to_unit(pixels) - mean) / std
-
-
-def fitted(image: torch.Tensor, fit: str) -> torch.Tensor:
-    """Picture (B, 3, H, W) in [-1, 1] -> the part of it that an encoder squashes to its square.
-
-    fit: "stretch" keeps it as it is; "pad" adds white margins to a square; "crop" takes the central square.
-    """
-    if fit not in FIT_MODES:
-        raise ValueError(f"Reference fit {fit!r} is unknown; choose one of {FIT_MODES}.")
-    height, width = image.shape[-2:]
-    if fit == "pad":
-        side = max(height, width)
-        left, top = (side - width) // 2, (side - height) // 2
-        image = F.pad(image, (left, side - width - left, top, side - height - top), value=1.0)
-    elif fit == "crop":
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        image = image[..., top : top + side, left : left + side]
-    return image
 
 
 def enlarge_positions(positions: torch.Tensor, scale: int) -> torch.Tensor:

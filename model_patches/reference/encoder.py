@@ -14,8 +14,9 @@ from ...colorize.counts import check_count
 from ...colorize.families import CheckpointError
 from ...colorize.pictures.figure_masks import without_background, without_figure
 from ...colorize.reference.card import encoder_mark, tagger_mark
+from ...colorize.reference.fitting import fitted
 from ...colorize.reference.types import Reference
-from ...colorize.reference.vision import ReferenceEncoder, fitted, preprocess
+from ...colorize.reference.vision import ReferenceEncoder, preprocess
 from ..checkpoint.files import check_finite, read_weights
 from ..checkpoint.managed import managed
 from .tagger import LoadedTagger

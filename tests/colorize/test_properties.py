@@ -28,7 +28,7 @@ from colorize.pictures import (  # noqa: E402
 from colorize.pictures.line_measures import measure_lines  # noqa: E402
 from colorize.preflight import examine as preflight  # noqa: E402
 from colorize.preflight import preview as preflight_preview
-from colorize.reference import vision, wd_tagger  # noqa: E402
+from colorize.reference import fitting, vision, wd_tagger  # noqa: E402
 from colorize.sketch import extractors  # noqa: E402
 from colorize.sketch.extractors import lineart, working, xdog  # noqa: E402
 from tests import tiny_extractors  # noqa: E402
@@ -313,7 +313,7 @@ def test_pictures_for_a_tagger(image, preparation, size):
 
 
 @promise(40)
-@given(pictures(), st.sampled_from(vision.FIT_MODES), st.sampled_from((14, 64)))
+@given(pictures(), st.sampled_from(fitting.FIT_MODES), st.sampled_from((14, 64)))
 def test_pictures_for_a_reference_encoder(image, fit, size):
     pixels = vision.preprocess(images.comfy_image_to_model(image), size, fit)
     assert pixels.shape == (image.shape[0], 3, size, size) and torch.isfinite(pixels).all()

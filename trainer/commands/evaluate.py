@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from colorize.reference.fitting import FIT_MODES
 from spread.crew import ALONE, Crew
 from trainer.config import ConfigError
 from trainer.data.sources import check_folder
@@ -100,6 +101,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="measure masked modes also with the figure's tokens from the reference without its background",
     )
+    add("--fit", choices=FIT_MODES, default="stretch", help="fit of Encode Reference (default stretch, as in training)")
     add("--guidance", nargs="+", type=float, default=[2.0], help="reference guidance scales (default 2)")
     add("--sketch-guidance", nargs="+", type=float, default=[1.0], help="sketch guidance scales (default 1: none)")
     add("--noise-level", nargs="+", type=float, default=[0.0], help="share of noisy sampling's steps, 0..1 (default 0)")
@@ -209,6 +211,7 @@ class _Evaluation:
         files = {name: identity(getattr(args, name)) for name in ("encoder", "tagger", "inception", "clip", "features")}
         loras = args.lora if option == "checkpoint" else []
         colorizer = load(checkpoint, args.encoder, args.tagger, self.here, loras)
+        colorizer.fit = args.fit
         self.notes += [f"{Path(checkpoint).name}: {note}" for note in colorizer.notes(list(dict.fromkeys(args.mode)))]
         files["checkpoint"] = identity(checkpoint)
         files |= {f"lora {number}": identity(file) for number, file in enumerate(loras)}

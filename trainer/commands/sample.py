@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from colorize.animediffusion.unet import network_prefix
+from colorize.reference.fitting import FIT_MODES
 from trainer import workers
 from trainer.commands import evaluate_faces
 from trainer.config import ConfigError
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mode", choices=MODES, default="vanilla", help=MODE_HELP)
     parser.add_argument("--mask", help="figure mask of the sketch, white = figure (all modes but vanilla)")
     parser.add_argument("--reference-mask", help="figure mask of the reference (masked and fig2fig)")
+    parser.add_argument("--fit", choices=FIT_MODES, default="stretch", help="fit of Encode Reference (default stretch)")
     parser.add_argument("--output", default="sample.png")
     parser.add_argument("--size", type=int, default=256, help="side of the square result in pixels, a multiple of 64")
     parser.add_argument("--steps", type=int, help="default 20; AnimeDiffusion: as its file says, else 10")
@@ -73,6 +75,7 @@ def run(args: argparse.Namespace) -> None:
         args.sampler or "dpmpp_2m",
     )
     colorizer = load(args.checkpoint, args.encoder, args.tagger, device, args.lora)
+    colorizer.fit = args.fit
 
     def read_mask(name: str | None) -> torch.Tensor | None:
         return read(name, args.size, device).float().mean(1, keepdim=True) / 255 if name else None

@@ -224,6 +224,8 @@ class ModelMaker:
     def facts(self) -> dict[str, Any]:
         how = [[s.mode, s.cut_out, repr(s.how)] for s in self.settings]
         facts = {"files": dict(self.files), "how": how, "precision": self.precision, "device": self.device.type}
+        if self.colorizer.fit != "stretch":
+            facts["fit"] = self.colorizer.fit
         return facts if self.views is None else facts | {"views": [repr(self.views.look), self.views.suffix]}
 
     def made(self, batch: Batch, names: Sequence[str], start: int, protocol: Protocol) -> Made:

@@ -12,6 +12,7 @@ import torch
 from colorize import families, modes, names
 from colorize.pictures.masks import without_figure
 from colorize.reference.encoder_file import load_reference_encoder
+from colorize.reference.fitting import fitted
 from colorize.reference.recovery import BackgroundEncoder
 from colorize.reference.types import read_tokens
 from colorize.reference.vision import ReferenceEncoder
@@ -99,6 +100,8 @@ class WholeColorizer:
     autoencoder: LatentCoder
     reference_encoder: TokenReader
     background_encoder: BackgroundEncoder | None
+    fit: str = "stretch"
+    """Which part of a reference it reads (colorize/reference/fitting.py); models are trained with all of it."""
 
     @property
     def weights(self) -> modes.Weights:
@@ -195,7 +198,7 @@ class V1Colorizer(WholeColorizer):
 
     def read(self, references: torch.Tensor) -> torch.Tensor:
         """`tokens` with gradients, for an encoder that is trained."""
-        return read_tokens(self.reference_encoder.encode(references), self.token_kind)
+        return read_tokens(self.reference_encoder.encode(fitted(references, self.fit)), self.token_kind)
 
     @property
     def weights(self) -> modes.Weights:

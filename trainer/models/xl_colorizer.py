@@ -15,6 +15,7 @@ from colorize.pictures import images
 from colorize.pictures.masks import without_figure
 from colorize.pictures.ranges import model_to_unit
 from colorize.reference import token_projection
+from colorize.reference.fitting import fitted
 from colorize.reference.token_projection import TokenProjection
 from colorize.reference.vision import ReferenceEncoder
 from colorize.reference.wd_tagger import PATCHES, PREFIXES, WDTagger, prepare, to_network
@@ -91,7 +92,8 @@ class XLColorizer(WholeColorizer):
     @torch.no_grad()
     def tokens(self, references: torch.Tensor) -> torch.Tensor:
         """References (B, 3, H, W) in [-1, 1] -> reference tokens (B, L, D)."""
-        return self.projection(self.reference_encoder.encode(references), self.tagger.tokens(references))
+        shown = fitted(references, self.fit)
+        return self.projection(self.reference_encoder.encode(shown), self.tagger.tokens(shown))
 
     @property
     def weights(self) -> modes.Weights:

@@ -191,6 +191,16 @@ def test_findings_on_references(image, level, text):
     assert found(level, text, reference=image)
 
 
+def test_blank_margins_of_a_reference_are_told_and_trimmed():
+    small = torch.ones(1, 600, 600, 3)
+    small[:, 100:500, 280:330] = colourful(400, 50)
+    assert found("note", "50% of the reference is blank margin", reference=small)
+    trimmed = SimpleNamespace(**vars(encoded()), fit="trim", image_size=448)
+    assert found("note", "reference is 424x424, smaller than the 448 pixels", reference=small, encoded=trimmed)
+    assert not found("note", "blank margin", reference=small, encoded=trimmed)
+    assert not found("note", "blank margin", reference=colourful())
+
+
 def test_what_the_encoder_did_counts():
     """A padded reference is not squashed, and a small encoder is content with a small picture."""
     reference = SimpleNamespace(**vars(encoded()), fit="pad", image_size=56)

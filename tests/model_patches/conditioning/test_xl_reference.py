@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from colorize.reference import token_projection, vision, wd_tagger
+from colorize.reference import fitting, token_projection, wd_tagger
 from colorize.unet.region_lora import to_module_names
 from colorize.unet.split_attention import Split, SplitOptions, to_latent_size
 from colorize.unet.unet import UNet
@@ -34,7 +34,7 @@ def test_both_encoders_see_the_same_part(xl_graph, fit):
     """The tagger reads the picture squashed, BGR, in -1..1, after the same fit as the image encoder."""
     image = torch.rand(1, 40, 70, 3, generator=torch.Generator().manual_seed(0))
     reference = xl_graph.reference(image=image, fit=fit)
-    picture = vision.fitted(image.movedim(-1, 1) * 2 - 1, fit)
+    picture = fitting.fitted(image.movedim(-1, 1) * 2 - 1, fit)
     size = (128, 128)
     square = torch.nn.functional.interpolate(picture, size, mode="bicubic", align_corners=True, antialias=True)
     network = wd_tagger.WDTagger.from_state_dict(tiny_xl.tagger_weights(), tiny_xl.TAGGER_METADATA)
