@@ -255,9 +255,9 @@ def test_the_number_of_a_validation_curve(v1_file, frozen):
         ({"views": [0.5, 0.5], "checkpoint": "", "results": ["a"]}, "--views looks inside a model"),
     ],
 )
-def test_numbers_that_cannot_be_meant(change, message):
+def test_numbers_that_cannot_be_meant(change, message, tmp_path):
     good = {
-        "data": "pairs",
+        "data": str(tmp_path),
         "set": None,
         "checkpoint": "model",
         "encoder": "encoder",
