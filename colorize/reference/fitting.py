@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from ..pictures.images import resize
+
 FIT_MODES = ("stretch", "pad", "crop", "trim")
 
 WHITE = 1.0
@@ -35,7 +37,7 @@ def fitted(image: torch.Tensor, fit: str) -> torch.Tensor:
     if fit == "trim":
         parts = [trimmed(picture) for picture in image]
         size = max((part.shape[-2:] for part in parts), key=lambda sides: sides[0] * sides[1])
-        return torch.cat([part[None] if part.shape[-2:] == size else _resized(part, size) for part in parts])
+        return torch.cat([resize(part[None], *size) for part in parts])
     return image
 
 
@@ -76,8 +78,3 @@ def _edge(picture: torch.Tensor) -> torch.Tensor:
 
 def _margin_colour(picture: torch.Tensor) -> torch.Tensor:
     return _edge(picture).median(dim=1).values
-
-
-def _resized(picture: torch.Tensor, size: torch.Size) -> torch.Tensor:
-    """(3, h, w) -> (1, 3, *size)."""
-    return F.interpolate(picture[None], tuple(size), mode="bicubic", align_corners=True, antialias=True)

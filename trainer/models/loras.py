@@ -5,7 +5,7 @@ Read are the kinds that this trainer writes: the adapters of models/adapters.py,
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -33,9 +33,8 @@ SUFFIXES = tuple(
 """What the names of a LoRA's tensors end in, after the layer's."""
 
 
-def is_lora(file: str) -> bool:
-    """Whether a file holds changes of a model, by its names."""
-    found = checkpoint.read_names(Path(file))
+def is_lora(found: Collection[str]) -> bool:
+    """Whether tensors of these names are changes of a model."""
     return bool(found) and all(name.startswith(names.LORA_UNET) and name.endswith(SUFFIXES) for name in found)
 
 

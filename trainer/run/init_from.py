@@ -203,20 +203,16 @@ def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {n: p for n, p in model.named_parameters() if p.requires_grad and not n.startswith(elsewhere)}
 
 
-def _tensors(source: str, parameters: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
-    """The tensors of a file under our names; of a LoRA those of the model as it is, with what it changes."""
-    if is_lora(source):
-        return with_loras({name: values.detach() for name, values in parameters.items()}, [source])
-    return same_levels(our_names(checkpoint.read_tensors(Path(source))[0]), parameters)
-
-
-def _check_lora(model: Stage, source: str) -> None:
-    """ConfigError where a LoRA has no model to change."""
-    if is_lora(source) and not model.config.model.init:
+def _read(model: Stage, source: str) -> tuple[dict[str, torch.Tensor], bool]:
+    """The tensors of a file, and whether they are a LoRA. ConfigError for one that has no model to change."""
+    tensors = checkpoint.read_tensors(Path(source))[0]
+    lora = is_lora(tensors)
+    if lora and not model.config.model.init:
         raise ConfigError(
             f"model.init_from is {source}, a LoRA, which is a change of a model: stage distill goes on from one, with "
             "the model in model.init. Elsewhere name a whole model."
         )
+    return tensors, lora
 
 
 def _nothing_to_take(source: str, tensors: Mapping[str, torch.Tensor]) -> ConfigError:
@@ -229,11 +225,11 @@ def _nothing_to_take(source: str, tensors: Mapping[str, torch.Tensor]) -> Config
 
 def check(model: Stage, source: str) -> None:
     """ConfigError when a file has not one tensor for the model; values are not looked at."""
-    _check_lora(model, source)
     parameters = _parameters(model)
-    if is_lora(source):
+    tensors, lora = _read(model, source)
+    if lora:
         return check_layers(source, parameters)
-    tensors = _tensors(source, parameters)
+    tensors = same_levels(our_names(tensors), parameters)
     found = ((as_many_axes(tensors[name], p.ndim), p.shape) for name, p in parameters.items() if name in tensors)
     if not any(fits(weight, shape) for weight, shape in found):
         raise _nothing_to_take(source, tensors)
@@ -246,9 +242,12 @@ def start(model: Stage, source: str, output: Path | None = None) -> Origins:
     output: folder of the run, where the whole report is kept as init-from.json. ConfigError when the file has not one
     tensor for the model, or values that are not finite.
     """
-    _check_lora(model, source)
     parameters = _parameters(model)
-    tensors = _tensors(source, parameters)
+    tensors, lora = _read(model, source)
+    if lora:  # those of the model as it is, with what it changes
+        tensors = with_loras({name: values.detach() for name, values in parameters.items()}, [source])
+    else:
+        tensors = same_levels(our_names(tensors), parameters)
     report, used = Origins(source=Path(source).name), set()
     for name, parameter in parameters.items():
         if name not in tensors:
